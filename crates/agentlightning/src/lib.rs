@@ -1,0 +1,1 @@
+//! Agent Lightning for Rust: Agent, Trainer, and everything they need.

@@ -1,0 +1,1 @@
+//! Algorithms over a store: the trait and Baseline.

@@ -1,0 +1,1 @@
+//! The agl command.

@@ -1,0 +1,1 @@
+//! OTLP trace payloads to and from spans.

@@ -1,0 +1,1 @@
+//! The embedded language model: loading, batched inference and its OpenAI-compatible server.

@@ -1,0 +1,1 @@
+//! Running agents: dequeue, run, heartbeat, report.

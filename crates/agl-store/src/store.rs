@@ -1,0 +1,228 @@
+use agl_types::{
+    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, JsonMap,
+    NamedResources, Page, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView,
+    SequenceIdRequest, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// What a store can do; the names are those of the Python interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Safe to call from several threads.
+    pub thread_safe: bool,
+    /// Safe to call from several tasks of one event loop.
+    pub async_safe: bool,
+    /// Usable from another process without copying it.
+    pub zero_copy: bool,
+    /// Has an OTLP endpoint.
+    pub otlp_traces: bool,
+}
+
+/// How much a store holds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// The kind of store, e.g. `InMemoryLightningStore`.
+    pub name: String,
+    /// Rollouts ever made.
+    pub total_rollouts: u64,
+    /// Attempts ever made.
+    pub total_attempts: u64,
+    /// Spans held.
+    pub total_spans: u64,
+    /// Resources ids held.
+    pub total_resources: u64,
+    /// Workers ever seen.
+    pub total_workers: u64,
+    /// Seconds since the store was opened.
+    pub uptime: f64,
+    /// Further figures of a backend.
+    #[serde(flatten)]
+    pub extra: JsonMap,
+}
+
+/// A span on its way into the store, which may not have its place in the rollout yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SpanDraft {
+    /// The span.
+    pub span: Span,
+    /// Whether `span.sequence_id` counts; if not, the store issues the next one in the same transaction.
+    pub has_sequence_id: bool,
+}
+
+impl From<Span> for SpanDraft {
+    fn from(span: Span) -> Self {
+        Self { span, has_sequence_id: true }
+    }
+}
+
+/// The store's interface: 0.3's methods, one for one.
+///
+/// An `Ok` of a mutating call means that the change is kept (see the backend for what "kept" survives).
+/// Methods that only look never change anything, except that a deadline which has passed is acted upon first.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+    /// What this store can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// How much it holds.
+    async fn statistics(&self) -> Result<Statistics, Error>;
+
+    /// The URL that OTLP traces go to, ending in `/v1/traces`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the store has no such endpoint.
+    fn otlp_traces_endpoint(&self) -> Result<String, Error> {
+        Err(Error::Unsupported {
+            message: "this store takes no OTLP traces: serve it with `agl store`".to_owned(),
+        })
+    }
+
+    /// Creates a rollout and its first attempt, past the queue.
+    async fn start_rollout(&self, request: StartRollout) -> Result<AttemptedRollout, Error>;
+
+    /// Puts one rollout at the tail of the queue.
+    async fn enqueue_rollout(&self, request: EnqueueRolloutRequest) -> Result<Rollout, Error> {
+        let rollouts = self.enqueue_many_rollouts(vec![request]).await?;
+        rollouts.into_iter().next().ok_or_else(|| Error::backend("the store acknowledged no rollout"))
+    }
+
+    /// Puts rollouts at the tail of the queue, in this order, all or none.
+    async fn enqueue_many_rollouts(
+        &self,
+        requests: Vec<EnqueueRolloutRequest>,
+    ) -> Result<Vec<Rollout>, Error>;
+
+    /// Claims the rollout at the head of the queue, if there is one. Never waits.
+    async fn dequeue_rollout(&self, worker_id: Option<String>) -> Result<Option<AttemptedRollout>, Error> {
+        let claimed = self.dequeue_many_rollouts(DequeueRequest { limit: 1, worker_id }).await?;
+        Ok(claimed.into_iter().next())
+    }
+
+    /// Claims up to `limit` rollouts from the head of the queue. Never waits.
+    async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error>;
+
+    /// Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout.
+    async fn start_attempt(
+        &self,
+        rollout_id: &str,
+        worker_id: Option<String>,
+    ) -> Result<AttemptedRollout, Error>;
+
+    /// Stores one span; none when the attempt already has a span of this id (the first one stays).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout or attempt.
+    async fn add_span(&self, span: Span) -> Result<Option<Span>, Error> {
+        Ok(self.add_span_drafts(vec![span.into()]).await?.into_iter().next())
+    }
+
+    /// Stores spans and returns those that were new, grouped by attempt in order of first appearance.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout or attempt; nothing is stored then.
+    async fn add_many_spans(&self, spans: Vec<Span>) -> Result<Vec<Span>, Error> {
+        self.add_span_drafts(spans.into_iter().map(SpanDraft::from).collect()).await
+    }
+
+    /// Like [`Store::add_many_spans`], and issues the sequence ids that are missing, in the order given.
+    async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error>;
+
+    /// Stores a span under a rollout and attempt; without a sequence id the next one is issued.
+    async fn add_otel_span(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        span: Span,
+        sequence_id: Option<i64>,
+    ) -> Result<Option<Span>, Error> {
+        let span = span.placed(rollout_id, attempt_id, sequence_id.unwrap_or_default());
+        let draft = SpanDraft { span, has_sequence_id: sequence_id.is_some() };
+        Ok(self.add_span_drafts(vec![draft]).await?.into_iter().next())
+    }
+
+    /// Looks for rollouts.
+    async fn query_rollouts(&self, query: RolloutQuery) -> Result<Page<RolloutView>, Error>;
+
+    /// Looks for the attempts of one rollout; an empty page for an unknown one.
+    async fn query_attempts(&self, query: AttemptQuery) -> Result<Page<Attempt>, Error>;
+
+    /// One rollout with its latest attempt.
+    async fn get_rollout_by_id(&self, rollout_id: &str) -> Result<Option<RolloutView>, Error>;
+
+    /// The latest attempt of a rollout.
+    async fn get_latest_attempt(&self, rollout_id: &str) -> Result<Option<Attempt>, Error>;
+
+    /// Looks for resources.
+    async fn query_resources(&self, query: ResourcesQuery) -> Result<Page<ResourcesUpdate>, Error>;
+
+    /// The newest version of one resources id, or the version asked for.
+    async fn get_resources_by_id(
+        &self,
+        resources_id: &str,
+        version: Option<u32>,
+    ) -> Result<Option<ResourcesUpdate>, Error>;
+
+    /// The resources added or updated last.
+    async fn get_latest_resources(&self) -> Result<Option<ResourcesUpdate>, Error>;
+
+    /// Stores resources under a new id, as version 1; they become the latest.
+    async fn add_resources(&self, resources: NamedResources) -> Result<ResourcesUpdate, Error>;
+
+    /// Stores a new version under this id, the first if there is none; it becomes the latest. Older versions
+    /// stay readable.
+    async fn update_resources(
+        &self,
+        resources_id: &str,
+        resources: NamedResources,
+    ) -> Result<ResourcesUpdate, Error>;
+
+    /// Issues the next span sequence id of a rollout: 1, 2, ...
+    async fn get_next_span_sequence_id(&self, rollout_id: &str, attempt_id: &str) -> Result<i64, Error> {
+        let request =
+            SequenceIdRequest { rollout_id: rollout_id.to_owned(), attempt_id: attempt_id.to_owned() };
+        let issued = self.get_many_span_sequence_ids(vec![request]).await?;
+        issued.into_iter().next().ok_or_else(|| Error::backend("the store issued no sequence id"))
+    }
+
+    /// Issues span sequence ids, in this order.
+    async fn get_many_span_sequence_ids(&self, requests: Vec<SequenceIdRequest>) -> Result<Vec<i64>, Error>;
+
+    /// Waits until all of the rollouts have ended or the time is up, and returns those that have ended, in the
+    /// order asked for.
+    async fn wait_for_rollouts(&self, request: WaitRequest) -> Result<Vec<Rollout>, Error>;
+
+    /// Looks for spans of one rollout; an empty page for an unknown one.
+    async fn query_spans(&self, query: SpanQuery) -> Result<Page<Span>, Error>;
+
+    /// Changes a rollout.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout.
+    async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error>;
+
+    /// Changes an attempt; `latest` names the one with the highest number.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout or attempt.
+    async fn update_attempt(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        update: AttemptUpdate,
+    ) -> Result<Attempt, Error>;
+
+    /// Looks for workers.
+    async fn query_workers(&self, query: WorkerQuery) -> Result<Page<Worker>, Error>;
+
+    /// One worker.
+    async fn get_worker_by_id(&self, worker_id: &str) -> Result<Option<Worker>, Error>;
+
+    /// Takes a worker's heartbeat in; an unknown worker is made.
+    async fn update_worker(&self, worker_id: &str, update: WorkerUpdate) -> Result<Worker, Error>;
+}

@@ -1,0 +1,1 @@
+//! Reading spans: rewards, the trace tree, LLM calls and triplets.

@@ -1,0 +1,36 @@
+//! Rollouts, attempts, spans, resources and workers, their ids, and the pure lifecycle.
+//!
+//! This crate is the leaf that every other crate stands on: it does no I/O, knows no clock and spawns nothing.
+//! Every type serializes to the JSON that Agent Lightning 0.3 puts on the wire: all declared keys, nulls
+//! included, in declaration order. All times are wall-clock seconds since the Unix epoch as `f64`.
+
+pub mod ids;
+pub mod legacy;
+pub mod lifecycle;
+mod page;
+mod patch;
+mod requests;
+mod resource;
+mod rollout;
+pub mod semconv;
+mod span;
+mod triplet;
+mod worker;
+
+pub use page::{FilterLogic, Page, SortOrder, UNLIMITED};
+pub use patch::Patch;
+pub use requests::{
+    AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, EnqueueRolloutRequest, ResourcesQuery,
+    RolloutQuery, RolloutUpdate, SequenceIdRequest, SpanQuery, StartRollout, WaitRequest, WorkerQuery,
+    WorkerUpdate,
+};
+pub use resource::{Llm, NamedResources, PromptTemplate, Resource, ResourcesUpdate, TemplateEngine};
+pub use rollout::{
+    Attempt, AttemptStatus, AttemptedRollout, Rollout, RolloutConfig, RolloutMode, RolloutStatus, RolloutView,
+};
+pub use span::{Attributes, Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus};
+pub use triplet::Triplet;
+pub use worker::{Worker, WorkerStatus};
+
+/// A JSON object whose key order is kept.
+pub type JsonMap = serde_json::Map<String, serde_json::Value>;

@@ -1,0 +1,245 @@
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    AttemptStatus, FilterLogic, JsonMap, Patch, RolloutConfig, RolloutMode, RolloutStatus, SortOrder,
+    UNLIMITED, WorkerStatus,
+};
+
+/// A rollout to be put into the queue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EnqueueRolloutRequest {
+    /// The task itself, any JSON.
+    pub input: Value,
+    /// What it is for.
+    #[serde(default)]
+    pub mode: Option<RolloutMode>,
+    /// The resources to pin; the latest at this moment when absent.
+    #[serde(default)]
+    pub resources_id: Option<String>,
+    /// Time limits and retries.
+    #[serde(default)]
+    pub config: Option<RolloutConfig>,
+    /// Anything the algorithm wants to remember.
+    #[serde(default)]
+    pub metadata: Option<JsonMap>,
+}
+
+impl EnqueueRolloutRequest {
+    /// A request for `input` with everything else left to the defaults.
+    #[must_use]
+    pub fn new(input: impl Into<Value>) -> Self {
+        Self { input: input.into(), ..Self::default() }
+    }
+}
+
+/// Rollouts to be put into the queue, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EnqueueRequest {
+    /// The rollouts.
+    pub rollouts: Vec<EnqueueRolloutRequest>,
+}
+
+/// A rollout to be started at once, past the queue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StartRollout {
+    /// What is to be run.
+    #[serde(flatten)]
+    pub rollout: EnqueueRolloutRequest,
+    /// Who runs it.
+    #[serde(default)]
+    pub worker_id: Option<String>,
+}
+
+/// A worker's request for work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DequeueRequest {
+    /// How many rollouts at most; nothing is given for 0 and less.
+    pub limit: i64,
+    /// Who asks.
+    pub worker_id: Option<String>,
+}
+
+impl Default for DequeueRequest {
+    fn default() -> Self {
+        Self { limit: 1, worker_id: None }
+    }
+}
+
+/// Asks for the next span sequence id of a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequenceIdRequest {
+    /// The rollout whose counter is moved on.
+    pub rollout_id: String,
+    /// The attempt; the counter is shared by all attempts of a rollout.
+    pub attempt_id: String,
+}
+
+/// Waits for rollouts to end.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WaitRequest {
+    /// The rollouts; unknown ids are left out of the answer.
+    pub rollout_ids: Vec<String>,
+    /// Seconds to wait at most; none means for ever, 0 and less just looks.
+    #[serde(default)]
+    pub timeout: Option<f64>,
+}
+
+macro_rules! query {
+    ($(#[$doc:meta])* $name:ident, sort_by = $sort:expr, { $($(#[$field_doc:meta])* $field:ident: $ty:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $ty,)*
+            /// The field to sort by.
+            pub sort_by: Option<String>,
+            /// The direction of the sort.
+            pub sort_order: SortOrder,
+            /// How many items at most; [`UNLIMITED`] for all of them.
+            pub limit: i64,
+            /// How many matches to pass over.
+            pub offset: i64,
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                let sort_by: Option<&str> = $sort;
+                Self {
+                    $($field: Default::default(),)*
+                    sort_by: sort_by.map(str::to_owned),
+                    sort_order: SortOrder::Asc,
+                    limit: UNLIMITED,
+                    offset: 0,
+                }
+            }
+        }
+    };
+}
+
+query! {
+    /// Asks for rollouts. A list that is there but empty matches nothing; by default in order of creation.
+    RolloutQuery, sort_by = None, {
+        /// The status is one of these.
+        status_in: Option<Vec<RolloutStatus>>,
+        /// The id is one of these.
+        rollout_id_in: Option<Vec<String>>,
+        /// The id has this in it.
+        rollout_id_contains: Option<String>,
+        /// How the conditions are put together.
+        filter_logic: FilterLogic,
+    }
+}
+
+query! {
+    /// Asks for the attempts of one rollout.
+    AttemptQuery, sort_by = Some("sequence_id"), {
+        /// The rollout.
+        rollout_id: String,
+    }
+}
+
+query! {
+    /// Asks for spans of one rollout. The rollout and the attempt always apply; the other conditions are put
+    /// together by `filter_logic`.
+    SpanQuery, sort_by = Some("sequence_id"), {
+        /// The rollout.
+        rollout_id: String,
+        /// The attempt, or `latest`.
+        attempt_id: Option<String>,
+        /// The trace id is this.
+        trace_id: Option<String>,
+        /// The trace id has this in it.
+        trace_id_contains: Option<String>,
+        /// The span id is this.
+        span_id: Option<String>,
+        /// The span id has this in it.
+        span_id_contains: Option<String>,
+        /// The parent id is this.
+        parent_id: Option<String>,
+        /// The parent id has this in it.
+        parent_id_contains: Option<String>,
+        /// The name is this.
+        name: Option<String>,
+        /// The name has this in it.
+        name_contains: Option<String>,
+        /// How the conditions are put together.
+        filter_logic: FilterLogic,
+    }
+}
+
+query! {
+    /// Asks for resources: the newest version of each id, or with `all_versions` every one kept.
+    ResourcesQuery, sort_by = None, {
+        /// The id is this.
+        resources_id: Option<String>,
+        /// The id has this in it.
+        resources_id_contains: Option<String>,
+        /// Whether older versions are listed too.
+        all_versions: bool,
+    }
+}
+
+query! {
+    /// Asks for workers.
+    WorkerQuery, sort_by = None, {
+        /// The status is one of these.
+        status_in: Option<Vec<WorkerStatus>>,
+        /// The id has this in it.
+        worker_id_contains: Option<String>,
+        /// How the conditions are put together.
+        filter_logic: FilterLogic,
+    }
+}
+
+/// Changes to a rollout; fields that are kept are absent on the wire.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RolloutUpdate {
+    /// The task itself.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub input: Patch<Value>,
+    /// What it is for.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub mode: Patch<Option<RolloutMode>>,
+    /// The resources pinned.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub resources_id: Patch<Option<String>>,
+    /// Where it stands: the one explicit way out of a terminal status.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub status: Patch<RolloutStatus>,
+    /// Time limits and retries.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub config: Patch<RolloutConfig>,
+    /// Replaced as a whole, not merged.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub metadata: Patch<Option<JsonMap>>,
+}
+
+/// Changes to an attempt; fields that are kept are absent on the wire.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttemptUpdate {
+    /// Where it stands.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub status: Patch<AttemptStatus>,
+    /// Who works on it; an empty string is kept and names nobody.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub worker_id: Patch<Option<String>>,
+    /// When it was last heard from.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub last_heartbeat_time: Patch<Option<f64>>,
+    /// Replaced as a whole, not merged.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub metadata: Patch<Option<JsonMap>>,
+}
+
+/// A worker's heartbeat; absent stats leave the last ones standing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerUpdate {
+    /// A snapshot of the worker's machine.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    pub heartbeat_stats: Patch<JsonMap>,
+}

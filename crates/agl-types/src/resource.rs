@@ -1,0 +1,155 @@
+use indexmap::IndexMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
+
+use crate::JsonMap;
+
+/// Resources by name, in the order given.
+pub type NamedResources = IndexMap<String, Resource>;
+
+/// One version of a set of named resources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResourcesUpdate {
+    /// `rs-` and 12 hexadecimal digits, or a name chosen by the caller.
+    pub resources_id: String,
+    /// When the first version of this id was made.
+    pub create_time: f64,
+    /// When this version was made.
+    pub update_time: f64,
+    /// 1 for the first version of an id, 2 for the second, and so on.
+    pub version: u32,
+    /// The resources themselves.
+    pub resources: NamedResources,
+}
+
+/// Something that an algorithm improves and an agent uses. On the wire, an object told apart by `resource_type`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resource {
+    /// `llm`: a model endpoint.
+    Llm(Llm),
+    /// `proxy_llm`: a model endpoint behind a gateway that wants rollout and attempt in the path.
+    ProxyLlm(Llm),
+    /// `prompt_template`: a prompt with holes.
+    PromptTemplate(PromptTemplate),
+    /// A user's own type: kept and given back as it came.
+    Custom(JsonMap),
+}
+
+const LLM: &str = "llm";
+const PROXY_LLM: &str = "proxy_llm";
+const PROMPT_TEMPLATE: &str = "prompt_template";
+const RESOURCE_TYPE: &str = "resource_type";
+
+impl Resource {
+    /// The tag that tells resources apart.
+    #[must_use]
+    pub fn resource_type(&self) -> &str {
+        match self {
+            Self::Llm(_) => LLM,
+            Self::ProxyLlm(_) => PROXY_LLM,
+            Self::PromptTemplate(_) => PROMPT_TEMPLATE,
+            Self::Custom(fields) => fields.get(RESOURCE_TYPE).and_then(Value::as_str).unwrap_or_default(),
+        }
+    }
+}
+
+/// A model endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Llm {
+    /// Base URL of an OpenAI-compatible server.
+    pub endpoint: String,
+    /// The model to ask for.
+    pub model: String,
+    /// The key to send.
+    #[serde(default)]
+    pub api_key: Option<String>,
+    /// Temperature and so on, as the endpoint takes them.
+    #[serde(default)]
+    pub sampling_parameters: JsonMap,
+    /// Further keys of a subclass, kept as they came.
+    #[serde(flatten)]
+    pub extra: JsonMap,
+}
+
+impl Llm {
+    /// An endpoint without key or sampling parameters.
+    #[must_use]
+    pub fn new(endpoint: impl Into<String>, model: impl Into<String>) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            model: model.into(),
+            api_key: None,
+            sampling_parameters: JsonMap::new(),
+            extra: JsonMap::new(),
+        }
+    }
+}
+
+/// What fills the holes of a prompt template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TemplateEngine {
+    /// Jinja.
+    #[serde(rename = "jinja")]
+    Jinja,
+    /// Python's `str.format`.
+    #[serde(rename = "f-string")]
+    FString,
+    /// POML.
+    #[serde(rename = "poml")]
+    Poml,
+}
+
+/// A prompt with holes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromptTemplate {
+    /// The text with its holes.
+    pub template: String,
+    /// What fills them.
+    pub engine: TemplateEngine,
+    /// Further keys of a subclass, kept as they came.
+    #[serde(flatten)]
+    pub extra: JsonMap,
+}
+
+#[derive(Serialize)]
+struct Tagged<'a, T> {
+    resource_type: &'a str,
+    #[serde(flatten)]
+    fields: &'a T,
+}
+
+impl Serialize for Resource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let resource_type = self.resource_type();
+        match self {
+            Self::Llm(fields) | Self::ProxyLlm(fields) => {
+                Tagged { resource_type, fields }.serialize(serializer)
+            }
+            Self::PromptTemplate(fields) => Tagged { resource_type, fields }.serialize(serializer),
+            Self::Custom(fields) => fields.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Resource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut fields = JsonMap::deserialize(deserializer)?;
+        let Some(Value::String(resource_type)) = fields.get(RESOURCE_TYPE) else {
+            return Err(de::Error::missing_field(RESOURCE_TYPE));
+        };
+        // The known types are read from the object without its tag, so that `extra` does not repeat it.
+        let known = match resource_type.as_str() {
+            LLM => Self::Llm,
+            PROXY_LLM => Self::ProxyLlm,
+            PROMPT_TEMPLATE => {
+                fields.shift_remove(RESOURCE_TYPE);
+                return serde_json::from_value(Value::Object(fields))
+                    .map(Self::PromptTemplate)
+                    .map_err(de::Error::custom);
+            }
+            _ => return Ok(Self::Custom(fields)),
+        };
+        fields.shift_remove(RESOURCE_TYPE);
+        serde_json::from_value(Value::Object(fields)).map(known).map_err(de::Error::custom)
+    }
+}

@@ -1,0 +1,63 @@
+//! Names of spans and attributes: ours, and those of OpenTelemetry's GenAI conventions that we read and write.
+
+/// Name of a span that annotates (rewards are annotations).
+pub const AGL_ANNOTATION: &str = "agentlightning.annotation";
+/// Name of a span that carries a message.
+pub const AGL_MESSAGE: &str = "agentlightning.message";
+/// Name of a span that carries an object.
+pub const AGL_OBJECT: &str = "agentlightning.object";
+/// Name of a span that carries an exception.
+pub const AGL_EXCEPTION: &str = "agentlightning.exception";
+/// Name of a span that wraps an operation.
+pub const AGL_OPERATION: &str = "agentlightning.operation";
+/// Name under which an operation counts as a reward computation.
+pub const AGL_REWARD: &str = "agentlightning.reward";
+/// Name of a span that never happened: it stands for a missing parent.
+pub const AGL_VIRTUAL: &str = "agentlightning.virtual";
+
+/// Resource attribute: the rollout that a span belongs to.
+pub const ROLLOUT_ID: &str = "agentlightning.rollout_id";
+/// Resource attribute: the attempt that a span belongs to.
+pub const ATTEMPT_ID: &str = "agentlightning.attempt_id";
+/// Resource attribute: the place of a span in its rollout.
+pub const SPAN_SEQUENCE_ID: &str = "agentlightning.span_sequence_id";
+/// Resource attribute: which tracer made a span.
+pub const TRACER_NAME: &str = "agentlightning.tracer.name";
+
+/// Prefix of reward dimensions: `agentlightning.reward.{i}.name` and `.value`; index 0 is the primary one.
+pub const REWARD: &str = "agentlightning.reward";
+/// Prefix of links: `agentlightning.link.{i}.key_match` and `.value_match`.
+pub const LINK: &str = "agentlightning.link";
+/// Prefix of tags: `agentlightning.tag.{i}`.
+pub const TAG: &str = "agentlightning.tag";
+/// Body of a message span.
+pub const MESSAGE_BODY: &str = "agentlightning.message.body";
+/// Type name of an object span.
+pub const OBJECT_TYPE: &str = "agentlightning.object.type";
+/// Literal of an object span.
+pub const OBJECT_LITERAL: &str = "agentlightning.object.literal";
+/// JSON of an object span.
+pub const OBJECT_JSON: &str = "agentlightning.object.json";
+/// Name of an operation.
+pub const OPERATION_NAME: &str = "agentlightning.operation.name";
+/// Prefix of an operation's inputs.
+pub const OPERATION_INPUT: &str = "agentlightning.operation.input";
+/// Prefix of an operation's output.
+pub const OPERATION_OUTPUT: &str = "agentlightning.operation.output";
+
+/// Token ids of the prompt, as the engine saw them.
+pub const PROMPT_TOKEN_IDS: &str = "prompt_token_ids";
+/// Token ids of the response, as the engine sampled them.
+pub const RESPONSE_TOKEN_IDS: &str = "response_token_ids";
+/// JSON text of the log-probs of the response's tokens.
+pub const LOGPROBS_CONTENT: &str = "logprobs.content";
+/// Prefix of the prompt's messages.
+pub const GEN_AI_PROMPT: &str = "gen_ai.prompt";
+/// Prefix of the completion's choices.
+pub const GEN_AI_COMPLETION: &str = "gen_ai.completion";
+/// Prefix of request parameters.
+pub const GEN_AI_REQUEST: &str = "gen_ai.request";
+/// Prefix of response fields.
+pub const GEN_AI_RESPONSE: &str = "gen_ai.response";
+/// The id that the engine gave to a response.
+pub const GEN_AI_RESPONSE_ID: &str = "gen_ai.response.id";

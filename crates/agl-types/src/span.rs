@@ -1,0 +1,206 @@
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use crate::JsonMap;
+use crate::rollout::wire_enum;
+
+/// Attributes of a span: normally strings, booleans, numbers and lists of one of these.
+pub type Attributes = JsonMap;
+
+wire_enum! {
+    /// OpenTelemetry's status code of a span.
+    StatusCode {
+        /// Nobody said.
+        Unset = "UNSET",
+        /// It went well.
+        Ok = "OK",
+        /// It went wrong.
+        Error = "ERROR",
+    }
+}
+
+/// The ids of a span, as OpenTelemetry passes them around.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpanContext {
+    /// 32 hexadecimal digits.
+    pub trace_id: String,
+    /// 16 hexadecimal digits.
+    pub span_id: String,
+    /// Whether it came from another process.
+    pub is_remote: bool,
+    /// W3C trace state.
+    pub trace_state: JsonMap,
+    /// Further keys, kept as they came.
+    #[serde(flatten)]
+    pub extra: JsonMap,
+}
+
+/// How a span went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceStatus {
+    /// The code.
+    pub status_code: StatusCode,
+    /// Why, when it went wrong.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// Further keys, kept as they came.
+    #[serde(flatten)]
+    pub extra: JsonMap,
+}
+
+impl TraceStatus {
+    /// A status without description.
+    #[must_use]
+    pub fn new(status_code: StatusCode) -> Self {
+        Self { status_code, description: None, extra: JsonMap::new() }
+    }
+}
+
+/// Something that happened at one moment of a span.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// What happened.
+    pub name: String,
+    /// Its details.
+    pub attributes: Attributes,
+    /// When.
+    #[serde(default)]
+    pub timestamp: Option<f64>,
+    /// Further keys, kept as they came.
+    #[serde(flatten)]
+    pub extra: JsonMap,
+}
+
+/// A pointer from a span to another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    /// The span pointed at.
+    pub context: SpanContext,
+    /// Details of the relation.
+    #[serde(default)]
+    pub attributes: Option<Attributes>,
+    /// Further keys, kept as they came.
+    #[serde(flatten)]
+    pub extra: JsonMap,
+}
+
+/// What produced a span.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OtelResource {
+    /// Its description.
+    pub attributes: Attributes,
+    /// The schema of the attributes; empty when unknown.
+    pub schema_url: String,
+}
+
+/// One thing that happened in an attempt.
+///
+/// Every key must be there in JSON, null where nothing is known; further keys are kept as they came.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    /// The rollout it belongs to.
+    pub rollout_id: String,
+    /// The attempt it belongs to.
+    pub attempt_id: String,
+    /// Its place in the rollout; orders the spans of an attempt.
+    pub sequence_id: i64,
+    /// 32 hexadecimal digits.
+    pub trace_id: String,
+    /// 16 hexadecimal digits; unique within the attempt.
+    pub span_id: String,
+    /// The span that it happened in.
+    #[serde(deserialize_with = "present")]
+    pub parent_id: Option<String>,
+    /// What happened.
+    pub name: String,
+    /// How it went.
+    pub status: TraceStatus,
+    /// Its details.
+    pub attributes: Attributes,
+    /// Moments within it.
+    pub events: Vec<Event>,
+    /// Pointers to other spans.
+    pub links: Vec<Link>,
+    /// When it began.
+    #[serde(deserialize_with = "present")]
+    pub start_time: Option<f64>,
+    /// When it ended.
+    #[serde(deserialize_with = "present")]
+    pub end_time: Option<f64>,
+    /// Its ids, as OpenTelemetry passes them around.
+    #[serde(deserialize_with = "present")]
+    pub context: Option<SpanContext>,
+    /// Its parent's ids.
+    #[serde(deserialize_with = "present")]
+    pub parent: Option<SpanContext>,
+    /// What produced it.
+    pub resource: OtelResource,
+    /// Further keys, kept as they came.
+    #[serde(flatten)]
+    pub extra: JsonMap,
+}
+
+/// A field that may be null but not absent: serde asks `deserialize_with` fields for a value.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer)
+}
+
+impl Span {
+    /// A finished span with status OK and nothing around it: no events, no links, an empty resource.
+    ///
+    /// `trace_id` is 32 and `span_id` 16 hexadecimal digits; both times are in seconds.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        trace_id: String,
+        span_id: String,
+        start_time: f64,
+        end_time: f64,
+    ) -> Self {
+        Self {
+            rollout_id: String::new(),
+            attempt_id: String::new(),
+            sequence_id: 0,
+            context: Some(SpanContext {
+                trace_id: trace_id.clone(),
+                span_id: span_id.clone(),
+                is_remote: false,
+                trace_state: JsonMap::new(),
+                extra: JsonMap::new(),
+            }),
+            trace_id,
+            span_id,
+            parent_id: None,
+            name: name.into(),
+            status: TraceStatus::new(StatusCode::Ok),
+            attributes: Attributes::new(),
+            events: Vec::new(),
+            links: Vec::new(),
+            start_time: Some(start_time),
+            end_time: Some(end_time),
+            parent: None,
+            resource: OtelResource::default(),
+            extra: JsonMap::new(),
+        }
+    }
+
+    /// The same span, placed in an attempt.
+    #[must_use]
+    pub fn placed(mut self, rollout_id: &str, attempt_id: &str, sequence_id: i64) -> Self {
+        rollout_id.clone_into(&mut self.rollout_id);
+        attempt_id.clone_into(&mut self.attempt_id);
+        self.sequence_id = sequence_id;
+        self
+    }
+
+    /// The same span with one more attribute.
+    #[must_use]
+    pub fn with_attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.attributes.insert(key.into(), value.into());
+        self
+    }
+}

@@ -1,0 +1,94 @@
+# Everything a newcomer needs is two commands: `make demo` and `make test`. Both install what they need into
+# .venv and target/; nothing outside the checkout is touched but the model cache.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WHEELS := target/wheels
+# One profile for everything, so that each dependency is compiled once.
+PROFILE := dev
+export CARGO_TERM_COLOR ?= auto
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Prints what a stage is, runs it, and prints how long it took.
+stage = @echo "── $(1)"; start=$$SECONDS; { $(2); }; echo "── $(1): $$((SECONDS - start)) s"
+
+.PHONY: help
+help: ## Shows this list.
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*?## "}; {printf "  make %-12s %s\n", $$1, $$2}'
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a user runs
+
+.PHONY: demo
+demo: wheel model ## Runs the quickstart: an unmodified agent, a real model, a durable store.
+	@$(BIN)/python examples/quickstart/main.py
+
+.PHONY: test
+test: ## Runs every check and every test.
+	@start=$$SECONDS; $(MAKE) fmt lint licenses test-rust wheel stubs test-python && echo "── all stages: $$((SECONDS - start)) s"
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages
+
+$(VENV)/ready: requirements/dev.txt
+	@echo "── Python environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=/path/to/python3")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
+	@touch $@
+
+.PHONY: wheel
+wheel: $(VENV)/ready ## Builds the Python package and installs it into .venv.
+	$(call stage,wheel,rm -rf $(WHEELS) && $(BIN)/maturin build --quiet --profile $(PROFILE) --out $(WHEELS) \
+		&& $(BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl)
+
+.PHONY: model
+model: wheel ## Fetches the default model into the cache, once.
+	$(call stage,model,$(BIN)/agl model pull smollm2)
+
+.PHONY: fmt
+fmt: $(VENV)/ready ## Checks formatting.
+	$(call stage,formatting,cargo fmt --all --check && $(BIN)/ruff format --check --quiet .)
+
+.PHONY: lint
+lint: $(VENV)/ready ## Runs clippy and ruff, warnings denied.
+	$(call stage,clippy,cargo clippy --workspace --all-targets --locked --quiet -- -D warnings)
+	$(call stage,ruff,$(BIN)/ruff check --quiet .)
+
+.PHONY: licenses
+licenses: ## Checks the licenses of all crates against deny.toml.
+	$(call stage,licenses,$(PYTHON) scripts/check_licenses.py)
+
+.PHONY: test-rust
+test-rust: ## Runs the Rust tests.
+	$(call stage,Rust tests,cargo test --workspace --locked --quiet)
+
+.PHONY: stubs
+stubs: wheel ## Proves the type stub of the native module, and type-checks the package.
+	$(call stage,stub test,$(BIN)/python -m mypy.stubtest agentlightning._core)
+	$(call stage,type check,$(BIN)/python -m mypy)
+
+.PHONY: test-python
+test-python: wheel model ## Runs the Python tests, the end-to-end ones included.
+	$(call stage,Python tests,$(BIN)/python -m pytest)
+
+.PHONY: audit
+audit: ## Runs cargo-deny: advisories, licenses, bans, sources. May need the network.
+	@command -v cargo-deny >/dev/null || { echo "cargo-deny is needed: cargo install cargo-deny --locked" >&2; exit 1; }
+	cargo deny check
+
+.PHONY: format
+format: $(VENV)/ready ## Formats the code.
+	cargo fmt --all
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+.PHONY: clean
+clean: ## Removes what was built; the model cache stays.
+	rm -rf target $(VENV)

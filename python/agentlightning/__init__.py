@@ -1,0 +1,44 @@
+"""Agent Lightning: train any AI agent, without changing it.
+
+Every public name can be taken from here (`import agentlightning as agl; agl.Trainer`). It is imported when it is
+first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .env_var import *  # noqa: F403
+    from .logging import configure_logger as configure_logger
+    from .logging import setup as setup_logging
+    from .logging import setup_module as setup_module_logging
+    from .store import *  # noqa: F403
+    from .types import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    from ._exports import MODULE_OF, SUBMODULES
+
+    if name in SUBMODULES:
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    if (module := MODULE_OF.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    from ._exports import MODULE_OF, SUBMODULES
+
+    return sorted({*globals(), *MODULE_OF, *SUBMODULES})

@@ -1,0 +1,1 @@
+"""Stores: where rollouts, attempts, spans, resources and workers are kept."""

@@ -1,0 +1,33 @@
+"""What a store raises. All of them say what is wrong in words that 0.3's callers match on."""
+
+from __future__ import annotations
+
+__all__ = [
+    "InvalidArgumentError",
+    "NotFoundError",
+    "StoreError",
+    "StoreUnavailableError",
+]
+
+
+class NotFoundError(ValueError):
+    """The rollout or attempt named does not exist."""
+
+
+class InvalidArgumentError(ValueError):
+    """An argument makes no sense; `field` names it."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def __reduce__(self) -> tuple[type[InvalidArgumentError], tuple[str, str | None]]:
+        return (type(self), (str(self), self.field))
+
+
+class StoreUnavailableError(ConnectionError):
+    """The store could not be reached, or did not answer in time."""
+
+
+class StoreError(RuntimeError):
+    """The store itself failed: the disk is full, the database is damaged."""

@@ -1,0 +1,1 @@
+"""Helpers that are useful outside the package too."""

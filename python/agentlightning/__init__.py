@@ -1,7 +1,7 @@
 """Agent Lightning: train any AI agent, without changing it.
 
-Every public name can be taken from here (`import agentlightning as agl; agl.Trainer`). It is imported when it is
-first asked for.
+Every public name can be taken from here (`import agentlightning as agl; agl.Trainer`). It is imported when
+it is first asked for.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .env_var import *  # noqa: F403
-    from .logging import configure_logger as configure_logger
-    from .logging import setup as setup_logging
-    from .logging import setup_module as setup_module_logging
+    from .logging import *  # noqa: F403
     from .store import *  # noqa: F403
     from .types import *  # noqa: F403
 

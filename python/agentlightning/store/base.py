@@ -112,8 +112,8 @@ class LightningStoreStatistics(TypedDict, total=False):
 class LightningStore:
     """The interface of a store: rollouts in a queue, attempts at them, spans, resources and workers.
 
-    Every method here raises `NotImplementedError`; a store overrides those it has. What a method does, and what
-    it raises, is written down here once.
+    Every method here raises `NotImplementedError`; a store overrides those it has. What a method does, and
+    what it raises, is written down here once.
     """
 
     def _unsupported(self, method: str) -> NoReturn:

@@ -77,8 +77,8 @@ WorkerStatus: TypeAlias = Literal["idle", "busy", "unknown"]
 TaskInput: TypeAlias = Any
 """A task: any JSON value."""
 
-# Not-a-number and infinities have no JSON; they cross the wire as the strings "NaN", "Infinity" and "-Infinity",
-# so that nothing that was there turns into null.
+# Not-a-number and infinities have no JSON; they cross the wire as the strings "NaN", "Infinity" and
+# "-Infinity", so that nothing that was there turns into null.
 _WIRE = ConfigDict(ser_json_inf_nan="strings")
 
 
@@ -228,11 +228,11 @@ class RolloutLegacy(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-RolloutRawResult: TypeAlias = Union[None, float, List["ReadableSpan"], List["Span"], List["SpanCoreFields"]]
+RolloutRawResult: TypeAlias = Union[float, List["ReadableSpan"], List["Span"], List["SpanCoreFields"], None]
 """What an agent may return: nothing, a final reward, or spans."""
 
 RolloutRawResultLegacy: TypeAlias = Union[
-    None, float, List["Triplet"], List["dict[str, Any]"], List["ReadableSpan"], "RolloutLegacy"
+    float, List["Triplet"], List["dict[str, Any]"], List["ReadableSpan"], "RolloutLegacy", None
 ]
 """What a legacy agent may return."""
 

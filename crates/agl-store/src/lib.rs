@@ -3,10 +3,18 @@
 //! A store keeps rollouts, attempts, spans, resources and workers. Everything that decides anything is in
 //! [`agl_types::lifecycle`] and in the engine; a backend only persists.
 
+mod backend;
 mod clock;
+mod engine;
 mod error;
+mod memory;
+mod query;
+mod signals;
 mod store;
+mod work;
 
 pub use clock::{Clock, IdSource, ManualClock, RandomIds, SeededIds, SystemClock};
+pub use engine::LocalStore;
 pub use error::Error;
+pub use memory::MemoryStore;
 pub use store::{Capabilities, SpanDraft, Statistics, Store};

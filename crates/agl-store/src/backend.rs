@@ -1,0 +1,166 @@
+//! What a backend has to offer: transactions over a handful of primitives. A backend decides nothing.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Span, Worker};
+
+use crate::Error;
+use crate::query::Selection;
+use crate::signals::Signals;
+
+/// How much of a rollout is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// All but `input` and `metadata`, which may be large and which no implicit event looks at.
+    Brief,
+}
+
+/// How many of each thing there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Rollouts.
+    pub rollouts: u64,
+    /// Attempts.
+    pub attempts: u64,
+    /// Spans.
+    pub spans: u64,
+    /// Resources ids.
+    pub resources: u64,
+    /// Workers.
+    pub workers: u64,
+}
+
+/// The items of a page, and how many match in all.
+pub(crate) type Found<T> = (Vec<T>, i64);
+
+/// Looking things up, all in one consistent state.
+pub trait Read {
+    /// One rollout; with [`Part::Brief`] its `input` is null and its `metadata` is none.
+    fn rollout(&self, rollout_id: &str, part: Part) -> Result<Option<Rollout>, Error>;
+    /// One attempt.
+    fn attempt(&self, rollout_id: &str, attempt_id: &str) -> Result<Option<Attempt>, Error>;
+    /// The attempt with the highest number.
+    fn latest_attempt(&self, rollout_id: &str) -> Result<Option<Attempt>, Error>;
+    /// The rollout at the head of the queue.
+    fn queue_head(&self) -> Result<Option<String>, Error>;
+    /// The last span sequence id issued or seen in a rollout; 0 when none was.
+    fn counter(&self, rollout_id: &str) -> Result<i64, Error>;
+    /// One version of a resources id, the newest for none.
+    fn resources(&self, resources_id: &str, version: Option<u32>) -> Result<Option<ResourcesUpdate>, Error>;
+    /// The id of the resources written last.
+    fn latest_resources_id(&self) -> Result<Option<String>, Error>;
+    /// One worker.
+    fn worker(&self, worker_id: &str) -> Result<Option<Worker>, Error>;
+    /// The earliest deadline of all rollouts.
+    fn earliest_deadline(&self) -> Result<Option<f64>, Error>;
+    /// Up to `limit` rollouts whose deadline is before `now`, the most overdue first.
+    fn overdue(&self, now: f64, limit: usize) -> Result<Vec<String>, Error>;
+    /// How many of each thing there are.
+    fn counts(&self) -> Result<Counts, Error>;
+    /// Rollouts with their latest attempts.
+    fn select_rollouts(&self, selection: &Selection) -> Result<Found<RolloutView>, Error>;
+    /// Attempts of one rollout.
+    fn select_attempts(&self, rollout_id: &str, selection: &Selection) -> Result<Found<Attempt>, Error>;
+    /// Spans of one rollout, or of one of its attempts.
+    fn select_spans(
+        &self,
+        rollout_id: &str,
+        attempt_id: Option<&str>,
+        selection: &Selection,
+    ) -> Result<Found<Span>, Error>;
+    /// Resources: the newest version of each id, or every version.
+    fn select_resources(
+        &self,
+        all_versions: bool,
+        selection: &Selection,
+    ) -> Result<Found<ResourcesUpdate>, Error>;
+    /// Workers.
+    fn select_workers(&self, selection: &Selection) -> Result<Found<Worker>, Error>;
+}
+
+/// Looking things up and writing them down, in one transaction.
+pub trait Tx: Read {
+    /// Adds a rollout whose id is new.
+    fn insert_rollout(&mut self, rollout: &Rollout) -> Result<(), Error>;
+    /// Writes every field of a known rollout.
+    fn put_rollout(&mut self, rollout: &Rollout) -> Result<(), Error>;
+    /// Writes `status` and `end_time` of a known rollout, which may be a brief one.
+    fn put_rollout_status(&mut self, rollout: &Rollout) -> Result<(), Error>;
+    /// Adds an attempt whose id and number are new.
+    fn insert_attempt(&mut self, attempt: &Attempt) -> Result<(), Error>;
+    /// Writes every field of a known attempt.
+    fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), Error>;
+    /// Sets or removes the deadline of a rollout's latest attempt.
+    fn set_deadline(&mut self, rollout_id: &str, deadline: Option<f64>) -> Result<(), Error>;
+    /// Puts a rollout that is not in the queue at its tail.
+    fn push_queue(&mut self, rollout_id: &str) -> Result<(), Error>;
+    /// Takes a rollout out of the queue, if it is there.
+    fn leave_queue(&mut self, rollout_id: &str) -> Result<(), Error>;
+    /// Sets the last span sequence id of a rollout, known or not.
+    fn set_counter(&mut self, rollout_id: &str, last: i64) -> Result<(), Error>;
+    /// Adds spans of one known rollout; tells of each whether it was new in its attempt.
+    fn insert_spans(&mut self, rollout_id: &str, spans: &[Span]) -> Result<Vec<bool>, Error>;
+    /// Adds a version of a resources id, one higher than the last.
+    fn insert_resources(&mut self, update: &ResourcesUpdate) -> Result<(), Error>;
+    /// Adds or replaces a worker.
+    fn put_worker(&mut self, worker: &Worker) -> Result<(), Error>;
+}
+
+/// What must become known once a transaction is kept.
+#[derive(Debug, Default)]
+pub struct Aftermath {
+    /// Rollouts that have ended.
+    pub finished: Vec<String>,
+    /// What is known about the earliest deadline.
+    pub deadline: Deadline,
+}
+
+/// News about the earliest deadline.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Deadline {
+    /// It did not come closer.
+    #[default]
+    NoCloser,
+    /// There is one at this moment; earlier ones may exist.
+    AtMost(f64),
+    /// This is the earliest; infinite when there is none.
+    Exactly(f64),
+}
+
+/// Who goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Small operations.
+    Fast,
+    /// Large batches, which wait for the small ones.
+    Bulk,
+}
+
+/// Keeps things, in transactions.
+pub trait Backend: Debug + Send + Sync + 'static {
+    /// The class name that 0.3's statistics show.
+    const NAME: &'static str;
+
+    /// Runs `operation` in a transaction, keeps what it wrote if it succeeds and nothing if it fails, and
+    /// publishes the aftermath in the order of the transactions. An operation that was submitted is carried out
+    /// even when the caller stops waiting for it.
+    fn write<T, F>(&self, lane: Lane, operation: F) -> impl Future<Output = Result<T, Error>> + Send
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut dyn Tx) -> Result<(T, Aftermath), Error> + Send + 'static;
+
+    /// Runs `operation` on one consistent state.
+    fn read<T, F>(&self, operation: F) -> impl Future<Output = Result<T, Error>> + Send
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static;
+
+    /// Where this backend publishes what happened.
+    fn signals(&self) -> &Arc<Signals>;
+
+    /// Carries out what was submitted, refuses what comes after, and lets go of all files.
+    fn close(&self);
+}

@@ -1,0 +1,366 @@
+//! The one engine: [`Store`] over any backend.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use agl_types::{
+    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, JsonMap,
+    NamedResources, Page, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView,
+    SequenceIdRequest, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+};
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::backend::{Backend, Found, Lane, Part, Read};
+use crate::query::Selection;
+use crate::work::Work;
+use crate::{Capabilities, Clock, Error, IdSource, SpanDraft, Statistics, Store};
+
+/// A batch of at least this many items lets single operations go first.
+const BULK: usize = 16;
+
+/// How long the watchdog rests after the backend failed it.
+const WATCHDOG_REST: Duration = Duration::from_secs(1);
+
+/// A store in this process: the engine over a backend.
+///
+/// Deadlines (`timeout_seconds`, `unresponsive_seconds`) are acted upon by a thread of the store's own as soon as
+/// they pass, and, should that be late, by the next call before it does anything else.
+#[derive(Debug)]
+pub struct LocalStore<B: Backend> {
+    inner: Arc<Inner<B>>,
+}
+
+#[derive(Debug)]
+struct Inner<B> {
+    backend: B,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    opened: f64,
+}
+
+impl<B: Backend> LocalStore<B> {
+    /// Puts the engine over a backend that has published its earliest deadline.
+    pub(crate) fn over(backend: B, clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Self {
+        let opened = clock.now();
+        let deadlines = backend.signals().deadlines();
+        let inner = Arc::new(Inner { backend, clock: Arc::clone(&clock), ids, opened });
+        start_watchdog(Arc::downgrade(&inner), clock, deadlines);
+        Self { inner }
+    }
+}
+
+impl<B: Backend> Drop for LocalStore<B> {
+    fn drop(&mut self) {
+        // The watchdog may hold the inner store for a moment longer; files are let go of now.
+        self.inner.backend.close();
+    }
+}
+
+/// Starts the thread that acts upon deadlines. It is a plain thread, because a store may be made where there is
+/// no runtime, and it ends by itself when the store is gone.
+fn start_watchdog<B: Backend>(
+    store: Weak<Inner<B>>,
+    clock: Arc<dyn Clock>,
+    mut deadlines: watch::Receiver<f64>,
+) {
+    let watch = move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "the watchdog has no runtime; deadlines pass only when the store is used");
+                return;
+            }
+        };
+        runtime.block_on(async move {
+            loop {
+                let earliest = *deadlines.borrow_and_update();
+                tokio::select! {
+                    () = clock.sleep_past(earliest), if earliest.is_finite() => {
+                        let Some(inner) = store.upgrade() else { return };
+                        let passed = inner.pass_deadlines().await;
+                        drop(inner);
+                        if let Err(error) = passed {
+                            tracing::error!(%error, "the watchdog could not act upon a deadline");
+                            tokio::time::sleep(WATCHDOG_REST).await;
+                        }
+                    }
+                    changed = deadlines.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+    };
+    if let Err(error) = std::thread::Builder::new().name("agl-watchdog".to_owned()).spawn(watch) {
+        tracing::error!(%error, "the watchdog did not start; deadlines pass only when the store is used");
+    }
+}
+
+impl<B: Backend> Inner<B> {
+    /// Acts upon the deadlines that have passed.
+    async fn pass_deadlines(&self) -> Result<(), Error> {
+        while self.clock.now() > self.backend.signals().earliest_deadline() {
+            let pass = |work: &mut Work<'_>| work.pass_deadlines();
+            self.transact(Lane::Fast, pass).await?;
+        }
+        Ok(())
+    }
+
+    async fn transact<T, F>(&self, lane: Lane, operation: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Work<'_>) -> Result<T, Error> + Send + 'static,
+    {
+        let clock = Arc::clone(&self.clock);
+        let ids = Arc::clone(&self.ids);
+        self.backend
+            .write(lane, move |tx| {
+                let mut work = Work::new(tx, &*ids, clock.now());
+                let value = operation(&mut work)?;
+                Ok((value, work.into_aftermath()))
+            })
+            .await
+    }
+
+    async fn write<T, F>(&self, lane: Lane, operation: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Work<'_>) -> Result<T, Error> + Send + 'static,
+    {
+        self.pass_deadlines().await?;
+        self.transact(lane, operation).await
+    }
+
+    async fn read<T, F>(&self, operation: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static,
+    {
+        self.pass_deadlines().await?;
+        self.backend.read(operation).await
+    }
+}
+
+fn lane(items: usize) -> Lane {
+    if items < BULK { Lane::Fast } else { Lane::Bulk }
+}
+
+fn page<T>(found: Found<T>, limit: i64, offset: i64) -> Page<T> {
+    let (items, total) = found;
+    Page { items, limit, offset, total }
+}
+
+fn view(read: &dyn Read, rollout_id: &str) -> Result<Option<RolloutView>, Error> {
+    let Some(rollout) = read.rollout(rollout_id, Part::Whole)? else { return Ok(None) };
+    let attempt = read.latest_attempt(rollout_id)?;
+    Ok(Some(RolloutView { rollout, attempt }))
+}
+
+#[async_trait]
+impl<B: Backend> Store for LocalStore<B> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { thread_safe: true, async_safe: true, zero_copy: false, otlp_traces: false }
+    }
+
+    async fn statistics(&self) -> Result<Statistics, Error> {
+        let counts = self.inner.read(|read| read.counts()).await?;
+        Ok(Statistics {
+            name: B::NAME.to_owned(),
+            total_rollouts: counts.rollouts,
+            total_attempts: counts.attempts,
+            total_spans: counts.spans,
+            total_resources: counts.resources,
+            total_workers: counts.workers,
+            uptime: self.inner.clock.now() - self.inner.opened,
+            extra: JsonMap::new(),
+        })
+    }
+
+    async fn start_rollout(&self, request: StartRollout) -> Result<AttemptedRollout, Error> {
+        self.inner.write(Lane::Fast, |work| work.start_rollout(request)).await
+    }
+
+    async fn enqueue_many_rollouts(
+        &self,
+        requests: Vec<EnqueueRolloutRequest>,
+    ) -> Result<Vec<Rollout>, Error> {
+        self.inner.write(lane(requests.len()), |work| work.enqueue(requests)).await
+    }
+
+    async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error> {
+        let lane = lane(usize::try_from(request.limit).unwrap_or_default());
+        self.inner.write(lane, move |work| work.dequeue(&request)).await
+    }
+
+    async fn start_attempt(
+        &self,
+        rollout_id: &str,
+        worker_id: Option<String>,
+    ) -> Result<AttemptedRollout, Error> {
+        let rollout_id = rollout_id.to_owned();
+        self.inner.write(Lane::Fast, move |work| work.start_attempt(&rollout_id, worker_id)).await
+    }
+
+    async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
+        self.inner.write(lane(drafts.len()), |work| work.add_spans(drafts)).await
+    }
+
+    async fn query_rollouts(&self, query: RolloutQuery) -> Result<Page<RolloutView>, Error> {
+        let selection = Selection::rollouts(&query)?;
+        let found = self.inner.read(move |read| read.select_rollouts(&selection)).await?;
+        Ok(page(found, query.limit, query.offset))
+    }
+
+    async fn query_attempts(&self, query: AttemptQuery) -> Result<Page<Attempt>, Error> {
+        let selection = Selection::attempts(&query)?;
+        let AttemptQuery { rollout_id, limit, offset, .. } = query;
+        let found = self.inner.read(move |read| read.select_attempts(&rollout_id, &selection)).await?;
+        Ok(page(found, limit, offset))
+    }
+
+    async fn get_rollout_by_id(&self, rollout_id: &str) -> Result<Option<RolloutView>, Error> {
+        let rollout_id = rollout_id.to_owned();
+        self.inner.read(move |read| view(read, &rollout_id)).await
+    }
+
+    async fn get_latest_attempt(&self, rollout_id: &str) -> Result<Option<Attempt>, Error> {
+        let rollout_id = rollout_id.to_owned();
+        self.inner.read(move |read| read.latest_attempt(&rollout_id)).await
+    }
+
+    async fn query_resources(&self, query: ResourcesQuery) -> Result<Page<ResourcesUpdate>, Error> {
+        let selection = Selection::resources(&query)?;
+        let all_versions = query.all_versions;
+        let found = self.inner.read(move |read| read.select_resources(all_versions, &selection)).await?;
+        Ok(page(found, query.limit, query.offset))
+    }
+
+    async fn get_resources_by_id(
+        &self,
+        resources_id: &str,
+        version: Option<u32>,
+    ) -> Result<Option<ResourcesUpdate>, Error> {
+        let resources_id = resources_id.to_owned();
+        self.inner.read(move |read| read.resources(&resources_id, version)).await
+    }
+
+    async fn get_latest_resources(&self) -> Result<Option<ResourcesUpdate>, Error> {
+        let latest = |read: &dyn Read| match read.latest_resources_id()? {
+            Some(resources_id) => read.resources(&resources_id, None),
+            None => Ok(None),
+        };
+        self.inner.read(latest).await
+    }
+
+    async fn add_resources(&self, resources: NamedResources) -> Result<ResourcesUpdate, Error> {
+        self.inner.write(Lane::Fast, |work| work.add_resources(resources)).await
+    }
+
+    async fn update_resources(
+        &self,
+        resources_id: &str,
+        resources: NamedResources,
+    ) -> Result<ResourcesUpdate, Error> {
+        let resources_id = resources_id.to_owned();
+        self.inner.write(Lane::Fast, |work| work.update_resources(resources_id, resources)).await
+    }
+
+    async fn get_many_span_sequence_ids(&self, requests: Vec<SequenceIdRequest>) -> Result<Vec<i64>, Error> {
+        self.inner.write(lane(requests.len()), move |work| work.issue_sequence_ids(&requests)).await
+    }
+
+    async fn wait_for_rollouts(&self, request: WaitRequest) -> Result<Vec<Rollout>, Error> {
+        let WaitRequest { rollout_ids, timeout } = request;
+        // No such duration means longer than anybody waits.
+        let timeout =
+            timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        let deadline = timeout.map(|timeout| (timeout, tokio::time::Instant::now().checked_add(timeout)));
+        let listener =
+            self.inner.backend.signals().listen(rollout_ids.iter().cloned().collect::<HashSet<_>>());
+        loop {
+            listener.expect_all();
+            let asked_for = rollout_ids.clone();
+            let known = self
+                .inner
+                .read(move |read| {
+                    asked_for
+                        .iter()
+                        .map(|id| read.rollout(id, Part::Whole))
+                        .collect::<Result<Vec<_>, Error>>()
+                })
+                .await?;
+            let mut has_open = false;
+            for (rollout_id, rollout) in rollout_ids.iter().zip(&known) {
+                if rollout.as_ref().is_none_or(|rollout| rollout.status.is_terminal()) {
+                    listener.strike(rollout_id);
+                } else {
+                    has_open = true;
+                }
+            }
+            let ended = known.into_iter().flatten().filter(|rollout| rollout.status.is_terminal());
+            match deadline {
+                _ if !has_open => return Ok(ended.collect()),
+                Some((timeout, _)) if timeout.is_zero() => return Ok(ended.collect()),
+                Some((_, Some(moment))) if tokio::time::Instant::now() >= moment => {
+                    return Ok(ended.collect());
+                }
+                Some((_, Some(moment))) => {
+                    // Once the time is up, the next round looks for the last time.
+                    let _ = tokio::time::timeout_at(moment, listener.all_struck()).await;
+                }
+                Some((_, None)) | None => listener.all_struck().await,
+            }
+        }
+    }
+
+    async fn query_spans(&self, query: SpanQuery) -> Result<Page<Span>, Error> {
+        let selection = Selection::spans(&query)?;
+        let SpanQuery { rollout_id, attempt_id, limit, offset, .. } = query;
+        let select = move |read: &dyn Read| {
+            let attempt_id = match attempt_id {
+                Some(attempt_id) if attempt_id == "latest" => match read.latest_attempt(&rollout_id)? {
+                    Some(attempt) => Some(attempt.attempt_id),
+                    None => return Ok((Vec::new(), 0)),
+                },
+                other => other,
+            };
+            read.select_spans(&rollout_id, attempt_id.as_deref(), &selection)
+        };
+        Ok(page(self.inner.read(select).await?, limit, offset))
+    }
+
+    async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error> {
+        let rollout_id = rollout_id.to_owned();
+        self.inner.write(Lane::Fast, move |work| work.update_rollout(&rollout_id, update)).await
+    }
+
+    async fn update_attempt(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        update: AttemptUpdate,
+    ) -> Result<Attempt, Error> {
+        let (rollout_id, attempt_id) = (rollout_id.to_owned(), attempt_id.to_owned());
+        self.inner.write(Lane::Fast, move |work| work.update_attempt(&rollout_id, &attempt_id, update)).await
+    }
+
+    async fn query_workers(&self, query: WorkerQuery) -> Result<Page<Worker>, Error> {
+        let selection = Selection::workers(&query)?;
+        let found = self.inner.read(move |read| read.select_workers(&selection)).await?;
+        Ok(page(found, query.limit, query.offset))
+    }
+
+    async fn get_worker_by_id(&self, worker_id: &str) -> Result<Option<Worker>, Error> {
+        let worker_id = worker_id.to_owned();
+        self.inner.read(move |read| read.worker(&worker_id)).await
+    }
+
+    async fn update_worker(&self, worker_id: &str, update: WorkerUpdate) -> Result<Worker, Error> {
+        let worker_id = worker_id.to_owned();
+        self.inner.write(Lane::Fast, move |work| work.update_worker(&worker_id, update)).await
+    }
+}

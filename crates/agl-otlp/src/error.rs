@@ -1,0 +1,10 @@
+/// What can be wrong with a payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The bytes are not the protobuf message expected.
+    #[error("Unable to parse OTLP traces payload: {message}")]
+    Payload {
+        /// Where the decoder stopped and why.
+        message: String,
+    },
+}

@@ -1,0 +1,232 @@
+//! From protobuf bytes to spans and back.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
+
+use agl_types::semconv::{ATTEMPT_ID, ROLLOUT_ID, SPAN_SEQUENCE_ID};
+use agl_types::{Event, JsonMap, Link, Span, SpanContext, StatusCode, TraceStatus};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::span::{Event as WireEvent, Link as WireLink};
+use opentelemetry_proto::tonic::trace::v1::{
+    ResourceSpans, ScopeSpans, Span as WireSpan, Status as WireStatus,
+};
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use agl_otlp::{ExportTraceServiceRequest, Received, decode, error_status, parse_error_status, receive};
+
+fn any(value: Any) -> AnyValue {
+    AnyValue { value: Some(value) }
+}
+
+fn attribute(key: &str, value: Any) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: Some(any(value)), ..KeyValue::default() }
+}
+
+fn text(key: &str, value: &str) -> KeyValue {
+    attribute(key, Any::StringValue(value.to_owned()))
+}
+
+fn payload(resource: Vec<KeyValue>, spans: Vec<WireSpan>) -> ExportTraceServiceRequest {
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            resource: Some(Resource { attributes: resource, ..Resource::default() }),
+            scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }],
+            schema_url: "https://schema".to_owned(),
+        }],
+    }
+}
+
+/// Through the bytes, as over the wire.
+fn through_bytes(request: &ExportTraceServiceRequest) -> Received {
+    receive(decode(&request.encode_to_vec()).unwrap())
+}
+
+fn placed(attributes: Vec<KeyValue>) -> WireSpan {
+    let ids = [text(ROLLOUT_ID, "ro-1"), text(ATTEMPT_ID, "at-1")];
+    WireSpan { attributes: ids.into_iter().chain(attributes).collect(), ..WireSpan::default() }
+}
+
+#[test]
+fn every_field_of_a_span_is_mapped() {
+    let wire = WireSpan {
+        trace_id: vec![0xAB; 16],
+        span_id: vec![0, 0, 0, 0, 0, 0, 0, 0x0f],
+        parent_span_id: vec![1, 2],
+        name: "call".to_owned(),
+        start_time_unix_nano: 1_700_000_000_500_000_000,
+        end_time_unix_nano: 0,
+        events: vec![WireEvent {
+            time_unix_nano: 2_000_000_000,
+            name: "token".to_owned(),
+            attributes: vec![text("a", "b")],
+            ..WireEvent::default()
+        }],
+        links: vec![WireLink { trace_id: vec![1; 16], span_id: vec![2; 8], ..WireLink::default() }],
+        status: Some(WireStatus { message: "went wrong".to_owned(), code: 2 }),
+        ..placed(vec![attribute(SPAN_SEQUENCE_ID, Any::IntValue(7))])
+    };
+    let received = through_bytes(&payload(vec![text("service.name", "agent")], vec![wire]));
+
+    assert!(received.rejected.is_empty());
+    let [only] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
+    assert!(only.has_sequence_id);
+    assert_eq!(
+        serde_json::to_value(&only.span).unwrap(),
+        json!({
+            "rollout_id": "ro-1", "attempt_id": "at-1", "sequence_id": 7,
+            "trace_id": "ab".repeat(16), "span_id": "000000000000000f", "parent_id": "0000000000000102",
+            "name": "call",
+            "status": {"status_code": "ERROR", "description": "went wrong"},
+            "attributes": {
+                "agentlightning.rollout_id": "ro-1",
+                "agentlightning.attempt_id": "at-1",
+                "agentlightning.span_sequence_id": 7,
+            },
+            "events": [{"name": "token", "attributes": {"a": "b"}, "timestamp": 2.0}],
+            "links": [{
+                "context": {
+                    "trace_id": "01".repeat(16), "span_id": "02".repeat(8), "is_remote": false, "trace_state": {},
+                },
+                "attributes": null,
+            }],
+            "start_time": 1_700_000_000.5, "end_time": null,
+            "context": {
+                "trace_id": "ab".repeat(16), "span_id": "000000000000000f", "is_remote": false, "trace_state": {},
+            },
+            "parent": null,
+            "resource": {"attributes": {"service.name": "agent"}, "schema_url": "https://schema"},
+        })
+    );
+}
+
+#[test]
+fn attribute_values_of_every_type_are_kept() {
+    let list = Any::ArrayValue(ArrayValue {
+        values: vec![any(Any::IntValue(1)), any(Any::StringValue("x".to_owned())), AnyValue { value: None }],
+    });
+    let map = Any::KvlistValue(KeyValueList { values: vec![attribute("inner", list.clone())] });
+    let attributes = vec![
+        attribute("bool", Any::BoolValue(true)),
+        attribute("double", Any::DoubleValue(0.1)),
+        attribute("nan", Any::DoubleValue(f64::NAN)),
+        attribute("infinite", Any::DoubleValue(f64::NEG_INFINITY)),
+        attribute("bytes", Any::BytesValue(vec![0xde, 0xad])),
+        attribute("list", list),
+        attribute("map", map),
+        KeyValue { key: "nothing".to_owned(), ..KeyValue::default() },
+    ];
+    let received = through_bytes(&payload(vec![], vec![placed(attributes)]));
+
+    let got = &received.spans[0].span.attributes;
+    let expected = json!({
+        "bool": true, "double": 0.1, "nan": "NaN", "infinite": "-Infinity", "bytes": "dead",
+        "list": [1, "x", null], "map": {"inner": [1, "x", null]}, "nothing": null,
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(got.get(key), Some(value), "{key}");
+    }
+}
+
+#[test]
+fn ids_of_the_span_go_before_those_of_the_resource() {
+    let resource = vec![text(ROLLOUT_ID, "ro-r"), text(ATTEMPT_ID, "at-r"), text(SPAN_SEQUENCE_ID, "3")];
+    let own = WireSpan { attributes: vec![text(ROLLOUT_ID, "ro-s")], ..WireSpan::default() };
+    let received = through_bytes(&payload(resource, vec![own, WireSpan::default()]));
+
+    let ids: Vec<_> = received
+        .spans
+        .iter()
+        .map(|one| (one.span.rollout_id.as_str(), one.span.attempt_id.as_str(), one.span.sequence_id))
+        .collect();
+    assert_eq!(ids, [("ro-s", "at-r", 3), ("ro-r", "at-r", 3)]);
+}
+
+#[test]
+fn sequence_ids_that_make_no_sense_are_left_to_the_store() {
+    let cases = [
+        (Any::IntValue(0), Some(0)),
+        (Any::StringValue("12".to_owned()), Some(12)),
+        (Any::IntValue(-1), None),
+        (Any::StringValue("-4".to_owned()), None),
+        (Any::StringValue("many".to_owned()), None),
+        (Any::DoubleValue(1.5), None),
+        (Any::BoolValue(true), None),
+    ];
+    for (value, expected) in cases {
+        let request = payload(vec![], vec![placed(vec![attribute(SPAN_SEQUENCE_ID, value.clone())])]);
+        let received = through_bytes(&request);
+        let one = &received.spans[0];
+        assert_eq!(one.has_sequence_id.then_some(one.span.sequence_id), expected, "{value:?}");
+    }
+    assert!(!through_bytes(&payload(vec![], vec![placed(vec![])])).spans[0].has_sequence_id);
+}
+
+#[test]
+fn spans_without_ids_are_counted_and_the_others_kept() {
+    let nameless = WireSpan { attributes: vec![text(ROLLOUT_ID, "ro-1")], ..WireSpan::default() };
+    let empty =
+        WireSpan { attributes: vec![text(ROLLOUT_ID, ""), text(ATTEMPT_ID, "at-1")], ..WireSpan::default() };
+    let received = through_bytes(&payload(vec![], vec![nameless, placed(vec![]), empty]));
+
+    assert_eq!(received.spans.len(), 1);
+    assert_eq!(received.rejected.total(), 2);
+    let answer =
+        ExportTraceServiceResponse::decode(agl_otlp::response(&received.rejected).as_slice()).unwrap();
+    let partial = answer.partial_success.unwrap();
+    assert_eq!(partial.rejected_spans, 2);
+    assert!(partial.error_message.contains("agentlightning.rollout_id"), "{}", partial.error_message);
+}
+
+#[test]
+fn full_success_is_no_bytes_and_no_bytes_are_an_empty_request() {
+    assert!(agl_otlp::response(&agl_otlp::Rejected::default()).is_empty());
+    assert_eq!(receive(decode(&[]).unwrap()), Received::default());
+}
+
+#[test]
+fn bytes_that_are_something_else_are_refused() {
+    let error = decode(b"\x0a\xff not protobuf").unwrap_err();
+    assert!(error.to_string().starts_with("Unable to parse OTLP traces payload: "), "{error}");
+    assert_eq!(parse_error_status(&error_status("no")).unwrap().message, "no");
+}
+
+#[test]
+fn a_span_comes_back_as_it_was_sent() {
+    let mut span = Span::new("call", "0a".repeat(16), "0b".repeat(8), 1_700_000_000.25, 1_700_000_001.5)
+        .placed("ro-1", "at-1", 4)
+        .with_attribute("prompt_token_ids", json!([1, 2, 3]))
+        .with_attribute("temperature", 0.5)
+        .with_attribute("nested", json!({"a": [true, null]}));
+    span.parent_id = Some("0c".repeat(8));
+    span.status = TraceStatus { description: Some("slow".to_owned()), ..TraceStatus::new(StatusCode::Error) };
+    span.resource.attributes.insert("service.name".to_owned(), Value::from("agent"));
+    span.events.push(Event {
+        name: "e".to_owned(),
+        attributes: JsonMap::from_iter([("k".to_owned(), json!(1))]),
+        timestamp: Some(1.5),
+        extra: JsonMap::new(),
+    });
+    span.links.push(Link {
+        context: SpanContext {
+            trace_id: "0d".repeat(16),
+            span_id: "0e".repeat(8),
+            is_remote: false,
+            trace_state: JsonMap::new(),
+            extra: JsonMap::new(),
+        },
+        attributes: None,
+        extra: JsonMap::new(),
+    });
+
+    let received = through_bytes(&agl_otlp::request(std::slice::from_ref(&span)));
+    let [one] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
+    // The ids travel as attributes, which a receiver keeps.
+    let expected = span
+        .with_attribute(ROLLOUT_ID, "ro-1")
+        .with_attribute(ATTEMPT_ID, "at-1")
+        .with_attribute(SPAN_SEQUENCE_ID, 4);
+    assert!(one.has_sequence_id);
+    assert_eq!(one.span, expected);
+}

@@ -49,6 +49,10 @@ impl<B: Backend> LocalStore<B> {
         start_watchdog(Arc::downgrade(&inner), clock, deadlines);
         Self { inner }
     }
+
+    pub(crate) fn backend(&self) -> &B {
+        &self.inner.backend
+    }
 }
 
 impl<B: Backend> Drop for LocalStore<B> {

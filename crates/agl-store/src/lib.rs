@@ -10,6 +10,7 @@ mod error;
 mod memory;
 mod query;
 mod signals;
+mod sqlite;
 mod store;
 mod work;
 
@@ -17,4 +18,5 @@ pub use clock::{Clock, IdSource, ManualClock, RandomIds, SeededIds, SystemClock}
 pub use engine::LocalStore;
 pub use error::Error;
 pub use memory::MemoryStore;
+pub use sqlite::{SqliteOptions, SqliteStore, Sync};
 pub use store::{Capabilities, SpanDraft, Statistics, Store};

@@ -1,0 +1,255 @@
+//! The threads that own the connections, and the queues that feed them.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::session::Session;
+use crate::Error;
+use crate::backend::{Aftermath, Lane, Read, Tx};
+use crate::signals::{Signals, lock};
+
+/// How many operations share a commit at most.
+const GROUP_SIZE: usize = 512;
+
+/// For how long a commit gathers operations at most; there is no waiting for more to come.
+const GROUP_TIME: Duration = Duration::from_millis(10);
+
+/// Jobs that wait for a thread.
+pub(super) struct Jobs<J> {
+    lanes: Mutex<Lanes<J>>,
+    ready: Condvar,
+}
+
+struct Lanes<J> {
+    fast: VecDeque<J>,
+    bulk: VecDeque<J>,
+    is_closed: bool,
+}
+
+impl<J> Default for Jobs<J> {
+    fn default() -> Self {
+        let lanes = Lanes { fast: VecDeque::new(), bulk: VecDeque::new(), is_closed: false };
+        Self { lanes: Mutex::new(lanes), ready: Condvar::new() }
+    }
+}
+
+impl<J> std::fmt::Debug for Jobs<J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lanes = lock(&self.lanes);
+        f.debug_struct("Jobs").field("fast", &lanes.fast.len()).field("bulk", &lanes.bulk.len()).finish()
+    }
+}
+
+impl<J> Jobs<J> {
+    /// Hands a job in; false when there is nobody left to do it.
+    pub(super) fn push(&self, lane: Lane, job: J) -> bool {
+        let mut lanes = lock(&self.lanes);
+        if lanes.is_closed {
+            return false;
+        }
+        match lane {
+            Lane::Fast => lanes.fast.push_back(job),
+            Lane::Bulk => lanes.bulk.push_back(job),
+        }
+        drop(lanes);
+        self.ready.notify_one();
+        true
+    }
+
+    /// Takes no more jobs; those that are there are still done.
+    pub(super) fn close(&self) {
+        lock(&self.lanes).is_closed = true;
+        self.ready.notify_all();
+    }
+
+    /// Waits until there is a job; false when there will be none any more.
+    fn wait(&self) -> bool {
+        let lanes = lock(&self.lanes);
+        let is_idle =
+            |lanes: &mut Lanes<J>| lanes.fast.is_empty() && lanes.bulk.is_empty() && !lanes.is_closed;
+        let lanes = self.ready.wait_while(lanes, is_idle).unwrap_or_else(PoisonError::into_inner);
+        !(lanes.fast.is_empty() && lanes.bulk.is_empty())
+    }
+
+    fn take(&self, lane: Lane) -> Option<J> {
+        let mut lanes = lock(&self.lanes);
+        match lane {
+            Lane::Fast => lanes.fast.pop_front(),
+            Lane::Bulk => lanes.bulk.pop_front(),
+        }
+    }
+}
+
+/// A changing operation on its way through the writer.
+pub(super) trait WriteJob: Send {
+    /// Does the work; false when nothing of it is to be kept.
+    fn run(&mut self, session: &mut Session<'_>) -> bool;
+    /// Turns what is not a failure yet into one, because nothing of it is kept.
+    fn fail(&mut self, error: Error);
+    /// Tells the world, if the work succeeded. Comes before any answer of the group.
+    fn publish(&self, signals: &Signals);
+    /// Answers the caller.
+    fn answer(self: Box<Self>);
+}
+
+struct Operation<T, F> {
+    operation: Option<F>,
+    outcome: Result<(T, Aftermath), Error>,
+    reply: oneshot::Sender<Result<T, Error>>,
+}
+
+pub(super) fn write_job<T, F>(operation: F, reply: oneshot::Sender<Result<T, Error>>) -> Box<dyn WriteJob>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut dyn Tx) -> Result<(T, Aftermath), Error> + Send + 'static,
+{
+    let outcome = Err(Error::backend("the operation was not carried out"));
+    Box::new(Operation { operation: Some(operation), outcome, reply })
+}
+
+impl<T, F> WriteJob for Operation<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut dyn Tx) -> Result<(T, Aftermath), Error> + Send + 'static,
+{
+    fn run(&mut self, session: &mut Session<'_>) -> bool {
+        if let Some(operation) = self.operation.take() {
+            // One defective operation must not take the writer and everybody else's work with it.
+            self.outcome = catch_unwind(AssertUnwindSafe(|| operation(session)))
+                .unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        }
+        self.outcome.is_ok()
+    }
+
+    fn fail(&mut self, error: Error) {
+        // An operation that failed by itself keeps its own error.
+        if self.outcome.is_ok() || self.operation.is_some() {
+            self.outcome = Err(error);
+        }
+    }
+
+    fn publish(&self, signals: &Signals) {
+        if let Ok((_, aftermath)) = &self.outcome {
+            signals.publish(aftermath);
+        }
+    }
+
+    fn answer(self: Box<Self>) {
+        // Whoever stopped waiting does not want to know.
+        let _ = self.reply.send(self.outcome.map(|(value, _)| value));
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    Error::backend(format!("a store operation panicked, which is a defect: {}", text.unwrap_or("no message")))
+}
+
+/// The writer: commits groups of operations until there are none any more.
+pub(super) fn write_all(connection: &Connection, jobs: &Jobs<Box<dyn WriteJob>>, signals: &Signals) {
+    while jobs.wait() {
+        let group = match begin(connection) {
+            Ok(()) => {
+                let mut group = gather(connection, jobs);
+                if let Err(error) = connection.execute_batch("COMMIT") {
+                    let error = Error::from(error);
+                    tracing::error!(%error, operations = group.len(), "a commit failed; nothing of it is kept");
+                    roll_back(connection, "ROLLBACK");
+                    group.iter_mut().for_each(|job| job.fail(error.clone()));
+                }
+                group
+            }
+            Err(error) => {
+                tracing::error!(%error, "the database takes no changes");
+                let mut refused: Vec<_> =
+                    jobs.take(Lane::Fast).into_iter().chain(jobs.take(Lane::Bulk)).collect();
+                refused.iter_mut().for_each(|job| job.fail(error.clone()));
+                refused
+            }
+        };
+        for job in &group {
+            job.publish(signals);
+        }
+        for job in group {
+            job.answer();
+        }
+    }
+}
+
+fn begin(connection: &Connection) -> Result<(), Error> {
+    Ok(connection.execute_batch("BEGIN IMMEDIATE")?)
+}
+
+/// Runs waiting operations: the small ones first, then at least one bulk one, and on as long as the bounds allow.
+fn gather(connection: &Connection, jobs: &Jobs<Box<dyn WriteJob>>) -> Vec<Box<dyn WriteJob>> {
+    let started = Instant::now();
+    let mut group: Vec<Box<dyn WriteJob>> = Vec::new();
+    let mut has_bulk = false;
+    loop {
+        let within_bounds = group.len() < GROUP_SIZE && started.elapsed() < GROUP_TIME;
+        let mut next = if within_bounds { jobs.take(Lane::Fast) } else { None };
+        if next.is_none() && (within_bounds || !has_bulk) {
+            next = jobs.take(Lane::Bulk);
+            has_bulk = true;
+        }
+        let Some(mut job) = next else { return group };
+        run_in_savepoint(connection, job.as_mut());
+        group.push(job);
+    }
+}
+
+fn run_in_savepoint(connection: &Connection, job: &mut dyn WriteJob) {
+    if let Err(error) = connection.execute_batch("SAVEPOINT operation") {
+        job.fail(error.into());
+        return;
+    }
+    if !job.run(&mut Session::new(connection)) {
+        roll_back(connection, "ROLLBACK TO operation");
+    }
+    if let Err(error) = connection.execute_batch("RELEASE operation") {
+        job.fail(error.into());
+    }
+}
+
+fn roll_back(connection: &Connection, command: &str) {
+    // A grave failure, such as a full disk, has SQLite roll back by itself, so there may be nothing left to do.
+    if let Err(error) = connection.execute_batch(command) {
+        tracing::warn!(%error, "nothing to roll back");
+    }
+}
+
+/// A looking operation with its answer.
+pub(super) type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
+
+pub(super) fn read_job<T, F>(operation: F, reply: oneshot::Sender<Result<T, Error>>) -> ReadJob
+where
+    T: Send + 'static,
+    F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static,
+{
+    Box::new(move |connection| {
+        let look = || {
+            // Read transactions see one state from their first statement to their end.
+            let transaction = connection.unchecked_transaction()?;
+            operation(&Session::new(&transaction))
+        };
+        let outcome =
+            catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        let _ = reply.send(outcome);
+    })
+}
+
+/// A reader: answers until there is nothing to answer any more.
+pub(super) fn read_all(connection: &Connection, jobs: &Jobs<ReadJob>) {
+    while jobs.wait() {
+        if let Some(job) = jobs.take(Lane::Fast) {
+            job(connection);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The SQLite backend: one file, WAL, one writer thread with group commit, readers on connections of their own.
+
+mod jobs;
+mod schema;
+mod session;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use crate::backend::{Aftermath, Backend, Deadline, Lane, Read, Tx};
+use crate::engine::LocalStore;
+use crate::signals::{Signals, lock};
+use crate::{Clock, Error, IdSource, RandomIds, SystemClock};
+use jobs::{Jobs, WriteJob};
+use session::Session;
+
+/// A store in an SQLite file.
+///
+/// The file belongs to one store at a time: a second [`SqliteStore::open`], from this process or another, is
+/// refused by an advisory lock on `FILE-lock`. The operating system drops the lock with the process that held it,
+/// however that ends. Programs that only read the database (`sqlite3 FILE`) are not in the way.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), agl_store::Error> {
+/// use agl_store::{SqliteOptions, SqliteStore, Store, Sync};
+///
+/// let store = SqliteStore::open("agl.db", SqliteOptions { sync: Sync::Full, ..Default::default() })?;
+/// let rollout = store.enqueue_rollout(agl_types::EnqueueRolloutRequest::new("a task")).await?;
+/// store.close();
+/// # Ok(()) }
+/// ```
+pub type SqliteStore = LocalStore<Sqlite>;
+
+/// What an acknowledged write survives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// The end of the process, SIGKILL included. A power loss may take the last moments with it, never more.
+    #[default]
+    Normal,
+    /// Power loss too: every commit waits for the disk.
+    Full,
+}
+
+/// How to open a [`SqliteStore`].
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// What an acknowledged write survives.
+    pub sync: Sync,
+    /// How many threads answer queries; at least 1.
+    pub readers: usize,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where ids get their randomness from.
+    pub ids: Arc<dyn IdSource>,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { sync: Sync::Normal, readers: 4, clock: Arc::new(SystemClock), ids: Arc::new(RandomIds) }
+    }
+}
+
+impl SqliteStore {
+    /// Opens the database in `path`, which is made if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the file when it is not a database, is another program's, has a newer schema, or
+    /// is open in another store; [`Error::Backend`] when the system refuses.
+    pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, Error> {
+        let SqliteOptions { sync, readers, clock, ids } = options;
+        Ok(Self::over(Sqlite::open(path.as_ref(), sync, readers.max(1))?, clock, ids))
+    }
+
+    /// Finishes what was begun, closes the file and lets go of its lock; later calls fail. Dropping the store does
+    /// the same. Blocks for the time that the operations under way take.
+    pub fn close(&self) {
+        self.backend().close();
+    }
+}
+
+/// The SQLite backend; see [`SqliteStore`].
+#[derive(Debug)]
+pub struct Sqlite {
+    writes: Arc<Jobs<Box<dyn WriteJob>>>,
+    reads: Arc<Jobs<jobs::ReadJob>>,
+    signals: Arc<Signals>,
+    threads: Mutex<Option<Threads>>,
+    /// The process that the threads live in; a fork has none of them.
+    process: u32,
+}
+
+/// What keeps the file open.
+#[derive(Debug)]
+struct Threads {
+    handles: Vec<JoinHandle<()>>,
+    lock: File,
+}
+
+impl Sqlite {
+    fn open(path: &Path, sync: Sync, readers: usize) -> Result<Self, Error> {
+        let lock = take_lock(path)?;
+        let writer = schema::open_writer(path, sync)?;
+        let signals = Signals::new();
+        let earliest = Session::new(&writer).earliest_deadline()?;
+        if let Some(moment) = earliest {
+            signals.publish(&Aftermath { finished: Vec::new(), deadline: Deadline::Exactly(moment) });
+        }
+        let writes = Arc::new(Jobs::default());
+        let reads = Arc::new(Jobs::default());
+        let mut handles = Vec::with_capacity(readers + 1);
+        let spawned = (|| {
+            for _ in 0..readers {
+                let connection = schema::open_reader(path)?;
+                let jobs = Arc::clone(&reads);
+                handles.push(spawn("agl-sqlite-read", move || jobs::read_all(&connection, &jobs))?);
+            }
+            let (jobs, signals) = (Arc::clone(&writes), Arc::clone(&signals));
+            handles.push(spawn("agl-sqlite-write", move || jobs::write_all(&writer, &jobs, &signals))?);
+            Ok(())
+        })();
+        let threads = Mutex::new(Some(Threads { handles, lock }));
+        let backend = Self { writes, reads, signals, threads, process: std::process::id() };
+        if let Err(error) = spawned {
+            backend.close();
+            return Err(error);
+        }
+        Ok(backend)
+    }
+
+    fn closed(&self) -> Error {
+        if std::process::id() == self.process {
+            Error::backend("the store is closed")
+        } else {
+            Error::backend(
+                "the store was opened before this process was forked off and works in the parent only: \
+                 serve it there and use a client here",
+            )
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Error::backend(format!("cannot start a thread for the database: {error}")))
+}
+
+fn take_lock(path: &Path) -> Result<File, Error> {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push("-lock");
+    let lock_path = PathBuf::from(lock_path);
+    // The file is never removed: whoever removed it could take away a lock that somebody else just took.
+    let file = OpenOptions::new().create(true).append(true).open(&lock_path).map_err(|error| {
+        Error::backend(format!(
+            "cannot open {}: cannot write {}: {error}",
+            path.display(),
+            lock_path.display()
+        ))
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::invalid(
+            "path",
+            format!(
+                "{} is open in another store: close that one, or connect to it as a client",
+                path.display()
+            ),
+        )),
+        Err(TryLockError::Error(error)) => {
+            Err(Error::backend(format!("cannot lock {}: {error}", lock_path.display())))
+        }
+    }
+}
+
+impl Backend for Sqlite {
+    const NAME: &'static str = "SqliteLightningStore";
+
+    async fn write<T, F>(&self, lane: Lane, operation: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut dyn Tx) -> Result<(T, Aftermath), Error> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        if std::process::id() != self.process || !self.writes.push(lane, jobs::write_job(operation, reply)) {
+            return Err(self.closed());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.closed()))
+    }
+
+    async fn read<T, F>(&self, operation: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        if std::process::id() != self.process
+            || !self.reads.push(Lane::Fast, jobs::read_job(operation, reply))
+        {
+            return Err(self.closed());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.closed()))
+    }
+
+    fn signals(&self) -> &Arc<Signals> {
+        &self.signals
+    }
+
+    fn close(&self) {
+        if std::process::id() != self.process {
+            return;
+        }
+        let Some(Threads { handles, lock: file_lock }) = lock(&self.threads).take() else { return };
+        self.writes.close();
+        self.reads.close();
+        for handle in handles {
+            if handle.join().is_err() {
+                tracing::error!("a thread of the database panicked");
+            }
+        }
+        if let Err(error) = file_lock.unlock() {
+            tracing::error!(%error, "the lock of the database could not be let go of");
+        }
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.close();
+        if std::process::id() != self.process {
+            // The threads are the parent's, and so is the lock, which must not be waited for or touched here.
+            std::mem::forget(lock(&self.threads).take());
+        }
+    }
+}

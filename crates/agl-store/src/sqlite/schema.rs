@@ -1,0 +1,106 @@
+//! The schema, its migrations, and opening a file as what it is.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::Sync;
+use crate::Error;
+
+/// Marks a database as ours: `AGLS` in ASCII.
+const APPLICATION_ID: i32 = 0x4147_4C53;
+
+/// How long to wait for a lock that some other program holds for a moment.
+const BUSY: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Statements of different shapes that are kept prepared.
+const PREPARED: usize = 96;
+
+/// The steps from an empty file to the schema of today. A step that was released is never changed; the number of
+/// steps taken is the database's `user_version`.
+const MIGRATIONS: &[&str] = &[include_str!("001.sql")];
+
+/// Opens or creates the database for writing.
+pub(super) fn open_writer(path: &Path, sync: Sync) -> Result<Connection, Error> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    prepare(&connection).map_err(|error| cannot_open(path, &error))?;
+    check_owner(&connection, path)?;
+    set_up(&connection, sync).map_err(|error| cannot_open(path, &error))?;
+    Ok(connection)
+}
+
+/// Opens the database for reading, after it has been opened for writing.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    prepare(&connection).map_err(|error| cannot_open(path, &error))?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;")
+}
+
+fn cannot_open(path: &Path, error: &rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => Error::invalid(
+            "path",
+            format!("{} is not an SQLite database: choose another file", path.display()),
+        ),
+        _ => Error::backend(format!("cannot open the database {}: {error}", path.display())),
+    }
+}
+
+fn check_owner(connection: &Connection, path: &Path) -> Result<(), Error> {
+    let facts = (|| {
+        let application_id: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        let version = user_version(connection)?;
+        let objects: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok((application_id, version, objects))
+    })();
+    let (application_id, version, objects) = facts.map_err(|error| cannot_open(path, &error))?;
+    let is_blank = application_id == 0 && version == 0 && objects == 0;
+    if application_id != APPLICATION_ID && !is_blank {
+        let message = format!("{} is the database of another program: choose another file", path.display());
+        return Err(Error::invalid("path", message));
+    }
+    if version > MIGRATIONS.len() {
+        let message = format!(
+            "{} has schema version {version}, but this program knows versions up to {}: use a newer release",
+            path.display(),
+            MIGRATIONS.len()
+        );
+        return Err(Error::invalid("path", message));
+    }
+    Ok(())
+}
+
+/// How many migrations the database has been through; far too many for a negative number, which is not ours.
+fn user_version(connection: &Connection) -> rusqlite::Result<usize> {
+    let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    Ok(usize::try_from(version).unwrap_or(usize::MAX))
+}
+
+fn set_up(connection: &Connection, sync: Sync) -> rusqlite::Result<()> {
+    // The answer is the mode in force, which is of no use: a file system without shared memory fails by itself.
+    let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    let synchronous = match sync {
+        Sync::Normal => "NORMAL",
+        Sync::Full => "FULL",
+    };
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous = {synchronous}; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -65536;"
+    ))?;
+    let version = user_version(connection)?;
+    for (number, migration) in (1..).zip(MIGRATIONS).skip(version) {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {migration} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,606 @@
+//! The primitives in SQL.
+
+use agl_types::{
+    Attempt, AttemptStatus, Attributes, Event, FilterLogic, JsonMap, Link, OtelResource, ResourcesUpdate,
+    Rollout, RolloutMode, RolloutStatus, RolloutView, SortOrder, Span, SpanContext, TraceStatus, UNLIMITED,
+    Worker, WorkerStatus,
+};
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, OptionalExtension, Params, Row, params, params_from_iter};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::backend::{Counts, Found, Part, Read, Tx};
+use crate::query::{Selection, Test};
+
+const ROLLOUT: &str = "SELECT rollout_id, input, start_time, end_time, mode, resources_id, status, config, \
+     metadata FROM rollouts JOIN rollout_bodies USING (seq)";
+const ATTEMPT: &str = "SELECT rollout_id, attempt_id, sequence_id, start_time, end_time, status, worker_id, \
+     last_heartbeat_time, metadata FROM attempts";
+const SPAN: &str = "SELECT rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, start_time, \
+     end_time, body FROM spans";
+const RESOURCES: &str = "SELECT resources_id, create_time, update_time, version, resources FROM resources";
+const WORKER: &str = "SELECT worker_id, status, heartbeat_stats, last_heartbeat_time, last_dequeue_time, \
+     last_busy_time, last_idle_time, current_rollout_id, current_attempt_id FROM workers";
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::backend(format!("the database failed: {error}"))
+    }
+}
+
+/// A connection inside a transaction.
+pub(super) struct Session<'c> {
+    connection: &'c Connection,
+}
+
+impl<'c> Session<'c> {
+    pub(super) fn new(connection: &'c Connection) -> Self {
+        Self { connection }
+    }
+
+    fn one<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query(params)?;
+        rows.next()?.map(read).transpose()
+    }
+
+    fn value<T: rusqlite::types::FromSql>(&self, sql: &str, params: impl Params) -> Result<Option<T>, Error> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_row(params, |row| row.get(0)).optional()?)
+    }
+
+    /// A number; 0 for the maximum of nothing.
+    fn count(&self, sql: &str) -> Result<u64, Error> {
+        let count = self.value::<Option<i64>>(sql, [])?.flatten().unwrap_or_default();
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
+    fn change(&self, sql: &str, params: impl Params) -> Result<usize, Error> {
+        Ok(self.connection.prepare_cached(sql)?.execute(params)?)
+    }
+
+    /// Runs a selection.
+    fn select<T>(
+        &self,
+        source: &Source<'_>,
+        selection: &Selection,
+        read: impl Fn(&Row<'_>) -> Result<T, Error>,
+    ) -> Result<Found<T>, Error> {
+        let Query { sql, count_sql, params } = compile(source, selection)?;
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let paging = [Sql::Integer(selection.limit), Sql::Integer(selection.offset)];
+        let mut rows = statement.query(params_from_iter(params.iter().chain(&paging)))?;
+        let mut items = Vec::new();
+        while let Some(row) = rows.next()? {
+            items.push(read(row)?);
+        }
+        let total = if selection.limit == UNLIMITED && selection.offset == 0 {
+            i64::try_from(items.len()).unwrap_or(i64::MAX)
+        } else {
+            self.value(&count_sql, params_from_iter(&params))?.unwrap_or_default()
+        };
+        Ok((items, total))
+    }
+}
+
+/// What a selection chooses from.
+struct Source<'a> {
+    /// `SELECT ... FROM ...`.
+    select: &'a str,
+    /// The table that is counted, filtered and sorted.
+    table: &'a str,
+    /// What always applies.
+    base: Vec<(&'a str, Sql)>,
+    /// The column of the insertion order.
+    tie: &'a str,
+}
+
+struct Query {
+    sql: String,
+    count_sql: String,
+    params: Vec<Sql>,
+}
+
+/// Writes a selection as SQL whose last two parameters are limit and offset.
+fn compile(source: &Source<'_>, selection: &Selection) -> Result<Query, Error> {
+    let mut params = Vec::new();
+    let mut required = Vec::new();
+    for (condition, value) in &source.base {
+        required.push((*condition).to_owned());
+        params.push(value.clone());
+    }
+    let mut pool = Vec::new();
+    for condition in &selection.conditions {
+        let column = condition.column;
+        let (sql, value) = match &condition.test {
+            Test::Is(text) => (format!("{column} = ?"), text.clone()),
+            Test::In(list) => (format!("{column} IN (SELECT value FROM json_each(?))"), to_json(list)?),
+            Test::Contains(part) => (format!("instr({column}, ?) > 0"), part.clone()),
+        };
+        pool.push(sql);
+        params.push(Sql::Text(value));
+    }
+    match selection.logic {
+        FilterLogic::Or if !pool.is_empty() => required.push(format!("({})", pool.join(" OR "))),
+        FilterLogic::Or | FilterLogic::And => required.extend(pool),
+    }
+    let Source { select, table, base: _, tie } = source;
+    let filter =
+        if required.is_empty() { String::new() } else { format!(" WHERE {}", required.join(" AND ")) };
+    let sort = selection.sort.map_or_else(String::new, |sort| {
+        let column = sort.column;
+        // SQLite takes null for the smallest value, unless told otherwise.
+        match (sort.order, sort.nulls_are_high) {
+            (SortOrder::Asc, false) => format!("{column} ASC, "),
+            (SortOrder::Desc, false) => format!("{column} DESC, "),
+            (SortOrder::Asc, true) => format!("{column} ASC NULLS LAST, "),
+            (SortOrder::Desc, true) => format!("{column} DESC NULLS FIRST, "),
+        }
+    });
+    Ok(Query {
+        sql: format!("{select}{filter} ORDER BY {sort}{table}.{tie} LIMIT ? OFFSET ?"),
+        count_sql: format!("SELECT count(*) FROM {table}{filter}"),
+        params,
+    })
+}
+
+fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, Error> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::backend(format!("cannot be written as JSON: {error}")))
+}
+
+fn optional_json<T: Serialize>(value: Option<&T>) -> Result<Option<String>, Error> {
+    value.map(to_json).transpose()
+}
+
+fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T, Error> {
+    parse_json(row.get_ref(column)?.as_str().map_err(|error| damaged(&error))?)
+}
+
+fn from_optional_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<Option<T>, Error> {
+    row.get_ref(column)?.as_str_or_null().map_err(|error| damaged(&error))?.map(parse_json).transpose()
+}
+
+fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|error| damaged(&error))
+}
+
+fn from_word<T>(row: &Row<'_>, column: usize, parse: fn(&str) -> Option<T>) -> Result<T, Error> {
+    let word = row.get_ref(column)?.as_str().map_err(|error| damaged(&error))?;
+    parse(word).ok_or_else(|| damaged(&format!("unknown word {word}")))
+}
+
+fn damaged(error: &dyn std::fmt::Display) -> Error {
+    Error::backend(format!("the database holds something that this program cannot read: {error}"))
+}
+
+fn read_rollout(row: &Row<'_>) -> Result<Rollout, Error> {
+    let mode = row.get_ref(4)?.as_str_or_null().map_err(|error| damaged(&error))?;
+    Ok(Rollout {
+        rollout_id: row.get(0)?,
+        input: from_json(row, 1)?,
+        start_time: row.get(2)?,
+        end_time: row.get(3)?,
+        mode: mode.and_then(RolloutMode::parse),
+        resources_id: row.get(5)?,
+        status: from_word(row, 6, RolloutStatus::parse)?,
+        config: from_json(row, 7)?,
+        metadata: from_optional_json(row, 8)?,
+    })
+}
+
+fn read_attempt(row: &Row<'_>) -> Result<Attempt, Error> {
+    Ok(Attempt {
+        rollout_id: row.get(0)?,
+        attempt_id: row.get(1)?,
+        sequence_id: row.get(2)?,
+        start_time: row.get(3)?,
+        end_time: row.get(4)?,
+        status: from_word(row, 5, AttemptStatus::parse)?,
+        worker_id: row.get(6)?,
+        last_heartbeat_time: row.get(7)?,
+        metadata: from_optional_json(row, 8)?,
+    })
+}
+
+/// The parts of a span that nothing is looked up by, as they are kept in `spans.body`.
+#[derive(Serialize)]
+struct BodyRef<'a> {
+    status: &'a TraceStatus,
+    attributes: &'a Attributes,
+    events: &'a [Event],
+    links: &'a [Link],
+    context: Option<&'a SpanContext>,
+    parent: Option<&'a SpanContext>,
+    resource: &'a OtelResource,
+    extra: &'a JsonMap,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    status: TraceStatus,
+    attributes: Attributes,
+    events: Vec<Event>,
+    links: Vec<Link>,
+    context: Option<SpanContext>,
+    parent: Option<SpanContext>,
+    resource: OtelResource,
+    extra: JsonMap,
+}
+
+fn body(span: &Span) -> Result<String, Error> {
+    to_json(&BodyRef {
+        status: &span.status,
+        attributes: &span.attributes,
+        events: &span.events,
+        links: &span.links,
+        context: span.context.as_ref(),
+        parent: span.parent.as_ref(),
+        resource: &span.resource,
+        extra: &span.extra,
+    })
+}
+
+fn read_span(row: &Row<'_>) -> Result<Span, Error> {
+    let Body { status, attributes, events, links, context, parent, resource, extra } = from_json(row, 9)?;
+    Ok(Span {
+        rollout_id: row.get(0)?,
+        attempt_id: row.get(1)?,
+        span_id: row.get(2)?,
+        sequence_id: row.get(3)?,
+        trace_id: row.get(4)?,
+        parent_id: row.get(5)?,
+        name: row.get(6)?,
+        start_time: row.get(7)?,
+        end_time: row.get(8)?,
+        status,
+        attributes,
+        events,
+        links,
+        context,
+        parent,
+        resource,
+        extra,
+    })
+}
+
+fn read_resources(row: &Row<'_>) -> Result<ResourcesUpdate, Error> {
+    Ok(ResourcesUpdate {
+        resources_id: row.get(0)?,
+        create_time: row.get(1)?,
+        update_time: row.get(2)?,
+        version: row.get(3)?,
+        resources: from_json(row, 4)?,
+    })
+}
+
+fn read_worker(row: &Row<'_>) -> Result<Worker, Error> {
+    Ok(Worker {
+        worker_id: row.get(0)?,
+        status: from_word(row, 1, WorkerStatus::parse)?,
+        heartbeat_stats: from_optional_json(row, 2)?,
+        last_heartbeat_time: row.get(3)?,
+        last_dequeue_time: row.get(4)?,
+        last_busy_time: row.get(5)?,
+        last_idle_time: row.get(6)?,
+        current_rollout_id: row.get(7)?,
+        current_attempt_id: row.get(8)?,
+    })
+}
+
+impl Read for Session<'_> {
+    fn rollout(&self, rollout_id: &str, part: Part) -> Result<Option<Rollout>, Error> {
+        match part {
+            Part::Whole => self.one(&format!("{ROLLOUT} WHERE rollout_id = ?"), [rollout_id], read_rollout),
+            Part::Brief => self.one(
+                "SELECT rollout_id, 'null', start_time, end_time, mode, resources_id, status, config, NULL \
+                 FROM rollouts WHERE rollout_id = ?",
+                [rollout_id],
+                read_rollout,
+            ),
+        }
+    }
+
+    fn attempt(&self, rollout_id: &str, attempt_id: &str) -> Result<Option<Attempt>, Error> {
+        let sql = format!("{ATTEMPT} WHERE rollout_id = ? AND attempt_id = ?");
+        self.one(&sql, [rollout_id, attempt_id], read_attempt)
+    }
+
+    fn latest_attempt(&self, rollout_id: &str) -> Result<Option<Attempt>, Error> {
+        let sql = format!("{ATTEMPT} WHERE rollout_id = ? ORDER BY sequence_id DESC LIMIT 1");
+        self.one(&sql, [rollout_id], read_attempt)
+    }
+
+    fn queue_head(&self) -> Result<Option<String>, Error> {
+        self.value("SELECT rollout_id FROM queue ORDER BY place LIMIT 1", [])
+    }
+
+    fn counter(&self, rollout_id: &str) -> Result<i64, Error> {
+        Ok(self.value("SELECT last FROM counters WHERE rollout_id = ?", [rollout_id])?.unwrap_or_default())
+    }
+
+    fn resources(&self, resources_id: &str, version: Option<u32>) -> Result<Option<ResourcesUpdate>, Error> {
+        match version {
+            Some(version) => {
+                let sql = format!("{RESOURCES} WHERE resources_id = ? AND version = ?");
+                self.one(&sql, params![resources_id, version], read_resources)
+            }
+            None => {
+                let sql = format!("{RESOURCES} WHERE resources_id = ? ORDER BY version DESC LIMIT 1");
+                self.one(&sql, [resources_id], read_resources)
+            }
+        }
+    }
+
+    fn latest_resources_id(&self) -> Result<Option<String>, Error> {
+        self.value("SELECT resources_id FROM resources ORDER BY seq DESC LIMIT 1", [])
+    }
+
+    fn worker(&self, worker_id: &str) -> Result<Option<Worker>, Error> {
+        self.one(&format!("{WORKER} WHERE worker_id = ?"), [worker_id], read_worker)
+    }
+
+    fn earliest_deadline(&self) -> Result<Option<f64>, Error> {
+        self.value("SELECT moment FROM deadlines ORDER BY moment LIMIT 1", [])
+    }
+
+    fn overdue(&self, now: f64, limit: usize) -> Result<Vec<String>, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut statement = self.connection.prepare_cached(
+            "SELECT rollout_id FROM deadlines WHERE moment < ? ORDER BY moment, rollout_id LIMIT ?",
+        )?;
+        let rows = statement.query_map(params![now, limit], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn counts(&self) -> Result<Counts, Error> {
+        Ok(Counts {
+            rollouts: self.count("SELECT max(seq) FROM rollouts")?,
+            attempts: self.count("SELECT max(seq) FROM attempts")?,
+            spans: self.count("SELECT max(seq) FROM spans")?,
+            resources: self.count("SELECT count(*) FROM resources WHERE is_newest = 1")?,
+            workers: self.count("SELECT max(seq) FROM workers")?,
+        })
+    }
+
+    fn select_rollouts(&self, selection: &Selection) -> Result<Found<RolloutView>, Error> {
+        let source = Source { select: ROLLOUT, table: "rollouts", base: Vec::new(), tie: "seq" };
+        self.select(&source, selection, |row| {
+            let rollout = read_rollout(row)?;
+            let attempt = self.latest_attempt(&rollout.rollout_id)?;
+            Ok(RolloutView { rollout, attempt })
+        })
+    }
+
+    fn select_attempts(&self, rollout_id: &str, selection: &Selection) -> Result<Found<Attempt>, Error> {
+        let base = vec![("rollout_id = ?", Sql::Text(rollout_id.to_owned()))];
+        let source = Source { select: ATTEMPT, table: "attempts", base, tie: "seq" };
+        self.select(&source, selection, read_attempt)
+    }
+
+    fn select_spans(
+        &self,
+        rollout_id: &str,
+        attempt_id: Option<&str>,
+        selection: &Selection,
+    ) -> Result<Found<Span>, Error> {
+        let mut base = vec![("rollout_id = ?", Sql::Text(rollout_id.to_owned()))];
+        base.extend(attempt_id.map(|attempt_id| ("attempt_id = ?", Sql::Text(attempt_id.to_owned()))));
+        let source = Source { select: SPAN, table: "spans", base, tie: "seq" };
+        self.select(&source, selection, read_span)
+    }
+
+    fn select_resources(
+        &self,
+        all_versions: bool,
+        selection: &Selection,
+    ) -> Result<Found<ResourcesUpdate>, Error> {
+        let (base, tie) = if all_versions {
+            (Vec::new(), "seq")
+        } else {
+            (vec![("is_newest = ?", Sql::Integer(1))], "first_seq")
+        };
+        let source = Source { select: RESOURCES, table: "resources", base, tie };
+        self.select(&source, selection, read_resources)
+    }
+
+    fn select_workers(&self, selection: &Selection) -> Result<Found<Worker>, Error> {
+        let source = Source { select: WORKER, table: "workers", base: Vec::new(), tie: "seq" };
+        self.select(&source, selection, read_worker)
+    }
+}
+
+impl Tx for Session<'_> {
+    fn insert_rollout(&mut self, rollout: &Rollout) -> Result<(), Error> {
+        self.change(
+            "INSERT INTO rollouts (rollout_id, status, start_time, end_time, mode, resources_id, config) \
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+            params![
+                rollout.rollout_id,
+                rollout.status.as_str(),
+                rollout.start_time,
+                rollout.end_time,
+                rollout.mode.map(RolloutMode::as_str),
+                rollout.resources_id,
+                to_json(&rollout.config)?,
+            ],
+        )?;
+        self.change(
+            "INSERT INTO rollout_bodies (seq, input, metadata) VALUES (?, ?, ?)",
+            params![
+                self.connection.last_insert_rowid(),
+                to_json(&rollout.input)?,
+                optional_json(rollout.metadata.as_ref())?,
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn put_rollout(&mut self, rollout: &Rollout) -> Result<(), Error> {
+        self.change(
+            "UPDATE rollouts SET status = ?, start_time = ?, end_time = ?, mode = ?, resources_id = ?, config = ? \
+             WHERE rollout_id = ?",
+            params![
+                rollout.status.as_str(),
+                rollout.start_time,
+                rollout.end_time,
+                rollout.mode.map(RolloutMode::as_str),
+                rollout.resources_id,
+                to_json(&rollout.config)?,
+                rollout.rollout_id,
+            ],
+        )?;
+        self.change(
+            "UPDATE rollout_bodies SET input = ?, metadata = ? \
+             WHERE seq = (SELECT seq FROM rollouts WHERE rollout_id = ?)",
+            params![to_json(&rollout.input)?, optional_json(rollout.metadata.as_ref())?, rollout.rollout_id],
+        )?;
+        Ok(())
+    }
+
+    fn put_rollout_status(&mut self, rollout: &Rollout) -> Result<(), Error> {
+        self.change(
+            "UPDATE rollouts SET status = ?, end_time = ? WHERE rollout_id = ?",
+            params![rollout.status.as_str(), rollout.end_time, rollout.rollout_id],
+        )?;
+        Ok(())
+    }
+
+    fn insert_attempt(&mut self, attempt: &Attempt) -> Result<(), Error> {
+        self.change(
+            "INSERT INTO attempts (rollout_id, attempt_id, sequence_id, start_time, end_time, status, worker_id, \
+             last_heartbeat_time, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            params![
+                attempt.rollout_id,
+                attempt.attempt_id,
+                attempt.sequence_id,
+                attempt.start_time,
+                attempt.end_time,
+                attempt.status.as_str(),
+                attempt.worker_id,
+                attempt.last_heartbeat_time,
+                optional_json(attempt.metadata.as_ref())?,
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn put_attempt(&mut self, attempt: &Attempt) -> Result<(), Error> {
+        self.change(
+            "UPDATE attempts SET end_time = ?, status = ?, worker_id = ?, last_heartbeat_time = ?, metadata = ? \
+             WHERE rollout_id = ? AND sequence_id = ?",
+            params![
+                attempt.end_time,
+                attempt.status.as_str(),
+                attempt.worker_id,
+                attempt.last_heartbeat_time,
+                optional_json(attempt.metadata.as_ref())?,
+                attempt.rollout_id,
+                attempt.sequence_id,
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn set_deadline(&mut self, rollout_id: &str, deadline: Option<f64>) -> Result<(), Error> {
+        match deadline {
+            Some(moment) => self.change(
+                "INSERT INTO deadlines (rollout_id, moment) VALUES (?, ?) \
+                 ON CONFLICT DO UPDATE SET moment = excluded.moment",
+                params![rollout_id, moment],
+            )?,
+            None => self.change("DELETE FROM deadlines WHERE rollout_id = ?", [rollout_id])?,
+        };
+        Ok(())
+    }
+
+    fn push_queue(&mut self, rollout_id: &str) -> Result<(), Error> {
+        self.change("INSERT INTO queue (rollout_id) VALUES (?)", [rollout_id])?;
+        Ok(())
+    }
+
+    fn leave_queue(&mut self, rollout_id: &str) -> Result<(), Error> {
+        self.change("DELETE FROM queue WHERE rollout_id = ?", [rollout_id])?;
+        Ok(())
+    }
+
+    fn set_counter(&mut self, rollout_id: &str, last: i64) -> Result<(), Error> {
+        self.change(
+            "INSERT INTO counters (rollout_id, last) VALUES (?, ?) ON CONFLICT DO UPDATE SET last = excluded.last",
+            params![rollout_id, last],
+        )?;
+        Ok(())
+    }
+
+    fn insert_spans(&mut self, rollout_id: &str, spans: &[Span]) -> Result<Vec<bool>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, start_time, \
+             end_time, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+             ON CONFLICT (rollout_id, attempt_id, span_id) DO NOTHING",
+        )?;
+        let insert = |span: &Span| {
+            let added = statement.execute(params![
+                rollout_id,
+                span.attempt_id,
+                span.span_id,
+                span.sequence_id,
+                span.trace_id,
+                span.parent_id,
+                span.name,
+                span.start_time,
+                span.end_time,
+                body(span)?,
+            ])?;
+            Ok(added == 1)
+        };
+        spans.iter().map(insert).collect()
+    }
+
+    fn insert_resources(&mut self, update: &ResourcesUpdate) -> Result<(), Error> {
+        self.change("UPDATE resources SET is_newest = 0 WHERE resources_id = ?", [&update.resources_id])?;
+        self.change(
+            "INSERT INTO resources (resources_id, version, first_seq, is_newest, create_time, update_time, resources) \
+             VALUES (?1, ?2, coalesce((SELECT first_seq FROM resources WHERE resources_id = ?1), \
+             (SELECT coalesce(max(seq), 0) + 1 FROM resources)), 1, ?3, ?4, ?5)",
+            params![
+                update.resources_id,
+                update.version,
+                update.create_time,
+                update.update_time,
+                to_json(&update.resources)?,
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn put_worker(&mut self, worker: &Worker) -> Result<(), Error> {
+        self.change(
+            "INSERT INTO workers (worker_id, status, heartbeat_stats, last_heartbeat_time, last_dequeue_time, \
+             last_busy_time, last_idle_time, current_rollout_id, current_attempt_id) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (worker_id) DO UPDATE SET status = excluded.status, \
+             heartbeat_stats = excluded.heartbeat_stats, last_heartbeat_time = excluded.last_heartbeat_time, \
+             last_dequeue_time = excluded.last_dequeue_time, last_busy_time = excluded.last_busy_time, \
+             last_idle_time = excluded.last_idle_time, current_rollout_id = excluded.current_rollout_id, \
+             current_attempt_id = excluded.current_attempt_id",
+            params![
+                worker.worker_id,
+                worker.status.as_str(),
+                optional_json(worker.heartbeat_stats.as_ref())?,
+                worker.last_heartbeat_time,
+                worker.last_dequeue_time,
+                worker.last_busy_time,
+                worker.last_idle_time,
+                worker.current_rollout_id,
+                worker.current_attempt_id,
+            ],
+        )?;
+        Ok(())
+    }
+}

@@ -21,9 +21,10 @@ pub(crate) fn linear(x: &[f32], w: &[f32], out: &mut [f32], k: usize) {
     if m == 0 || n == 0 {
         return;
     }
-    let threads = threads_for(m * n * k);
+    // Reading a weight from memory costs about as much as eight multiply-adds.
+    let threads = threads_for((m + 7) * n * k);
     // A few chunks a thread even out a busy machine; each must be worth handing over.
-    let chunks = if threads == 1 { 1 } else { (threads * 4).min(m * n * k / 25_000).max(threads) };
+    let chunks = if threads == 1 { 1 } else { threads * 4 };
     let width = n.div_ceil(chunks).next_multiple_of(24);
     for (x_block, out_block) in x.chunks(ROW_BLOCK * k).zip(out.chunks_mut(ROW_BLOCK * n)) {
         // Column chunk by column chunk: the piece of each output row that falls into it.

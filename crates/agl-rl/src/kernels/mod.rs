@@ -19,7 +19,7 @@ pub(crate) fn arch() -> Arch {
 
 /// Work below this many multiply-adds (or their equal) is done on the calling thread: handing it
 /// to another costs more than it saves.
-const SERIAL_WORK: usize = 100_000;
+const SERIAL_WORK: usize = 400_000;
 
 /// Number of threads worth using for `work` multiply-adds.
 pub(crate) fn threads_for(work: usize) -> usize {

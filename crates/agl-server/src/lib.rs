@@ -1,1 +1,16 @@
-//! The store server: 0.3 REST routes and OTLP over any Store.
+//! The store server: Agent Lightning 0.3's REST routes and OTLP traces over any [`agl_store::Store`].
+//!
+//! [`router`] is the application, [`serve`] runs it on a socket until told to stop. Beside the routes of 0.3
+//! there are two of our own: `POST /v1/agl/spans/batch` stores many spans at once (issuing the sequence ids
+//! that are missing) and `POST /v1/agl/spans/next/batch` issues many sequence ids.
+
+mod error;
+mod extract;
+mod options;
+mod routes;
+mod serve;
+
+pub use error::Error;
+pub use options::{CorsOrigins, ServerOptions};
+pub use routes::router;
+pub use serve::serve;

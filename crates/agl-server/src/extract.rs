@@ -1,0 +1,286 @@
+//! Requests into the request types of `agl-types`, with errors in the shape that 0.3 answers.
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse as _;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use serde_path_to_error::Segment;
+
+use crate::error::ApiError;
+
+/// Query parameters that are whole numbers.
+const WHOLE_NUMBERS: &[&str] = &["limit", "offset", "version"];
+/// Query parameters that are yes or no.
+const BOOLEANS: &[&str] = &["all_versions"];
+
+/// The parameters of a path, percent-decoded.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T, S> FromRequestParts<S> for Path<T>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(value)| Self(value))
+            .map_err(|error| ApiError::bad_request(error.body_text()))
+    }
+}
+
+/// The query of a URL. Of a repeated key the last value counts, unless the name ends in `_in`: that is a list.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T, S> FromRequestParts<S> for Query<T>
+where
+    T: DeserializeOwned + Send,
+    S: Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        parse_value("query", &query_object(parts.uri.query().unwrap_or_default())).map(Self)
+    }
+}
+
+/// The query of a URL as a JSON object.
+pub(crate) fn query_object(query: &str) -> Value {
+    let mut object = serde_json::Map::new();
+    for (key, text) in form_urlencoded::parse(query.as_bytes()) {
+        if key.ends_with("_in") {
+            let list = object.entry(key).or_insert_with(|| json!([]));
+            if let Value::Array(items) = list {
+                items.push(text.into());
+            }
+        } else {
+            let value = scalar(&key, &text);
+            object.insert(key.into_owned(), value);
+        }
+    }
+    Value::Object(object)
+}
+
+/// What does not parse stays text, which the request type then refuses by name.
+fn scalar(key: &str, text: &str) -> Value {
+    if WHOLE_NUMBERS.contains(&key) {
+        return text.parse::<i64>().map_or_else(|_| text.into(), Value::from);
+    }
+    if BOOLEANS.contains(&key) {
+        return match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => true.into(),
+            "false" | "0" | "no" | "off" => false.into(),
+            _ => text.into(),
+        };
+    }
+    text.into()
+}
+
+/// A JSON body, not yet parsed; empty when there was none.
+pub(crate) struct Body(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let is_json = names_json(request.headers());
+        let limit = request.extensions().get::<BodyLimit>().map_or(usize::MAX, |limit| limit.0);
+        let bytes = read_bytes(request, state, limit).await?;
+        if !is_json && !bytes.is_empty() {
+            let input = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+            let message = "Input should be JSON with the header Content-Type: application/json";
+            return Err(ApiError::validation(vec![
+                json!({ "type": "model_attributes_type", "loc": ["body"], "msg": message, "input": input }),
+            ]));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// How many bytes a body may have; set on every request by the router.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyLimit(pub(crate) usize);
+
+/// Reads a whole body.
+pub(crate) async fn read_bytes<S: Send + Sync>(
+    request: Request,
+    state: &S,
+    limit: usize,
+) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, state).await.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            return ApiError::too_large(limit);
+        }
+        tracing::debug!(status = %rejection.into_response().status(), "a request body broke off");
+        ApiError::bad_request("the request body broke off")
+    })
+}
+
+/// Whether the body says that it is JSON, or says nothing.
+fn names_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
+    let Ok(text) = value.to_str() else { return false };
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+impl Body {
+    /// The body as this type.
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        // Straight from the bytes when all is well; the detour through a value finds out what is not.
+        if starts_like_object(&self.0)
+            && let Ok(parsed) = serde_json::from_slice(&self.0)
+        {
+            return Ok(parsed);
+        }
+        parse_value("body", &self.value()?)
+    }
+
+    /// The body as this type, or its default where there is no body.
+    pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, ApiError> {
+        if self.0.is_empty() || self.0.trim_ascii() == b"null" { Ok(T::default()) } else { self.parse() }
+    }
+
+    /// The body as this type, with none of `fields` being null.
+    pub(crate) fn parse_without_nulls<T: DeserializeOwned>(&self, fields: &[&str]) -> Result<T, ApiError> {
+        let value = self.value()?;
+        if let Some(field) = fields.iter().find(|field| value.get(field).is_some_and(Value::is_null)) {
+            let detail = format!("{field} is invalid; it cannot be a null value.");
+            return Err(ApiError::bad_request(detail));
+        }
+        parse_value("body", &value)
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The body as JSON.
+    pub(crate) fn value(&self) -> Result<Value, ApiError> {
+        if self.0.is_empty() {
+            let issue = json!({ "type": "missing", "loc": ["body"], "msg": "Field required", "input": null });
+            return Err(ApiError::validation(vec![issue]));
+        }
+        serde_json::from_slice(&self.0).map_err(|error| {
+            ApiError::validation(vec![json!({
+                "type": "json_invalid",
+                "loc": ["body", offset_of(&self.0, &error)],
+                "msg": "JSON decode error",
+                "input": {},
+                "ctx": { "error": error.to_string() },
+            })])
+        })
+    }
+}
+
+/// Whether the first byte that counts opens an object. (A list would pass for a struct's fields in order.)
+fn starts_like_object(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().first() == Some(&b'{')
+}
+
+/// The byte at which a JSON text stopped making sense.
+fn offset_of(bytes: &[u8], error: &serde_json::Error) -> usize {
+    let before: usize = bytes
+        .split_inclusive(|byte| *byte == b'\n')
+        .take(error.line().saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum();
+    before + error.column().saturating_sub(1)
+}
+
+/// A JSON value as this type; `source` is `body` or `query`.
+pub(crate) fn parse_value<T: DeserializeOwned>(source: &str, value: &Value) -> Result<T, ApiError> {
+    if !value.is_object() {
+        let message = "Input should be a valid dictionary or object to extract fields from";
+        return Err(ApiError::validation(vec![
+            json!({ "type": "model_attributes_type", "loc": [source], "msg": message, "input": value }),
+        ]));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().iter().collect::<Vec<_>>();
+        ApiError::validation(vec![issue(source, &path, &error.inner().to_string(), value)])
+    })
+}
+
+/// The fields that a request cannot do without, where its type would fill them in.
+pub(crate) fn require(source: &str, value: &Value, fields: &[&str]) -> Result<(), ApiError> {
+    let missing: Vec<Value> = fields
+        .iter()
+        .filter(|field| value.get(field).is_none())
+        .map(|field| json!({ "type": "missing", "loc": [source, field], "msg": "Field required", "input": value }))
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(ApiError::validation(missing)) }
+}
+
+/// One entry of a 422 answer, from where a value was refused and what serde said about it.
+fn issue(source: &str, path: &[&Segment], message: &str, root: &Value) -> Value {
+    let mut loc = vec![Value::from(source)];
+    let mut input = Some(root);
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => {
+                loc.push((*index).into());
+                input = input.and_then(|value| value.get(index));
+            }
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                loc.push(key.as_str().into());
+                input = input.and_then(|value| value.get(key));
+            }
+            Segment::Unknown => {}
+        }
+    }
+    let (kind, text) = if let Some(field) = quoted_after(message, "missing field `") {
+        loc.push(field.into());
+        ("missing", "Field required".to_owned())
+    } else if message.starts_with("unknown variant") {
+        let options = message.split("expected ").nth(1).unwrap_or_default();
+        let options = options.trim_start_matches("one of ").replace('`', "'");
+        ("literal_error", format!("Input should be {options}"))
+    } else if message.contains("nonzero") {
+        ("greater_than_equal", "Input should be greater than or equal to 1".to_owned())
+    } else {
+        match expected_type(source, message) {
+            Some((kind, text)) => (kind, text.to_owned()),
+            None => ("value_error", message.to_owned()),
+        }
+    };
+    json!({ "type": kind, "loc": loc, "msg": text, "input": input })
+}
+
+fn quoted_after<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {
+    message.strip_prefix(prefix)?.split('`').next()
+}
+
+/// The words that 0.3 has for a value of the wrong type.
+fn expected_type(source: &str, message: &str) -> Option<(&'static str, &'static str)> {
+    let expected = message.strip_prefix("invalid type: ")?.rsplit("expected ").next()?;
+    Some(match expected {
+        "i64" | "u32" | "u64" | "usize" if source == "query" => {
+            ("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
+        }
+        "i64" | "u32" | "u64" | "usize" => ("int_type", "Input should be a valid integer"),
+        "f64" => ("float_type", "Input should be a valid number"),
+        "a string" => ("string_type", "Input should be a valid string"),
+        "a boolean" => ("bool_type", "Input should be a valid boolean"),
+        "a sequence" => ("list_type", "Input should be a valid list"),
+        "a map" => ("dict_type", "Input should be a valid dictionary"),
+        other if other.starts_with("struct ") => {
+            ("model_attributes_type", "Input should be a valid dictionary or object to extract fields from")
+        }
+        _ => return None,
+    })
+}
+
+/// The version of a resources id that is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct VersionQuery {
+    pub(crate) version: Option<u32>,
+}

@@ -1,0 +1,87 @@
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
+
+use crate::Error;
+
+/// How long a browser may remember the answer to a preflight request.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
+
+/// How the server behaves.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Web pages of which origins may call the server.
+    pub cors: CorsOrigins,
+    /// Bytes of the largest request body taken in, after decompression; larger ones are answered 413.
+    pub body_limit: usize,
+    /// How long requests in flight may take to finish after the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self { cors: CorsOrigins::None, body_limit: 256 << 20, drain: Duration::from_secs(10) }
+    }
+}
+
+/// Web pages of which origins may call the server from a browser.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum CorsOrigins {
+    /// None but those that the server itself serves.
+    #[default]
+    None,
+    /// All of them, without credentials.
+    Any,
+    /// These, with credentials.
+    List(Vec<HeaderValue>),
+}
+
+impl CorsOrigins {
+    /// Origins as a user gives them: blanks are passed over, and one `*` means all.
+    ///
+    /// # Errors
+    /// [`Error::Origin`] for text that cannot stand in a header.
+    pub fn parse<T: AsRef<str>>(origins: impl IntoIterator<Item = T>) -> Result<Self, Error> {
+        let mut list = Vec::new();
+        for origin in origins {
+            match origin.as_ref().trim() {
+                "" => {}
+                "*" => return Ok(Self::Any),
+                text => {
+                    let value = HeaderValue::from_str(text);
+                    list.push(value.map_err(|_| Error::Origin { origin: text.to_owned() })?);
+                }
+            }
+        }
+        Ok(if list.is_empty() { Self::None } else { Self::List(list) })
+    }
+
+    pub(crate) fn layer(&self) -> Option<CorsLayer> {
+        let layer = CorsLayer::new()
+            .allow_headers(AllowHeaders::mirror_request())
+            .allow_methods(AllowMethods::mirror_request())
+            .max_age(PREFLIGHT_MAX_AGE);
+        match self {
+            Self::None => None,
+            Self::Any => Some(layer.allow_origin(Any).expose_headers(Any)),
+            Self::List(origins) => {
+                Some(layer.allow_origin(AllowOrigin::list(origins.iter().cloned())).allow_credentials(true))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_are_passed_over_and_a_star_means_all() {
+        assert_eq!(CorsOrigins::parse([" ", ""]).unwrap(), CorsOrigins::None);
+        assert_eq!(CorsOrigins::parse(["http://a", "*"]).unwrap(), CorsOrigins::Any);
+        let list = CorsOrigins::List(vec![HeaderValue::from_static("http://a")]);
+        assert_eq!(CorsOrigins::parse([" http://a "]).unwrap(), list);
+        assert_eq!(CorsOrigins::parse(["a\nb"]).unwrap_err(), Error::Origin { origin: "a\nb".to_owned() });
+    }
+}

@@ -1,0 +1,124 @@
+//! The routes, one file a resource.
+
+mod attempts;
+mod otlp;
+mod queues;
+mod resources;
+mod rollouts;
+mod spans;
+mod workers;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agl_store::{Statistics, Store};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::ServerOptions;
+use crate::error::ApiError;
+use crate::extract::BodyLimit;
+
+/// What every handler can get at.
+#[derive(Debug, Clone)]
+pub(crate) struct App {
+    pub(crate) store: Arc<dyn Store>,
+    /// Turns true when the server is about to stop.
+    pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) body_limit: usize,
+}
+
+/// What most handlers return.
+type Answer<T> = Result<Json<T>, ApiError>;
+
+/// The application: 0.3's routes under `/v1/agl`, OTLP under `/v1`.
+pub fn router(store: Arc<dyn Store>, options: &ServerOptions) -> Router {
+    // Without a server around it there is nobody to say that it is about to stop.
+    let (_, draining) = watch::channel(false);
+    application(store, options, draining)
+}
+
+pub(crate) fn application(
+    store: Arc<dyn Store>,
+    options: &ServerOptions,
+    draining: watch::Receiver<bool>,
+) -> Router {
+    let body_limit = options.body_limit;
+    let api = Router::new()
+        .route("/health", get(health))
+        .route("/statistics", get(statistics))
+        .merge(queues::routes())
+        .merge(rollouts::routes())
+        .merge(attempts::routes())
+        .merge(spans::routes())
+        .merge(resources::routes())
+        .merge(workers::routes());
+    let app = Router::new()
+        .nest("/v1/agl", api)
+        .route("/v1/traces", post(otlp::traces))
+        .route("/v1/metrics", post(otlp::not_taken))
+        .route("/v1/logs", post(otlp::not_taken))
+        .route("/v1/development/profiles", post(otlp::not_taken))
+        .fallback(async || ApiError::no_such_path())
+        .method_not_allowed_fallback(async || ApiError::no_such_method())
+        .with_state(App { store, draining, body_limit })
+        .layer(DefaultBodyLimit::max(body_limit))
+        .layer(Extension(BodyLimit(body_limit)))
+        .layer(CatchPanicLayer::custom(on_panic));
+    // Around everything else, so that errors carry the headers too.
+    let app = match options.cors.layer() {
+        Some(cors) => app.layer(cors),
+        None => app,
+    };
+    app.layer(from_fn(log_access))
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn statistics(State(app): State<App>) -> Answer<Statistics> {
+    Ok(Json(app.store.statistics().await?))
+}
+
+async fn log_access(request: Request, next: Next) -> Response {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return next.run(request).await;
+    }
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let millis = started.elapsed().as_secs_f64() * 1e3;
+    tracing::debug!("{method} {path} {} {millis:.1} ms", response.status().as_u16());
+    response
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature is tower-http's")]
+fn on_panic(payload: Box<dyn Any + Send>) -> Response {
+    let message = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(message, "a request handler panicked");
+    ApiError::internal("panic").into_response()
+}
+
+/// Checks a page as REST does, which is stricter than the store about a limit of 0.
+fn check_page(limit: i64, offset: i64) -> Result<(), ApiError> {
+    if limit == 0 || limit < agl_types::UNLIMITED {
+        return Err(ApiError::bad_request("Limit must be greater than 0 or -1 for no limit"));
+    }
+    if offset < 0 {
+        return Err(ApiError::bad_request("Offset must be greater than or equal to 0"));
+    }
+    Ok(())
+}

@@ -89,7 +89,14 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
         "TraceToTripletBase",
         "TracerTraceToTriplet",
     ),
-    "agentlightning.algorithm": ("Algorithm", "Baseline", "FastAlgorithm", "algo"),
+    "agentlightning.algorithm": (
+        "Algorithm",
+        "Baseline",
+        "FastAlgorithm",
+        "RunProgress",
+        "RunSummary",
+        "algo",
+    ),
     "agentlightning.emitter": (
         "emit_annotation",
         "emit_exception",

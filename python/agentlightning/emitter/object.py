@@ -1,0 +1,90 @@
+"""`emit_object`: a value as a span, and back."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+from agentlightning.semconv import AGL_OBJECT, LightningSpanAttributes
+from agentlightning.tracer.base import get_active_tracer
+from agentlightning.tracer.dummy import DummyTracer
+from agentlightning.types import TraceStatus
+from agentlightning.utils.otel import flatten_attributes, full_qualified_name, sanitize_attributes
+
+if TYPE_CHECKING:
+    from agentlightning.tracer.base import Tracer
+    from agentlightning.types import SpanCoreFields, SpanLike
+
+_TYPE = LightningSpanAttributes.OBJECT_TYPE.value
+_LITERAL = LightningSpanAttributes.OBJECT_LITERAL.value
+_JSON = LightningSpanAttributes.OBJECT_JSON.value
+
+
+def encode_object(obj: Any) -> dict[str, Any]:
+    """The attributes that hold `obj`: its type, and its literal or its JSON.
+
+    Raises:
+        RuntimeError: for what JSON has no form for.
+    """
+    if isinstance(obj, (str, int, float, bool)):
+        return {_TYPE: type(obj).__name__, _LITERAL: str(obj)}
+    if isinstance(obj, bytes):
+        return {_TYPE: "bytes", _LITERAL: base64.b64encode(obj).decode("ascii")}
+    try:
+        text = json.dumps(obj)
+    except (TypeError, ValueError) as exc:
+        raise RuntimeError(
+            f"Object must be JSON serializable, got {full_qualified_name(type(obj))}."
+        ) from exc
+    return {_TYPE: full_qualified_name(type(obj)), _JSON: text}
+
+
+def emit_object(
+    object: Any, attributes: dict[str, Any] | None = None, propagate: bool = True
+) -> SpanCoreFields:
+    """Records a value, which `get_object_value` gives back.
+
+    Raises:
+        RuntimeError: for what JSON has no form for, and without an active tracer.
+    """
+    recorded = encode_object(object)
+    if attributes:
+        recorded.update(sanitize_attributes(flatten_attributes(attributes, expand_leaf_lists=False)))
+    tracer: Tracer | None
+    if propagate:
+        tracer = get_active_tracer()
+        if tracer is None:
+            raise RuntimeError("No active tracer found. Cannot emit object span.")
+    else:
+        tracer = DummyTracer()
+    return tracer.create_span(AGL_OBJECT, attributes=recorded, status=TraceStatus(status_code="OK"))
+
+
+def get_object_value(span: SpanLike) -> Any:
+    """The value in a span, or None if it holds none.
+
+    Raises:
+        RuntimeError: for broken JSON or an unknown type.
+    """
+    attributes = span.attributes or {}
+    text = attributes.get(_JSON)
+    if text is not None:
+        try:
+            return json.loads(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as exc:
+            raise RuntimeError(f"Attribute {_JSON} is not valid JSON.") from exc
+    literal = attributes.get(_LITERAL)
+    if literal is None:
+        return None
+    kind = attributes.get(_TYPE, "str")
+    decoders = {
+        "str": str,
+        "int": int,
+        "float": float,
+        "bool": lambda value: str(value).lower() == "true",
+        "bytes": base64.b64decode,
+    }
+    if kind not in decoders:
+        raise RuntimeError(f"Unsupported type of an object literal: {kind}.")
+    return decoders[kind](literal)  # type: ignore[index]

@@ -1,0 +1,36 @@
+"""Tracers: what turns an agent's run into spans. Loaded lazily, so that emitters don't pay for
+OpenTelemetry."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentlightning.tracer.base import (
+        Tracer,
+        clear_active_tracer,
+        get_active_tracer,
+        set_active_tracer,
+        with_active_tracer_context,
+    )
+    from agentlightning.tracer.dummy import DummyTracer
+    from agentlightning.tracer.otel import OtelTracer
+
+__all__ = [
+    "DummyTracer",
+    "OtelTracer",
+    "Tracer",
+    "clear_active_tracer",
+    "get_active_tracer",
+    "set_active_tracer",
+    "with_active_tracer_context",
+]
+
+_HOME = {"DummyTracer": "dummy", "OtelTracer": "otel"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'base')}"), name)

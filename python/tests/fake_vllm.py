@@ -1,0 +1,225 @@
+"""A server that answers chat completions as vLLM does: token ids, log-probs, tools, streams. Standard
+library only.
+
+What it answers is a function of the request, so that tests know it: the last message's words in reverse
+order, unless the request says otherwise through the model's name (see `_reply`). Token ids are those of
+`ids_of`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+def ids_of(text: str) -> list[int]:
+    """One token id per word: the sum of its characters."""
+    return [sum(map(ord, word)) for word in text.split()]
+
+
+def reply_to(text: str) -> str:
+    """What the model says to `text`."""
+    return " ".join(reversed(text.split())) or "nothing"
+
+
+class FakeVLLM:
+    """The server, on a free port of this machine while the `with` block lasts."""
+
+    def __init__(self, owned_by: str = "vllm") -> None:
+        self.owned_by = owned_by
+        self.requests: list[dict[str, Any]] = []
+        self.probes = 0
+        self._counter = 0
+        self._lock = threading.Lock()
+        fake = self
+
+        class Handler(_Handler):
+            server_state = fake
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def next_id(self) -> str:
+        with self._lock:
+            self._counter += 1
+            return f"chatcmpl-{self._counter}"
+
+    def __enter__(self) -> FakeVLLM:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_state: FakeVLLM
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        self.server_state.probes += 1
+        if not self.path.endswith("/models"):
+            self._send(404, {"error": {"message": "not found"}})
+            return
+        model = {"id": "fake", "object": "model", "created": 1, "owned_by": self.server_state.owned_by}
+        self._send(200, {"object": "list", "data": [model]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server_state.requests.append({**body, "_path": self.path})
+        if body["model"] == "bad":
+            message = {"message": "The model `bad` does not exist.", "type": "NotFoundError", "code": 404}
+            self._send(404, {"error": message})
+            return
+        if body["model"] == "no-extras" and "return_token_ids" in body:
+            self._send(400, {"error": {"message": "unknown field return_token_ids", "code": 400}})
+            return
+        choices = [_choice(body, index) for index in range(body.get("n") or 1)]
+        if body.get("stream"):
+            self._stream(body, choices)
+        else:
+            self._send(200, self._completion(body, choices))
+
+    def _completion(self, body: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any]:
+        prompt_ids = _prompt_ids(body)
+        response_tokens = sum(len(choice["ids"]) for choice in choices)
+        completion: dict[str, Any] = {
+            "id": self.server_state.next_id(),
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": body["model"],
+            "choices": [
+                {
+                    "index": choice["index"],
+                    "message": choice["message"],
+                    "finish_reason": choice["finish_reason"],
+                    "logprobs": _logprobs(choice["ids"]) if body.get("logprobs") else None,
+                    **({"token_ids": choice["ids"]} if body.get("return_token_ids") else {}),
+                }
+                for choice in choices
+            ],
+            "usage": {
+                "prompt_tokens": len(prompt_ids),
+                "completion_tokens": response_tokens,
+                "total_tokens": len(prompt_ids) + response_tokens,
+            },
+        }
+        if body.get("return_token_ids"):
+            completion["prompt_token_ids"] = prompt_ids
+        return completion
+
+    def _stream(self, body: dict[str, Any], choices: list[dict[str, Any]]) -> None:
+        base = {
+            "id": self.server_state.next_id(),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": body["model"],
+        }
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        first = True
+        for choice in choices:
+            for event in _deltas(choice):
+                part: dict[str, Any] = {
+                    "index": choice["index"],
+                    "delta": event["delta"],
+                    "finish_reason": event.get("finish_reason"),
+                    "logprobs": None,
+                }
+                chunk: dict[str, Any] = {**base, "choices": [part]}
+                if body.get("return_token_ids"):
+                    part["token_ids"] = event.get("ids")
+                    if first:
+                        chunk["prompt_token_ids"] = _prompt_ids(body)
+                if body.get("logprobs") and event.get("ids"):
+                    part["logprobs"] = _logprobs(event["ids"])
+                first = False
+                self._event(json.dumps(chunk))
+        if body["model"] == "breaks":
+            # The connection ends in the middle of the stream.
+            self.close_connection = True
+            return
+        self._event("[DONE]")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _event(self, data: str) -> None:
+        payload = f"data: {data}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(payload), payload))
+        self.wfile.flush()
+
+
+def _prompt_ids(body: dict[str, Any]) -> list[int]:
+    texts = [message.get("content") for message in body["messages"]]
+    return [token for text in texts if isinstance(text, str) for token in ids_of(text)]
+
+
+def _logprobs(ids: list[int]) -> dict[str, Any]:
+    return {
+        "content": [{"token": str(i), "logprob": -0.5, "bytes": None, "top_logprobs": []} for i in ids],
+        "refusal": None,
+    }
+
+
+def _choice(body: dict[str, Any], index: int) -> dict[str, Any]:
+    last = body["messages"][-1]
+    text = last.get("content") if isinstance(last.get("content"), str) else "nothing"
+    if body.get("tools") and last["role"] != "tool":
+        name = body["tools"][0]["function"]["name"]
+        call = {"id": "call-1", "type": "function", "function": {"name": name, "arguments": '{"x": 1}'}}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return {"index": index, "message": message, "finish_reason": "tool_calls", "ids": [1, 2, 3]}
+    reply = "{}" if body.get("response_format") else reply_to(text)
+    if index:
+        reply = f"{reply} {index}"
+    message = {"role": "assistant", "content": reply}
+    reason = "length" if body["model"] == "cut" else "stop"
+    return {"index": index, "message": message, "finish_reason": reason, "ids": ids_of(reply)}
+
+
+def _deltas(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    """A choice in the pieces that a stream has: the role, the words, the end."""
+    events: list[dict[str, Any]] = [{"delta": {"role": "assistant", "content": ""}}]
+    message = choice["message"]
+    for number, call in enumerate(message.get("tool_calls") or ()):
+        head = {
+            "id": call["id"],
+            "type": "function",
+            "function": {"name": call["function"]["name"], "arguments": ""},
+        }
+        events.append({"delta": {"tool_calls": [{"index": number, **head}]}, "ids": choice["ids"][:1]})
+        arguments = call["function"]["arguments"]
+        for piece, ids in ((arguments[:3], choice["ids"][1:2]), (arguments[3:], choice["ids"][2:])):
+            events.append(
+                {"delta": {"tool_calls": [{"index": number, "function": {"arguments": piece}}]}, "ids": ids}
+            )
+    for number, word in enumerate((message["content"] or "").split()):
+        events.append({"delta": {"content": f" {word}" if number else word}, "ids": ids_of(word)})
+    events.append({"delta": {}, "finish_reason": choice["finish_reason"]})
+    return events
+
+
+if __name__ == "__main__":
+    with FakeVLLM() as server:
+        print(server.base_url, flush=True)
+        sys.stdin.read()

@@ -1,0 +1,314 @@
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use agl_store::{Capabilities, Error, SpanDraft, Statistics, Store};
+use agl_types::{
+    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRequest,
+    EnqueueRolloutRequest, NamedResources, Page, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery,
+    RolloutUpdate, RolloutView, SequenceIdRequest, SortOrder, Span, SpanQuery, StartRollout, WaitRequest,
+    Worker, WorkerQuery, WorkerUpdate,
+};
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::Client;
+
+/// How long the server is asked to wait at a time, so that a dead connection is noticed.
+const WAIT_SLICE: Duration = Duration::from_secs(20);
+/// A server that answers sooner than this part of the time it was given has nothing left to wait for.
+const WAITED_OUT: f64 = 0.9;
+
+/// A limit that REST refuses, although it makes sense: "just count".
+const JUST_COUNT: i64 = 0;
+
+#[derive(Serialize)]
+struct Who {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker_id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Batch {
+    spans: Vec<WireDraft>,
+}
+
+/// A span as the batch route takes it: without a sequence id where one is to be issued.
+struct WireDraft(SpanDraft);
+
+impl Serialize for WireDraft {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(SpanDraft { span, has_sequence_id }) = self;
+        if *has_sequence_id {
+            return span.serialize(serializer);
+        }
+        let mut value = serde_json::to_value(span).map_err(serde::ser::Error::custom)?;
+        value["sequence_id"] = Value::Null;
+        value.serialize(serializer)
+    }
+}
+
+#[derive(Serialize)]
+struct SequenceIdRequests {
+    requests: Vec<SequenceIdRequest>,
+}
+
+#[derive(Deserialize)]
+struct SequenceIds {
+    sequence_ids: Vec<i64>,
+}
+
+impl Client {
+    /// Asks for a page; `limit` is the query's own.
+    async fn search<Q, T>(
+        &self,
+        path: &[&str],
+        query: &mut Q,
+        limit: fn(&mut Q) -> &mut i64,
+    ) -> Result<Page<T>, Error>
+    where
+        Q: Serialize,
+        T: DeserializeOwned,
+    {
+        if *limit(query) != JUST_COUNT {
+            return self.transport.post(path, query).await;
+        }
+        *limit(query) = 1;
+        let page: Page<T> = self.transport.post(path, query).await?;
+        Ok(Page { items: Vec::new(), limit: JUST_COUNT, ..page })
+    }
+
+    /// Those of `sent` that are in the store as they were sent, although the server named only `answered` as new:
+    /// a try whose answer was lost has stored them.
+    async fn stored_by_us(&self, sent: &[SpanDraft], answered: Vec<Span>) -> Result<Vec<Span>, Error> {
+        let mut stored: HashMap<_, _> = answered.into_iter().map(|span| (key(&span), span)).collect();
+        for draft in sent {
+            if stored.contains_key(&key(&draft.span)) {
+                continue;
+            }
+            let query = SpanQuery {
+                rollout_id: draft.span.rollout_id.clone(),
+                attempt_id: Some(draft.span.attempt_id.clone()),
+                span_id: Some(draft.span.span_id.clone()),
+                ..SpanQuery::default()
+            };
+            for found in self.query_spans(query).await?.items {
+                let sequence_id =
+                    if draft.has_sequence_id { draft.span.sequence_id } else { found.sequence_id };
+                if found == (Span { sequence_id, ..draft.span.clone() }) {
+                    stored.insert(key(&found), found);
+                }
+            }
+        }
+        let mut groups: Vec<((&str, &str), Vec<Span>)> = Vec::new();
+        for SpanDraft { span, .. } in sent {
+            let Some(found) = stored.remove(&key(span)) else { continue };
+            let place = (span.rollout_id.as_str(), span.attempt_id.as_str());
+            match groups.iter_mut().find(|(group, _)| *group == place) {
+                Some((_, spans)) => spans.push(found),
+                None => groups.push((place, vec![found])),
+            }
+        }
+        Ok(groups.into_iter().flat_map(|(_, spans)| spans).collect())
+    }
+}
+
+/// What a span is told apart by.
+fn key(span: &Span) -> (String, String, String) {
+    (span.rollout_id.clone(), span.attempt_id.clone(), span.span_id.clone())
+}
+
+#[async_trait]
+impl Store for Client {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { thread_safe: true, async_safe: true, zero_copy: true, otlp_traces: true }
+    }
+
+    async fn statistics(&self) -> Result<Statistics, Error> {
+        self.transport.get(&["statistics"]).await
+    }
+
+    fn otlp_traces_endpoint(&self) -> Result<String, Error> {
+        Ok(format!("{}/v1/traces", self.address()))
+    }
+
+    async fn start_rollout(&self, request: StartRollout) -> Result<AttemptedRollout, Error> {
+        self.transport.post(&["rollouts"], &request).await
+    }
+
+    async fn enqueue_many_rollouts(
+        &self,
+        requests: Vec<EnqueueRolloutRequest>,
+    ) -> Result<Vec<Rollout>, Error> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.transport.post(&["queues", "rollouts", "enqueue"], &EnqueueRequest { rollouts: requests }).await
+    }
+
+    async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error> {
+        if request.limit <= 0 {
+            return Ok(Vec::new());
+        }
+        self.transport.post(&["queues", "rollouts", "dequeue"], &request).await
+    }
+
+    async fn start_attempt(
+        &self,
+        rollout_id: &str,
+        worker_id: Option<String>,
+    ) -> Result<AttemptedRollout, Error> {
+        self.transport.post(&["rollouts", rollout_id, "attempts"], &Who { worker_id }).await
+    }
+
+    async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
+        if drafts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let batch = Batch { spans: drafts.into_iter().map(WireDraft).collect() };
+        let reply = self.transport.post_patiently(&["spans", "batch"], &batch, Duration::ZERO).await?;
+        if !reply.maybe_repeated {
+            return Ok(reply.value);
+        }
+        let sent: Vec<SpanDraft> = batch.spans.into_iter().map(|WireDraft(draft)| draft).collect();
+        self.stored_by_us(&sent, reply.value).await
+    }
+
+    async fn query_rollouts(&self, mut query: RolloutQuery) -> Result<Page<RolloutView>, Error> {
+        self.search(&["rollouts", "search"], &mut query, |query| &mut query.limit).await
+    }
+
+    async fn query_attempts(&self, mut query: AttemptQuery) -> Result<Page<Attempt>, Error> {
+        let rollout_id = query.rollout_id.clone();
+        let path = ["rollouts", &rollout_id, "attempts", "search"];
+        self.search(&path, &mut query, |query| &mut query.limit).await
+    }
+
+    async fn get_rollout_by_id(&self, rollout_id: &str) -> Result<Option<RolloutView>, Error> {
+        match self.transport.get(&["rollouts", rollout_id]).await {
+            Ok(view) => Ok(Some(view)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get_latest_attempt(&self, rollout_id: &str) -> Result<Option<Attempt>, Error> {
+        self.transport.get(&["rollouts", rollout_id, "attempts", "latest"]).await
+    }
+
+    async fn query_resources(&self, query: ResourcesQuery) -> Result<Page<ResourcesUpdate>, Error> {
+        let ResourcesQuery {
+            resources_id,
+            resources_id_contains,
+            all_versions,
+            sort_by,
+            sort_order,
+            limit,
+            offset,
+        } = query;
+        let order = match sort_order {
+            SortOrder::Asc => "asc",
+            SortOrder::Desc => "desc",
+        };
+        let asked_for = if limit == JUST_COUNT { 1 } else { limit };
+        let mut pairs = vec![
+            ("all_versions", all_versions.to_string()),
+            ("sort_order", order.to_owned()),
+            ("limit", asked_for.to_string()),
+            ("offset", offset.to_string()),
+        ];
+        let texts = [
+            ("resources_id", resources_id),
+            ("resources_id_contains", resources_id_contains),
+            ("sort_by", sort_by),
+        ];
+        pairs.extend(texts.into_iter().filter_map(|(key, text)| Some((key, text?))));
+        let page: Page<ResourcesUpdate> = self.transport.get_with(&["resources"], &pairs).await?;
+        let items = if limit == JUST_COUNT { Vec::new() } else { page.items };
+        Ok(Page { items, limit, ..page })
+    }
+
+    async fn get_resources_by_id(
+        &self,
+        resources_id: &str,
+        version: Option<u32>,
+    ) -> Result<Option<ResourcesUpdate>, Error> {
+        let query: Vec<_> = version.map(|version| ("version", version.to_string())).into_iter().collect();
+        self.transport.get_with(&["resources", resources_id], &query).await
+    }
+
+    async fn get_latest_resources(&self) -> Result<Option<ResourcesUpdate>, Error> {
+        self.transport.get(&["resources", "latest"]).await
+    }
+
+    async fn add_resources(&self, resources: NamedResources) -> Result<ResourcesUpdate, Error> {
+        self.transport.post(&["resources"], &resources).await
+    }
+
+    async fn update_resources(
+        &self,
+        resources_id: &str,
+        resources: NamedResources,
+    ) -> Result<ResourcesUpdate, Error> {
+        self.transport.post(&["resources", resources_id], &resources).await
+    }
+
+    async fn get_many_span_sequence_ids(&self, requests: Vec<SequenceIdRequest>) -> Result<Vec<i64>, Error> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let requests = SequenceIdRequests { requests };
+        let issued: SequenceIds = self.transport.post(&["spans", "next", "batch"], &requests).await?;
+        Ok(issued.sequence_ids)
+    }
+
+    async fn wait_for_rollouts(&self, request: WaitRequest) -> Result<Vec<Rollout>, Error> {
+        let started = Instant::now();
+        let rollout_ids = request.rollout_ids;
+        // No time limit, or one beyond what a duration can hold, is for ever.
+        let limit = request.timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        loop {
+            let left = limit.map(|limit| limit.saturating_sub(started.elapsed()));
+            let slice = left.map_or(WAIT_SLICE, |left| left.min(WAIT_SLICE));
+            let ask = WaitRequest { rollout_ids: rollout_ids.clone(), timeout: Some(slice.as_secs_f64()) };
+            let asked = Instant::now();
+            let reply = self.transport.post_patiently(&["waits", "rollouts"], &ask, slice).await?;
+            let ended: Vec<Rollout> = reply.value;
+            let waited_out = asked.elapsed() >= slice.mul_f64(WAITED_OUT);
+            let time_is_up = limit.is_some_and(|limit| started.elapsed() >= limit);
+            if ended.len() >= rollout_ids.len() || !waited_out || time_is_up {
+                return Ok(ended);
+            }
+        }
+    }
+
+    async fn query_spans(&self, mut query: SpanQuery) -> Result<Page<Span>, Error> {
+        self.search(&["spans", "search"], &mut query, |query| &mut query.limit).await
+    }
+
+    async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error> {
+        self.transport.post(&["rollouts", rollout_id], &update).await
+    }
+
+    async fn update_attempt(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        update: AttemptUpdate,
+    ) -> Result<Attempt, Error> {
+        self.transport.post(&["rollouts", rollout_id, "attempts", attempt_id], &update).await
+    }
+
+    async fn query_workers(&self, mut query: WorkerQuery) -> Result<Page<Worker>, Error> {
+        self.search(&["workers", "search"], &mut query, |query| &mut query.limit).await
+    }
+
+    async fn get_worker_by_id(&self, worker_id: &str) -> Result<Option<Worker>, Error> {
+        self.transport.get(&["workers", worker_id]).await
+    }
+
+    async fn update_worker(&self, worker_id: &str, update: WorkerUpdate) -> Result<Worker, Error> {
+        self.transport.post(&["workers", worker_id], &update).await
+    }
+}

@@ -1,0 +1,335 @@
+//! One call over HTTP, tried until it is answered or patience is up.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agl_store::Error;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::runtime::{Handle, Id};
+
+use crate::ClientOptions;
+
+/// What may stand in a path segment as it is.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// For how many runtimes connections are kept.
+const RUNTIMES: usize = 16;
+
+/// The way to the server.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    root: Url,
+    options: ClientOptions,
+    /// A connection is driven by the runtime that opened it, and stands still when that one does.
+    clients: Mutex<HashMap<Id, reqwest::Client>>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Reply<T> {
+    pub(crate) value: T,
+    /// Whether an earlier try of this call may have been carried out, although its answer was lost.
+    pub(crate) maybe_repeated: bool,
+}
+
+/// How one try went wrong.
+struct Failure {
+    /// What to tell.
+    message: String,
+    /// Whether the request may have been carried out.
+    maybe_done: bool,
+    kind: FailureKind,
+}
+
+enum FailureKind {
+    /// The server cannot be reached or is not well: worth another try for as long as patience lasts.
+    Outage,
+    /// The server met an error of its own: worth a few tries.
+    Server(Error),
+    /// The server has decided.
+    Final(Error),
+}
+
+impl Transport {
+    pub(crate) fn new(root: Url, options: ClientOptions) -> Self {
+        Self { root, options, clients: Mutex::default() }
+    }
+
+    pub(crate) fn root(&self) -> &Url {
+        &self.root
+    }
+
+    pub(crate) fn options(&self) -> &ClientOptions {
+        &self.options
+    }
+
+    /// `GET` on the store's API.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, Error> {
+        self.get_with(path, &[]).await
+    }
+
+    /// `GET` on the store's API with a query.
+    pub(crate) async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, Error> {
+        let mut url = self.url(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let reply = self.call(Method::GET, url, None, self.options.request_timeout).await?;
+        Ok(reply.value)
+    }
+
+    /// `POST` on the store's API.
+    pub(crate) async fn post<B, T>(&self, path: &[&str], body: &B) -> Result<T, Error>
+    where
+        B: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        Ok(self.post_patiently(path, body, Duration::ZERO).await?.value)
+    }
+
+    /// `POST` of something that takes the server `longer` than usual.
+    pub(crate) async fn post_patiently<B, T>(
+        &self,
+        path: &[&str],
+        body: &B,
+        longer: Duration,
+    ) -> Result<Reply<T>, Error>
+    where
+        B: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        let body = serde_json::to_vec(body).map_err(|error| {
+            Error::invalid("body", format!("the request cannot be written as JSON: {error}"))
+        })?;
+        let timeout = self.options.request_timeout.saturating_add(longer);
+        self.call(Method::POST, self.url(path), Some(body), timeout).await
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.root.clone();
+        let mut text = url.path().trim_end_matches('/').to_owned() + "/v1/agl";
+        for segment in path {
+            text.push('/');
+            // A segment of dots alone would be taken for a way up or nowhere.
+            match *segment {
+                "." => text.push_str("%2E"),
+                ".." => text.push_str("%2E%2E"),
+                _ => text.extend(utf8_percent_encode(segment, SEGMENT)),
+            }
+        }
+        url.set_path(&text);
+        url
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<Vec<u8>>,
+        timeout: Duration,
+    ) -> Result<Reply<T>, Error> {
+        let body = body.map(bytes::Bytes::from);
+        let mut maybe_repeated = false;
+        let mut first_failure = None;
+        let mut pause = self.options.first_pause;
+        let mut tries: u32 = 0;
+        loop {
+            let started = Instant::now();
+            let failure = match self.try_once(&method, &url, body.clone(), timeout).await {
+                Ok(value) => return Ok(Reply { value, maybe_repeated }),
+                Err(failure) => failure,
+            };
+            tries += 1;
+            maybe_repeated |= failure.maybe_done;
+            let failing_for = first_failure.get_or_insert(started).elapsed();
+            let patience_is_up = failing_for >= self.options.max_outage;
+            match failure.kind {
+                FailureKind::Final(error) => return Err(error),
+                FailureKind::Server(error) if patience_is_up || tries >= self.options.server_error_tries => {
+                    return Err(error);
+                }
+                FailureKind::Outage if patience_is_up => {
+                    let times = if tries == 1 { "once".to_owned() } else { format!("{tries} times") };
+                    let message = format!("{method} {url} was tried {times}, last: {}", failure.message);
+                    return Err(Error::Unavailable { message, elapsed: failing_for });
+                }
+                FailureKind::Server(_) | FailureKind::Outage => {}
+            }
+            if tries == 1 {
+                tracing::warn!("{method} {url}: {}; trying again", failure.message);
+            } else {
+                tracing::debug!("{method} {url}: {} (try {tries})", failure.message);
+            }
+            let left = self.options.max_outage.saturating_sub(failing_for);
+            tokio::time::sleep(jittered(pause).min(left)).await;
+            pause = (pause * 2).min(self.options.longest_pause);
+        }
+    }
+
+    async fn try_once<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        url: &Url,
+        body: Option<bytes::Bytes>,
+        timeout: Duration,
+    ) -> Result<T, Failure> {
+        let client = self.client().map_err(Failure::decided)?;
+        let mut request = client.request(method.clone(), url.clone()).timeout(timeout);
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        let response = request.send().await.map_err(|error| Failure::of_transfer(&error))?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(|error| Failure::of_transfer(&error))?;
+        if !status.is_success() {
+            return Err(Failure::of_answer(status, &bytes, url));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let message = format!("{method} {url} was answered, but not by a store of ours: {error}");
+            Failure::decided(Error::backend(message))
+        })
+    }
+
+    /// The connections of the runtime that we run on.
+    fn client(&self) -> Result<reqwest::Client, Error> {
+        let runtime = Handle::try_current()
+            .map_err(|_| Error::backend("the store client has to be called within a tokio runtime"))?;
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&runtime.id()) {
+            return Ok(client.clone());
+        }
+        if clients.len() >= RUNTIMES {
+            // Most of them are of runtimes long gone; the others just connect again.
+            clients.clear();
+        }
+        let client = reqwest::Client::builder()
+            .connect_timeout(self.options.connect_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true)
+            // A proxy for the outside world is not the way to a store.
+            .no_proxy()
+            .build()
+            .map_err(|error| {
+                Error::backend(format!("the HTTP client cannot be set up: {}", chain(&error)))
+            })?;
+        clients.insert(runtime.id(), client.clone());
+        Ok(client)
+    }
+}
+
+impl Failure {
+    fn decided(error: Error) -> Self {
+        Self { message: error.to_string(), maybe_done: false, kind: FailureKind::Final(error) }
+    }
+
+    /// No answer came.
+    fn of_transfer(error: &reqwest::Error) -> Self {
+        Self { message: chain(error), maybe_done: !error.is_connect(), kind: FailureKind::Outage }
+    }
+
+    /// The answer was an error.
+    fn of_answer(status: StatusCode, body: &[u8], url: &Url) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let detail = detail(&body).unwrap_or_else(|| status.to_string());
+        let error_type = body.get("error_type").and_then(Value::as_str).unwrap_or_default();
+        let field = body.get("field").and_then(Value::as_str);
+        let error = match status {
+            StatusCode::NOT_FOUND if error_type == "not_found" => Error::NotFound { message: detail.clone() },
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Error::Unsupported {
+                message: format!("the server has nothing at {url} ({status}): is it a store of ours?"),
+            },
+            StatusCode::NOT_IMPLEMENTED => Error::Unsupported { message: detail.clone() },
+            StatusCode::BAD_REQUEST => Error::invalid(field.unwrap_or("request"), detail.clone()),
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                Error::invalid(refused_field(&body).unwrap_or_default(), detail.clone())
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => Error::invalid("body", detail.clone()),
+            _ => Error::backend(format!("{url} was answered {status}: {detail}")),
+        };
+        let message = format!("{status}: {detail}");
+        let kind = match status {
+            StatusCode::NOT_IMPLEMENTED => FailureKind::Final(error),
+            StatusCode::INTERNAL_SERVER_ERROR => FailureKind::Server(error),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => FailureKind::Outage,
+            other if other.is_server_error() => FailureKind::Outage,
+            _ => FailureKind::Final(error),
+        };
+        Self { message, maybe_done: status.is_server_error(), kind }
+    }
+}
+
+/// What an error answer says, in one line.
+fn detail(body: &Value) -> Option<String> {
+    match body.get("detail")? {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(issues) => {
+            let lines = issues.iter().map(|issue| {
+                let message = issue.get("msg").and_then(Value::as_str).unwrap_or_default();
+                format!("{}: {message}", location(issue))
+            });
+            Some(lines.collect::<Vec<_>>().join("; "))
+        }
+        other => Some(other.to_string()),
+    }
+}
+
+/// The first field that a 422 answer names.
+fn refused_field(body: &Value) -> Option<String> {
+    body.get("detail")?.get(0).map(location)
+}
+
+fn location(issue: &Value) -> String {
+    let parts = issue.get("loc").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let texts =
+        parts.iter().skip(1).map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned));
+    texts.collect::<Vec<_>>().join(".")
+}
+
+/// An error with what caused it; HTTP libraries keep the part that matters at the bottom.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_escaped_in_paths() {
+        let transport = Transport::new(Url::parse("http://h:1/base/").unwrap(), ClientOptions::default());
+        let url = transport.url(&["workers", "a/b c?ü"]);
+        assert_eq!(url.as_str(), "http://h:1/base/v1/agl/workers/a%2Fb%20c%3F%C3%BC");
+    }
+
+    #[test]
+    fn pauses_are_cut_by_half_at_most() {
+        for _ in 0..100 {
+            let pause = jittered(Duration::from_millis(100));
+            assert!((50..=100).contains(&pause.as_millis()), "{pause:?}");
+        }
+    }
+}

@@ -1,1 +1,22 @@
 //! Running agents: dequeue, run, heartbeat, report.
+//!
+//! A [`Runner`] takes rollouts from a store one after the other and has an [`Agent`] work on each, in a task of
+//! its own. Whatever the agent does (return, fail, panic, hang, be called off), its attempt is reported exactly
+//! once, after its spans. A store that cannot be reached for a while is waited for.
+
+mod agent;
+mod context;
+mod error;
+mod retry;
+mod runner;
+mod sink;
+mod snapshot;
+mod stop;
+
+pub use agent::{Agent, BoxError, Outcome};
+pub use context::{LastingSpan, RolloutContext};
+pub use error::Error;
+pub use runner::{Runner, RunnerOptions, RunnerReport};
+pub use sink::SpanSink;
+pub use snapshot::machine_snapshot;
+pub use stop::StopSignal;

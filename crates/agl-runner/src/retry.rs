@@ -1,0 +1,73 @@
+//! Riding out a store that fails or cannot be reached.
+
+use std::future::Future;
+use std::time::Duration;
+
+use agl_store::Error;
+use tokio::time::{Instant, sleep};
+
+use crate::StopSignal;
+
+const SHORTEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// Waits that grow from attempt to attempt.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self { next: SHORTEST.min(longest), longest }
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(self.longest);
+        wait
+    }
+}
+
+/// Whether the same call may succeed later.
+pub(crate) fn is_passing(error: &Error) -> bool {
+    matches!(error, Error::Unavailable { .. } | Error::Backend { .. })
+}
+
+/// How long a store that fails is waited for: for ever, or once `signal` was given for `after_stop`.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience {
+    pub(crate) signal: StopSignal,
+    pub(crate) after_stop: Duration,
+}
+
+impl Patience {
+    /// Calls the store until it succeeds, fails for good, or patience ends. Only for calls that may be repeated.
+    pub(crate) async fn insist<T, Call>(
+        &self,
+        what: &'static str,
+        mut call: impl FnMut() -> Call,
+    ) -> Result<T, Error>
+    where
+        Call: Future<Output = Result<T, Error>>,
+    {
+        let mut backoff = Backoff::up_to(LONGEST);
+        let mut give_up_at: Option<Instant> = None;
+        loop {
+            let error = match call().await {
+                Err(error) if is_passing(&error) => error,
+                result => return result,
+            };
+            if self.signal.is_stopped() {
+                let at = *give_up_at.get_or_insert_with(|| Instant::now() + self.after_stop);
+                if Instant::now() >= at {
+                    return Err(error);
+                }
+            }
+            let wait = backoff.next();
+            tracing::warn!(%error, what, ?wait, "the store failed; trying again");
+            sleep(wait).await;
+        }
+    }
+}

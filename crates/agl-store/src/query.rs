@@ -125,11 +125,13 @@ impl Selection {
         offset: i64,
     ) -> Result<Self, Error> {
         if limit < UNLIMITED {
-            let message = format!("limit must be at least 0, or -1 for no limit, but is {limit}");
+            let message =
+                format!("Limit must be greater than or equal to 0, or -1 for no limit, but is {limit}");
             return Err(Error::invalid("limit", message));
         }
         if offset < 0 {
-            return Err(Error::invalid("offset", format!("offset must be at least 0, but is {offset}")));
+            let message = format!("Offset must be greater than or equal to 0, but is {offset}");
+            return Err(Error::invalid("offset", message));
         }
         let sort = sort_by.map(|name| sort(fields, name, order)).transpose()?;
         Ok(Self { conditions: Vec::new(), logic: FilterLogic::And, sort, limit, offset })

@@ -1,1 +1,28 @@
-//! The Python extension module agentlightning._core.
+//! The Python extension module `agentlightning._core`: stores, the server, the readers of traces and the command
+//! line, as bytes of JSON. The Python package beside it gives them their types.
+
+mod completion;
+mod dispatch;
+mod failure;
+mod runtime;
+mod server;
+mod store;
+mod trace;
+
+/// The extension module.
+#[pyo3::pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::completion::CompletionQueue;
+    #[pymodule_export]
+    use crate::failure::CoreError;
+    #[pymodule_export]
+    use crate::server::{ServerHandle, serve_store};
+    #[pymodule_export]
+    use crate::store::{Store, Task};
+    #[pymodule_export]
+    use crate::trace::{
+        chat_attributes, find_final_reward, get_reward_value, get_rewards_from_span, tool_call_attributes,
+        trace_to_tree, trace_to_triplets,
+    };
+}

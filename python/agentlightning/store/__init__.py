@@ -1,1 +1,44 @@
 """Stores: where rollouts, attempts, spans, resources and workers are kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import LightningStore, LightningStoreCapabilities, LightningStoreStatistics
+    from .client_server import LightningStoreClient, LightningStoreServer
+    from .memory import InMemoryLightningStore
+    from .sqlite import SqliteLightningStore
+    from .threaded import LightningStoreThreaded
+
+__all__ = [
+    "InMemoryLightningStore",
+    "LightningStore",
+    "LightningStoreCapabilities",
+    "LightningStoreClient",
+    "LightningStoreServer",
+    "LightningStoreStatistics",
+    "LightningStoreThreaded",
+    "SqliteLightningStore",
+]
+
+_MODULE_OF = {
+    "InMemoryLightningStore": "memory",
+    "LightningStore": "base",
+    "LightningStoreCapabilities": "base",
+    "LightningStoreClient": "client_server",
+    "LightningStoreServer": "client_server",
+    "LightningStoreStatistics": "base",
+    "LightningStoreThreaded": "threaded",
+    "SqliteLightningStore": "sqlite",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if (module := _MODULE_OF.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value

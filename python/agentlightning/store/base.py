@@ -363,3 +363,9 @@ class LightningStore:
     async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
         """Takes a worker's heartbeat in; an unknown worker is made, without stats the last ones stand."""
         self._unsupported("update_worker")
+
+
+INTERFACE: tuple[str, ...] = tuple(
+    name for name, member in vars(LightningStore).items() if callable(member) and not name.startswith("_")
+)
+"""The names of a store's methods."""

@@ -98,7 +98,7 @@ class ProxyLLM(LLM):
                 )
         return super().__getattribute__(name)
 
-    def get_base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:  # type: ignore[override]
+    def get_base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:
         """The URL under which the gateway books calls to this rollout and attempt.
 
         Without both, the endpoint as it is. A trailing `/v1` stays at the end.

@@ -259,8 +259,8 @@ def get_tracer_provider(inspect: bool = True) -> TracerProvider:
     provider = get_global_provider()
     if not isinstance(provider, TracerProvider):
         raise RuntimeError(
-            "Tracer is not initialized. Cannot emit a meaningful span. Run within a tracer of Agent Lightning, "
-            "or set a provider with opentelemetry.trace.set_tracer_provider()."
+            "Tracer is not initialized. Cannot emit a meaningful span. Run within a tracer of Agent "
+            "Lightning, or set a provider with opentelemetry.trace.set_tracer_provider()."
         )
     listing = resolve_bool_env_var(
         LightningEnvVar.AGL_EMITTER_DEBUG, fallback=logger.isEnabledFor(logging.DEBUG)

@@ -1,0 +1,103 @@
+"""The Rust side: stores, the server and the readers of traces, as bytes of JSON."""
+
+import os
+from typing import TypeAlias, final
+
+_Failure: TypeAlias = tuple[str, str, str | None]
+
+class CoreError(Exception):
+    """A call failed; its arguments are kind, message and field."""
+
+@final
+class CompletionQueue:
+    """Finished calls, and a descriptor that is readable while there are any."""
+
+    def __new__(cls) -> CompletionQueue: ...
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+
+    def drain(self) -> list[tuple[int, bytes | _Failure]]:
+        """Takes the finished calls out: ticket, and JSON or the failure's kind, message and field."""
+
+@final
+class Task:
+    """A call that is under way."""
+
+    def cancel(self) -> None:
+        """Ends the call, if it is not done yet."""
+
+@final
+class Store:
+    """A store in this process, or a client of one elsewhere."""
+
+    @staticmethod
+    def memory() -> Store:
+        """A store in this process's memory."""
+
+    @staticmethod
+    def sqlite(path: str | os.PathLike[str], sync: str) -> Store:
+        """A store in a file; `sync` is `normal` or `full`."""
+
+    @staticmethod
+    def client(
+        address: str,
+        max_outage: float,
+        connect_timeout: float,
+        request_timeout: float,
+        server_error_tries: int,
+    ) -> Store:
+        """A store that is served at `address`. Times are in seconds."""
+
+    def close(self) -> None:
+        """Finishes what was begun and closes the file, where there is one; later calls fail."""
+
+    def capabilities(self) -> bytes:
+        """What the store can do, as JSON."""
+
+    def otlp_traces_endpoint(self) -> str:
+        """The URL that OTLP traces go to."""
+
+    def submit(self, method: str, payload: bytes, queue: CompletionQueue, ticket: int) -> bytes | Task:
+        """Starts a call: its answer if it is there at once, else a task whose outcome the queue will have."""
+
+    def call(self, method: str, payload: bytes) -> bytes:
+        """Makes a call and waits for its answer, JSON. Ctrl+C ends the wait."""
+
+@final
+class ServerHandle:
+    """A server that runs in the background until it is stopped or this handle is dropped."""
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it, without a trailing slash."""
+
+    def stop(self) -> None:
+        """Stops it and waits until requests in flight are done. Does nothing the second time."""
+
+def serve_store(store: Store, host: str, port: int, cors_origins: list[str]) -> ServerHandle:
+    """Serves a store over HTTP; port 0 takes a free one. `OSError` when the port cannot be had."""
+
+def trace_to_triplets(spans: bytes, options: bytes) -> bytes:
+    """One triplet per LLM call of a trace: a list of spans and the options of `TripletOptions`."""
+
+def trace_to_tree(spans: bytes, repair_hierarchy: bool) -> bytes:
+    """A trace as a nested tree, with `id`, `span` and `children` at every node."""
+
+def find_final_reward(spans: bytes) -> bytes:
+    """The primary value of the last reward of a list of spans; null without one."""
+
+def get_rewards_from_span(span: bytes) -> bytes:
+    """The dimensions of the reward that a span holds, the primary one first; an empty list without one."""
+
+def get_reward_value(span: bytes) -> bytes:
+    """The primary value of the reward that a span holds; null without one."""
+
+def chat_attributes(request: bytes, response: bytes) -> bytes:
+    """The attributes of an OpenAI chat call's span, from its request and response."""
+
+def tool_call_attributes(response: bytes) -> bytes:
+    """Pairs of name and attributes, one for each tool call in an OpenAI chat response."""

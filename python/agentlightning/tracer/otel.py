@@ -194,12 +194,13 @@ class TraceSession:
                 return
             except Exception as exc:
                 self._last_error = exc
-                tries += 1
-                if not isinstance(exc, OSError) and tries >= _MAX_TRIES:
-                    self._lost += len(batch)
-                    return
                 # A store that can't be reached (an OSError) may be back any moment; storing twice stores
                 # once.
+                if not isinstance(exc, OSError):
+                    tries += 1
+                    if tries >= _MAX_TRIES:
+                        self._lost += len(batch)
+                        return
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
             else:

@@ -1,0 +1,172 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Agent Lightning: trains agents as they are.
+#[derive(Debug, Parser)]
+#[command(name = "agl", version, about, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serves a store: the queue of tasks, and everything that agents record.
+    Store(StoreOptions),
+    /// Serves or fetches a language model.
+    #[command(subcommand)]
+    Model(ModelCommand),
+}
+
+/// Where a server listens, and what it tells about itself.
+#[derive(Debug, Args)]
+pub(crate) struct ServerOptions {
+    /// Address to listen on. There is no authentication: let others in (0.0.0.0) only where you trust them.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+
+    /// What to log, on standard error.
+    #[arg(long, default_value = "info", ignore_case = true)]
+    pub(crate) log_level: LogLevel,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreOptions {
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+
+    /// Port to listen on; 0 picks a free one, which is printed.
+    #[arg(long, default_value_t = 4747)]
+    pub(crate) port: u16,
+
+    /// Where everything is kept.
+    #[arg(long, default_value = "memory")]
+    pub(crate) backend: Backend,
+
+    /// File of the sqlite backend, made if there is none [default: agl.db].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) path: Option<PathBuf>,
+
+    /// What an answered request survives, with the sqlite backend.
+    #[arg(long, default_value = "normal")]
+    pub(crate) sync: SyncMode,
+
+    /// Origin whose web pages may call the server, or * for all; may be given several times.
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// In memory: gone when the server ends.
+    Memory,
+    /// In one SQLite file: still there afterwards.
+    Sqlite,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SyncMode {
+    /// The end of the server, SIGKILL included.
+    Normal,
+    /// Power loss too, at the price of waiting for the disk.
+    Full,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Serves a language model over the OpenAI API, on the processor.
+    Serve(ModelServeOptions),
+    /// Fetches a model into the cache, once, and prints where it is.
+    Pull(ModelPullOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelServeOptions {
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+
+    /// Port to listen on; 0 picks a free one, which is printed.
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
+
+    /// A .gguf file, a folder in Hugging Face's layout, or the name of a model to fetch (smollm2).
+    #[arg(long)]
+    pub(crate) model: String,
+
+    /// Name that clients ask for [default: that of the file].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model_name: Option<String>,
+
+    /// Threads that compute [default: all processors].
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+
+    /// Longest sequence (prompt and answer) in tokens [default: the model's own limit].
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_context: Option<usize>,
+
+    /// Sequences that run at once; others wait [default: 64].
+    #[arg(long, value_name = "SEQUENCES")]
+    pub(crate) max_batch: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelPullOptions {
+    /// The model to fetch.
+    #[arg(value_parser = agl_rl::pull::KNOWN_MODELS.to_vec())]
+    pub(crate) model: String,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheOptions {
+    /// Folder that models are kept in [default: agentlightning in the user's cache folder].
+    #[arg(long, value_name = "FOLDER", env = agl_rl::pull::CACHE_DIR_VARIABLE)]
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_store_is_private_and_forgetful_by_default() {
+        let Command::Store(options) = Arguments::parse_from(["agl", "store"]).command else {
+            panic!("a store was asked for")
+        };
+        assert_eq!((options.server.host.as_str(), options.port), ("127.0.0.1", 4747));
+        assert_eq!((options.backend, options.sync), (Backend::Memory, SyncMode::Normal));
+        assert_eq!(options.server.log_level, LogLevel::Info);
+    }
+
+    #[test]
+    fn log_levels_are_also_taken_in_capitals() {
+        let Command::Store(options) =
+            Arguments::parse_from(["agl", "store", "--log-level", "WARNING"]).command
+        else {
+            panic!("a store was asked for")
+        };
+        assert_eq!(options.server.log_level, LogLevel::Warning);
+    }
+}

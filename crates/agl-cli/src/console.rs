@@ -1,0 +1,42 @@
+//! What the command says, and where.
+
+use std::fmt::Display;
+use std::io::{IsTerminal as _, Write as _};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::LogLevel;
+use crate::error::Error;
+
+/// One line on standard output, seen at once even through a pipe.
+pub(crate) fn say(line: impl Display) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|source| Error::System { what: "cannot write to standard output", source })
+}
+
+/// One line on standard error.
+pub(crate) fn complain(error: &Error) {
+    let line = error.to_string().replace('\n', " ");
+    // If nobody reads standard error, the exit code has to do.
+    let _ = writeln!(std::io::stderr().lock(), "agl: {line}");
+}
+
+/// Sends what our own crates log at `level`, and warnings of others, to standard error.
+pub(crate) fn start_logging(level: LogLevel) {
+    let own = match level {
+        LogLevel::Debug => "debug",
+        LogLevel::Info => "info",
+        LogLevel::Warning => "warn",
+        LogLevel::Error => "error",
+    };
+    let others = if level == LogLevel::Error { "error" } else { "warn" };
+    let crates = ["agl_cli", "agl_client", "agl_otlp", "agl_rl", "agl_server", "agl_store"];
+    let directives = crates.iter().fold(others.to_owned(), |text, name| format!("{text},{name}={own}"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(directives))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // Fails where the program around us logs already, which is fine.
+    let _ = subscriber.try_init();
+}

@@ -1,0 +1,27 @@
+use std::io;
+
+/// What can end a command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Listen { address: String, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] agl_store::Error),
+    #[error(transparent)]
+    Server(#[from] agl_server::Error),
+    #[error(transparent)]
+    Model(#[from] agl_rl::Error),
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+    #[error("--{option} makes no sense with --backend memory, which keeps nothing: add --backend sqlite")]
+    NeedsSqlite { option: &'static str },
+}
+
+/// What to do about it.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; choose another --port, or 0 for any that is free",
+        io::ErrorKind::PermissionDenied => "; choose a --port above 1023",
+        _ => "",
+    }
+}

@@ -16,6 +16,7 @@ mod stop;
 pub use agent::{Agent, BoxError, Outcome};
 pub use context::{LastingSpan, RolloutContext};
 pub use error::Error;
+pub use retry::Patience;
 pub use runner::{Runner, RunnerOptions, RunnerReport};
 pub use sink::SpanSink;
 pub use snapshot::machine_snapshot;

@@ -35,16 +35,22 @@ pub(crate) fn is_passing(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. } | Error::Backend { .. })
 }
 
-/// How long a store that fails is waited for: for ever, or once `signal` was given for `after_stop`.
+/// How long a store that fails is waited for: for ever, but once `signal` was given only for `after_stop`.
 #[derive(Debug, Clone)]
-pub(crate) struct Patience {
-    pub(crate) signal: StopSignal,
-    pub(crate) after_stop: Duration,
+pub struct Patience {
+    /// Ends the patience.
+    pub signal: StopSignal,
+    /// How long the store is still waited for then.
+    pub after_stop: Duration,
 }
 
 impl Patience {
-    /// Calls the store until it succeeds, fails for good, or patience ends. Only for calls that may be repeated.
-    pub(crate) async fn insist<T, Call>(
+    /// Calls the store until it succeeds, fails for good, or patience ends. Only for calls that may be repeated;
+    /// `what` names the call in the log.
+    ///
+    /// # Errors
+    /// The store's last answer.
+    pub async fn insist<T, Call>(
         &self,
         what: &'static str,
         mut call: impl FnMut() -> Call,

@@ -31,6 +31,12 @@ impl StopSignal {
         self.stop.is_cancelled()
     }
 
+    /// Whether an end was asked for that does not wait for anything.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
     /// Returns once an end was asked for.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;

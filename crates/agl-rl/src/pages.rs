@@ -165,9 +165,9 @@ mod tests {
             pool.release(*page);
         }
         assert_eq!(pool.available(), 3);
-        // The blank page goes first, then the idle ones, and then there are no more.
+        // The blank page goes first, then the idle ones in the order they fell idle, then none.
         let taken: Vec<Option<u32>> = (0..4).map(|_| pool.take()).collect();
-        assert_eq!(taken, [Some(2), Some(pages[0]), Some(pages[1]), None]);
+        assert_eq!(taken, [Some(2), Some(pages[1]), Some(pages[0]), None]);
         assert_eq!(pool.find(&text), Vec::<u32>::new());
     }
 }

@@ -281,10 +281,14 @@ async def test_an_exception_in_the_body_leaves_the_trace_stored(
     tracer: OtelTracer, store: InMemoryLightningStore
 ) -> None:
     ids = await _ids(store)
-    with pytest.raises(KeyError):
+
+    async def agent() -> None:
         async with tracer.trace_context(**ids):
             emit_reward(1.0)
             raise KeyError("agent")
+
+    with pytest.raises(KeyError):
+        await agent()
     assert len(await store.query_spans(**ids)) == 1
     assert get_active_tracer() is None
 
@@ -326,9 +330,10 @@ async def main():
 
 spans = asyncio.run(main())
 assert trace.get_tracer_provider() is mine
-assert [span.name for span in exporter.get_finished_spans()] == ["framework", "outside"],
-exporter.get_finished_spans() assert [span.name for span in spans] == ["agentlightning.annotation",
-"framework"], spans assert spans[0].parent_id == spans[1].span_id
+exported = [span.name for span in exporter.get_finished_spans()]
+assert exported == ["framework", "outside"], exported
+assert [span.name for span in spans] == ["agentlightning.annotation", "framework"], spans
+assert spans[0].parent_id == spans[1].span_id
 """
 
 

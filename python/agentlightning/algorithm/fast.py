@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.utils import with_llm_proxy, with_store
 from agentlightning.emitter.reward import find_final_reward
-from agentlightning.types import Triplet
+from agentlightning.types import RolloutConfig, Triplet
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
@@ -182,6 +182,16 @@ def _token_count(side: Any) -> int:
     return len(side.get("token_ids") or ()) if isinstance(side, dict) else 0
 
 
+async def _call_off(store: LightningStore, rollout_ids: list[str]) -> None:
+    """Cancels those of the rollouts that have not ended, as far as the store still answers."""
+    try:
+        ended = await store.wait_for_rollouts(rollout_ids=rollout_ids, timeout=0.0)
+        for rollout_id in set(rollout_ids) - {rollout.rollout_id for rollout in ended}:
+            await store.update_rollout(rollout_id, status="cancelled")
+    except Exception as error:
+        logger.warning("Could not call off what is left of the run: %s", error)
+
+
 class Baseline(FastAlgorithm):
     """Runs every task of both datasets, in order, and logs and sums up what becomes of them. It improves
     nothing."""
@@ -194,6 +204,7 @@ class Baseline(FastAlgorithm):
         polling_interval: float = 5.0,
         max_queue_length: int = 4,
         span_verbosity: Literal["keys", "key_values", "none"] = "keys",
+        rollout_config: RolloutConfig | None = None,
         on_progress: Callable[[RunProgress], None] | None = None,
     ) -> None:
         """Makes a baseline.
@@ -204,6 +215,7 @@ class Baseline(FastAlgorithm):
             polling_interval: Seconds between two looks at a store that can't tell by itself, at most.
             max_queue_length: How many tasks may wait for a runner before no more are handed out.
             span_verbosity: What is logged of each span's attributes.
+            rollout_config: Time limits and retries of each rollout; the store's defaults for none.
             on_progress: Called whenever a task has been handed out or has ended.
 
         Raises:
@@ -216,6 +228,7 @@ class Baseline(FastAlgorithm):
         self.polling_interval = polling_interval
         self.max_queue_length = max_queue_length
         self.span_verbosity = span_verbosity
+        self.rollout_config = rollout_config
         self.on_progress = on_progress
 
     @with_llm_proxy()
@@ -258,7 +271,10 @@ class Baseline(FastAlgorithm):
                 for dataset, index, mode in tasks:
                     await self._wait_for_room(store, harvests)
                     rollout = await store.enqueue_rollout(
-                        input=dataset[index], mode=mode, resources_id=resources_id
+                        input=dataset[index],
+                        mode=mode,
+                        resources_id=resources_id,
+                        config=self.rollout_config,
                     )
                     tally.rollout_ids.append(rollout.rollout_id)
                     tally.enqueued += 1
@@ -267,6 +283,10 @@ class Baseline(FastAlgorithm):
                     )
                     self._report(tally)
             await asyncio.gather(*harvests)
+        except BaseException:
+            # Nobody will harvest what is left; the next run in this store must not work it off.
+            await _call_off(store, tally.rollout_ids)
+            raise
         finally:
             for harvest in harvests:
                 harvest.cancel()

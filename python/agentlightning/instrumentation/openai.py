@@ -25,6 +25,8 @@ import openai
 from openai import AsyncStream, Stream
 from opentelemetry import trace as trace_api
 
+from agentlightning import _core
+from agentlightning._native import encode
 from agentlightning.tracer.otel import TraceSession, current_session
 from agentlightning.tracer.resources import active_resources
 from agentlightning.types import ProxyLLM
@@ -35,20 +37,6 @@ SPAN_NAME = "openai.chat.completion"
 _PATH = "/chat/completions"
 _MARK = "_agentlightning_original"
 _TRACER_NAME = "agentlightning.instrumentation.openai"
-
-# Sent along as request attributes when the caller has set them.
-_SETTINGS = (
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "max_completion_tokens",
-    "n",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "tool_choice",
-    "user",
-)
 
 TOKEN_ID_SERVERS = frozenset({"vllm", "agentlightning", "agent-lightning", "agl"})
 """What servers that know `return_token_ids` call themselves in the `owned_by` of their models."""
@@ -112,53 +100,37 @@ def forget_probes() -> None:
 # Attributes
 
 
-def _message_attributes(prefix: str, message: Mapping[str, Any]) -> dict[str, Any]:
-    attributes: dict[str, Any] = {}
-    if message.get("role") is not None:
-        attributes[f"{prefix}.role"] = message["role"]
-    content = message.get("content")
-    if isinstance(content, str):
-        attributes[f"{prefix}.content"] = content
-    elif content is not None:
-        attributes[f"{prefix}.content"] = json.dumps(content, default=str)
-    for index, call in enumerate(message.get("tool_calls") or ()):
-        function = call.get("function") or {}
-        for key, value in (
-            ("id", call.get("id")),
-            ("name", function.get("name")),
-            ("arguments", function.get("arguments")),
-        ):
-            if value is not None:
-                attributes[f"{prefix}.tool_calls.{index}.{key}"] = value
-    if message.get("tool_call_id") is not None:
-        attributes[f"{prefix}.tool_call_id"] = message["tool_call_id"]
-    return attributes
-
-
-def _request_attributes(body: Mapping[str, Any]) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        "gen_ai.request.type": "chat",
-        "gen_ai.system": "OpenAI",
-        "gen_ai.request.streaming": bool(body.get("stream")),
-    }
-    if body.get("model") is not None:
-        attributes["gen_ai.request.model"] = str(body["model"])
-    for key in _SETTINGS:
-        value = body.get(key)
-        if isinstance(value, (str, bool, int, float)):
-            attributes[f"gen_ai.request.{key}"] = value
-        elif value is not None:
-            attributes[f"gen_ai.request.{key}"] = json.dumps(value, default=str)
-    for index, tool in enumerate(body.get("tools") or ()):
-        function = tool.get("function") or {}
-        prefix = f"gen_ai.request.functions.{index}"
-        for key in ("name", "description"):
-            if function.get(key) is not None:
-                attributes[f"{prefix}.{key}"] = function[key]
-        if function.get("parameters") is not None:
-            attributes[f"{prefix}.parameters"] = json.dumps(function["parameters"], default=str)
-    for index, message in enumerate(body.get("messages") or ()):
-        attributes.update(_message_attributes(f"gen_ai.prompt.{index}", message))
+def _attributes(request: bytes, response: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a call: those that every reader of traces knows, and what they have no name for."""
+    attributes: dict[str, Any] = json.loads(_core.chat_attributes(request, encode(response)))
+    filtered = response.get("prompt_filter_results")
+    if filtered:
+        attributes["gen_ai.prompt.prompt_filter_results"] = json.dumps(filtered)
+    for choice in response.get("choices") or ():
+        index = choice.get("index", 0)
+        prefix = f"gen_ai.completion.{index}"
+        if choice.get("content_filter_results"):
+            attributes[f"{prefix}.content_filter_results"] = json.dumps(choice["content_filter_results"])
+        for number, call in enumerate((choice.get("message") or {}).get("tool_calls") or ()):
+            function = call.get("function") or {}
+            values = {
+                "id": call.get("id"),
+                "name": function.get("name"),
+                "arguments": function.get("arguments"),
+            }
+            for key, value in values.items():
+                if value is not None:
+                    attributes[f"{prefix}.tool_calls.{number}.{key}"] = value
+        if index == 0:
+            continue
+        # The first choice has names that all readers know; further ones carry their number.
+        token_ids = _choice_token_ids(choice)
+        if token_ids is not None:
+            attributes[f"response_token_ids.{index}"] = token_ids
+        for key in ("content", "refusal"):
+            entries = (choice.get("logprobs") or {}).get(key)
+            if entries is not None:
+                attributes[f"logprobs.{key}.{index}"] = json.dumps(entries)
     return attributes
 
 
@@ -167,41 +139,6 @@ def _choice_token_ids(choice: Mapping[str, Any]) -> list[int] | None:
     if ids is None:
         ids = (choice.get("provider_specific_fields") or {}).get("token_ids")
     return ids
-
-
-def _response_attributes(response: Mapping[str, Any]) -> dict[str, Any]:
-    attributes: dict[str, Any] = {}
-    for key in ("id", "model", "system_fingerprint"):
-        if response.get(key) is not None:
-            attributes[f"gen_ai.response.{key}"] = response[key]
-    usage = response.get("usage") or {}
-    for key in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        if usage.get(key) is not None:
-            attributes[f"gen_ai.usage.{key}"] = usage[key]
-    if response.get("prompt_filter_results"):
-        attributes["gen_ai.prompt.prompt_filter_results"] = json.dumps(response["prompt_filter_results"])
-    if response.get("prompt_token_ids") is not None:
-        attributes["prompt_token_ids"] = list(response["prompt_token_ids"])
-
-    legacy_ids = response.get("response_token_ids") or []
-    for position, choice in enumerate(response.get("choices") or ()):
-        index = choice.get("index", position)
-        prefix = f"gen_ai.completion.{index}"
-        attributes.update(_message_attributes(prefix, choice.get("message") or {}))
-        if choice.get("finish_reason") is not None:
-            attributes[f"{prefix}.finish_reason"] = choice["finish_reason"]
-        if choice.get("content_filter_results"):
-            attributes[f"{prefix}.content_filter_results"] = json.dumps(choice["content_filter_results"])
-        # Choice 0 has the names that all readers know; further ones carry their number.
-        suffix = "" if index == 0 else f".{index}"
-        token_ids = legacy_ids[index] if index < len(legacy_ids) else _choice_token_ids(choice)
-        if token_ids is not None:
-            attributes[f"response_token_ids{suffix}"] = list(token_ids)
-        logprobs = choice.get("logprobs") or {}
-        for key in ("content", "refusal"):
-            if logprobs.get(key) is not None:
-                attributes[f"logprobs.{key}{suffix}"] = json.dumps(logprobs[key])
-    return attributes
 
 
 # One call
@@ -214,6 +151,7 @@ class _Call:
         self.session = session
         self.asked = asked
         self.streamed = bool(body.get("stream"))
+        self._request = json.dumps(body, default=str).encode()
         self.started = time.time()
         self._first_chunk: float | None = None
         self._last_chunk: float | None = None
@@ -223,7 +161,7 @@ class _Call:
         self._lock = threading.Lock()
         self._done = False
         self._tracer = session.tracer_provider.get_tracer(_TRACER_NAME)
-        self.span = self._tracer.start_span(SPAN_NAME, attributes=_request_attributes(body))
+        self.span = self._tracer.start_span(SPAN_NAME, attributes=_attributes(self._request, {}))
         session.add_closer(self.abandon)
 
     # Whatever goes wrong in here is our own fault and must not become the agent's.
@@ -253,7 +191,7 @@ class _Call:
 
     def finish(self, response: Mapping[str, Any]) -> None:
         """Ends the span with a complete response."""
-        self._end(_response_attributes(response), response)
+        self._end(_attributes(self._request, response), response)
 
     def fail(self, error: BaseException) -> None:
         """Ends the span with the error that the caller gets."""
@@ -293,20 +231,10 @@ class _Call:
     def _tool_calls(self, response: Mapping[str, Any]) -> None:
         """A child span for each tool call that the model asks for."""
         parent = trace_api.set_span_in_context(self.span)
-        for choice in response.get("choices") or ():
-            for call in (choice.get("message") or {}).get("tool_calls") or ():
-                function = call.get("function") or {}
-                span = self._tracer.start_span(f"tool_call.{function.get('name', 'unknown')}", context=parent)
-                span.set_attributes(
-                    {
-                        "tool.name": function.get("name") or "",
-                        "tool.parameters": function.get("arguments") or "",
-                        "tool.call.id": call.get("id") or "",
-                        "tool.call.type": call.get("type") or "function",
-                    }
-                )
-                span.set_status(trace_api.StatusCode.OK)
-                span.end()
+        for name, attributes in json.loads(_core.tool_call_attributes(encode(response))):
+            span = self._tracer.start_span(name, context=parent, attributes=attributes)
+            span.set_status(trace_api.StatusCode.OK)
+            span.end()
 
     def _strip(self, parsed: Any) -> None:
         """Takes out of a completion or chunk what the caller has not asked for."""
@@ -378,7 +306,7 @@ class _Call:
 
     def _complete(self) -> None:
         try:
-            self._end({**self._stream_attributes()}, self._response())
+            self._end(self._stream_attributes(), self._response())
         except Exception:
             logger.exception("A streamed chat completion could not be recorded.")
 
@@ -437,7 +365,7 @@ class _Call:
 
     def _stream_attributes(self) -> dict[str, Any]:
         """What the stream has amounted to so far, and how long it took."""
-        attributes = _response_attributes(self._response())
+        attributes = _attributes(self._request, self._response())
         if self.streamed:
             content = sum(len(choice["message"].get("content") or "") for choice in self._choices.values())
             attributes["llm.openai.stream.chunk_count"] = self._chunks
@@ -472,6 +400,15 @@ def _extras(body: Mapping[str, Any]) -> dict[str, Any]:
     return extras
 
 
+def _begin(session: TraceSession, body: Mapping[str, Any], asked: frozenset[str]) -> _Call | None:
+    """Starts the recording of a call, unless that itself fails."""
+    try:
+        return _Call(session, body, asked)
+    except Exception:
+        logger.exception("A chat completion can't be recorded.")
+        return None
+
+
 def _prepared(call: _Call, options: Any, extras: Mapping[str, Any]) -> Any:
     """A copy of the request's options with the extras, which shows us the parsed response."""
     inner: Callable[[Any], Any] | None = options.post_parser if callable(options.post_parser) else None
@@ -503,7 +440,9 @@ def _patched(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, cast_to, options, *args, **kwargs)
         base_url = _base_url(self)
         extras = _extras(body) if _proxied(base_url) or _probe(base_url, self.api_key) else {}
-        call = _Call(session, body, frozenset(extras))
+        call = _begin(session, body, frozenset(extras))
+        if call is None:
+            return original(self, cast_to, options, *args, **kwargs)
         try:
             with trace_api.use_span(call.span, record_exception=False, set_status_on_exception=False):
                 try:
@@ -532,7 +471,9 @@ def _patched_async(original: Callable[..., Any]) -> Callable[..., Any]:
         base_url = _base_url(self)
         knows_token_ids = _proxied(base_url) or await _probe_async(base_url, self.api_key)
         extras = _extras(body) if knows_token_ids else {}
-        call = _Call(session, body, frozenset(extras))
+        call = _begin(session, body, frozenset(extras))
+        if call is None:
+            return await original(self, cast_to, options, *args, **kwargs)
         try:
             with trace_api.use_span(call.span, record_exception=False, set_status_on_exception=False):
                 try:

@@ -1,0 +1,524 @@
+"""What a runner does with one attempt, and how the store learns of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import agentlightning as agl
+import agentlightning.runner.agent as runner_module
+from agentlightning.emitter import get_message_value
+from agentlightning.execution import ThreadingEvent
+from agentlightning.runner import LitAgentRunner
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.store.errors import StoreUnavailableError
+from agentlightning.tracer import OtelTracer, Tracer
+
+
+class Agent(agl.LitAgent[Any]):
+    """Returns what its function makes of the task."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def validation_rollout(self, task: Any, resources: Any, rollout: Any) -> Any:
+        return self.function(task)
+
+
+class AsyncAgent(agl.LitAgent[Any]):
+    """The same, asynchronously."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    async def rollout(self, task: Any, resources: Any, rollout: Any) -> Any:  # type: ignore[override]
+        return await self.function(task)
+
+
+@pytest.fixture
+def store() -> InMemoryLightningStore:
+    return InMemoryLightningStore()
+
+
+def _runner(**kwargs: Any) -> LitAgentRunner[Any]:
+    return LitAgentRunner[Any](OtelTracer(), **{"heartbeat_interval": 0, "poll_interval": 0.05, **kwargs})
+
+
+async def _step(store: InMemoryLightningStore, agent: Any, task: Any = "t", **kwargs: Any) -> Any:
+    if await store.get_latest_resources() is None:
+        await store.add_resources({})
+    with _runner().run_context(agent=agent, store=store, hooks=kwargs.pop("hooks", None)) as runner:
+        return await runner.step(task, **kwargs)
+
+
+async def _spans(store: InMemoryLightningStore, rollout: Any) -> list[Any]:
+    return list(await store.query_spans(rollout.rollout_id))
+
+
+class Recorder(agl.Hook):
+    """Notes its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, set[str], dict[str, Any]]] = []
+
+    async def on_rollout_start(self, **kwargs: Any) -> None:  # type: ignore[override]
+        self.calls.append(("on_rollout_start", set(kwargs), kwargs))
+
+    async def on_trace_start(self, **kwargs: Any) -> None:  # type: ignore[override]
+        self.calls.append(("on_trace_start", set(kwargs), kwargs))
+
+    async def on_trace_end(self, **kwargs: Any) -> None:  # type: ignore[override]
+        self.calls.append(("on_trace_end", set(kwargs), kwargs))
+
+    async def on_rollout_end(self, **kwargs: Any) -> None:  # type: ignore[override]
+        self.calls.append(("on_rollout_end", set(kwargs), kwargs))
+
+
+async def test_a_returned_float(store: InMemoryLightningStore) -> None:
+    hook = Recorder()
+    rollout = await _step(store, Agent(lambda task: 0.5), hooks=[hook])
+    assert (rollout.status, rollout.mode, rollout.attempt.worker_id) == ("succeeded", None, "Worker-0")
+    (span,) = await _spans(store, rollout)
+    assert (span.name, span.sequence_id, span.parent_id) == ("agentlightning.annotation", 1, None)
+    assert span.start_time == span.end_time
+    assert span.resource.attributes == {}
+    base, traced = {"agent", "rollout", "runner"}, {"agent", "rollout", "runner", "tracer"}
+    assert [(name, keys) for name, keys, _ in hook.calls] == [
+        ("on_rollout_start", base),
+        ("on_trace_start", traced),
+        ("on_trace_end", traced),
+        ("on_rollout_end", base | {"spans"}),
+    ]
+    assert hook.calls[-1][2]["spans"] == []
+
+
+async def test_an_emitted_and_a_returned_reward(store: InMemoryLightningStore) -> None:
+    def agent(task: Any) -> float:
+        agl.emit_reward(1.0)
+        return 0.25
+
+    rollout = await _step(store, Agent(agent))
+    emitted, returned = await _spans(store, rollout)
+    assert [agl.get_reward_value(emitted), agl.get_reward_value(returned)] == [1.0, 0.25]
+    assert (emitted.sequence_id, returned.sequence_id) == (1, 2)
+    assert emitted.resource.attributes
+    assert agl.find_final_reward([emitted, returned]) == 0.25
+
+
+async def test_none_means_that_everything_has_been_emitted(store: InMemoryLightningStore) -> None:
+    async def agent(task: Any) -> None:
+        agl.emit_message(task)
+
+    hook = Recorder()
+    rollout = await _step(store, AsyncAgent(agent), hooks=[hook])
+    assert rollout.status == "succeeded"
+    (span,) = await _spans(store, rollout)
+    assert [s.span_id for s in hook.calls[-1][2]["spans"]] == [span.span_id]
+
+
+@pytest.mark.parametrize("value", [True, 1])
+async def test_bools_and_ints_are_rewards(
+    store: InMemoryLightningStore, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    rollout = await _step(store, Agent(lambda task: value))
+    assert agl.find_final_reward(await _spans(store, rollout)) == 1.0
+    assert "Reward is not a number" in caplog.text
+
+
+async def test_returned_spans(store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture) -> None:
+    core = agl.SpanCoreFields(
+        name="x", status=agl.TraceStatus(status_code="OK"), attributes={}, start_time=1.0, end_time=2.0
+    )
+    rollout = await _step(store, Agent(lambda task: [agl.emit_reward(1, propagate=False), core]))
+    spans = await _spans(store, rollout)
+    assert [(span.name, span.sequence_id) for span in spans] == [("agentlightning.annotation", 1), ("x", 2)]
+
+    from opentelemetry.sdk.trace import TracerProvider
+
+    def readable(task: Any) -> list[Any]:
+        span = TracerProvider().get_tracer("t").start_span("mine")
+        span.end()
+        return [span]
+
+    rollout = await _step(store, Agent(readable))
+    assert [span.name for span in await _spans(store, rollout)] == ["mine"]
+    assert "Tracer is already an OpenTelemetry tracer" in caplog.text
+    rollout = await _step(store, Agent(lambda task: []))
+    assert rollout.status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        ({"a": 1}, TypeError),
+        ("0.5", TypeError),
+        ([agl.Triplet(prompt=1, response=2)], ValueError),
+        ([1.0, 2.0], ValueError),
+    ],
+)
+async def test_results_that_are_none(
+    store: InMemoryLightningStore, result: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="Invalid raw result type"):
+        await _step(store, Agent(lambda task: result))
+    (rollout,) = await store.query_rollouts()
+    assert rollout.status == "failed"
+
+
+async def test_an_agent_that_raises(store: InMemoryLightningStore) -> None:
+    hook = Recorder()
+    with pytest.raises(ZeroDivisionError):
+        await _step(store, Agent(lambda task: 1 / 0), hooks=[hook])
+    (rollout,) = await store.query_rollouts()
+    attempt = rollout.attempt  # type: ignore[union-attr]
+    assert (rollout.status, attempt.status) == ("failed", "failed")
+    assert "ZeroDivisionError" in attempt.metadata["failure_reason"]
+    (span,) = await _spans(store, rollout)
+    assert span.name == "agentlightning.exception"
+    assert span.attributes["exception.type"] == "ZeroDivisionError"
+    assert [name for name, _, _ in hook.calls] == ["on_rollout_start", "on_trace_start", "on_rollout_end"]
+    assert hook.calls[-1][2]["spans"] == []
+
+
+@pytest.mark.parametrize("kind", [Agent, AsyncAgent])
+async def test_an_agent_that_exits_does_not_take_the_runner_along(
+    store: InMemoryLightningStore, kind: Any
+) -> None:
+    async def leave_async(task: Any) -> None:
+        raise SystemExit(3)
+
+    def leave(task: Any) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(RuntimeError, match="exited"):
+        await _step(store, kind(leave_async if kind is AsyncAgent else leave))
+    (rollout,) = await store.query_rollouts()
+    assert rollout.status == "failed"
+
+
+async def test_missing_resources_fail_the_attempt(store: InMemoryLightningStore) -> None:
+    queued = await store.enqueue_rollout(input="t", resources_id="nowhere")
+    with _runner(max_rollouts=1).run_context(agent=Agent(lambda task: 1.0), store=store) as runner:
+        await runner.iter()
+    rollout = await store.get_rollout_by_id(queued.rollout_id)
+    assert rollout is not None
+    assert rollout.status == "failed"
+    assert "nowhere" in rollout.attempt.metadata["failure_reason"]  # type: ignore[union-attr]
+
+
+async def test_cancellation_fails_the_attempt(store: InMemoryLightningStore) -> None:
+    started = asyncio.Event()
+
+    async def agent(task: Any) -> None:
+        agl.emit_message("before")
+        started.set()
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(_step(store, AsyncAgent(agent)))
+    await asyncio.wait_for(started.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (rollout,) = await store.query_rollouts()
+    assert rollout.status == "failed"
+    assert "cancelled" in rollout.attempt.metadata["failure_reason"]  # type: ignore[union-attr]
+    assert [span.name for span in await _spans(store, rollout)] == [
+        "agentlightning.message",
+        "agentlightning.exception",
+    ]
+
+
+async def test_hooks_that_raise_are_logged(
+    store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Bad(agl.Hook):
+        async def on_trace_start(self, **kwargs: Any) -> None:  # type: ignore[override]
+            raise RuntimeError("bad hook")
+
+    good = Recorder()
+    rollout = await _step(store, Agent(lambda task: 1.0), hooks=[Bad(), good])
+    assert rollout.status == "succeeded"
+    assert len(good.calls) == 4
+    assert "bad hook" in caplog.text
+
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+async def test_sync_agents_run_in_a_thread_with_this_context(store: InMemoryLightningStore) -> None:
+    main_thread = threading.current_thread()
+    seen: list[Any] = []
+    beats = 0
+
+    def agent(task: Any) -> float:
+        seen.extend([threading.current_thread() is main_thread, variable.get(), agl.get_active_tracer()])
+        # A loop of its own is the agent's good right.
+        asyncio.run(asyncio.sleep(0))
+        time.sleep(0.2)
+        agl.emit_message("from the thread")
+        return 1.0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.01)
+            beats += 1
+
+    token = variable.set("carried")
+    beating = asyncio.create_task(beat())
+    rollout = await _step(store, Agent(agent))
+    beating.cancel()
+    variable.reset(token)
+    assert seen[0] is False
+    assert seen[1] == "carried"
+    assert isinstance(seen[2], OtelTracer)
+    # The loop went on while the agent slept.
+    assert beats >= 3
+    assert [span.name for span in await _spans(store, rollout)] == [
+        "agentlightning.message",
+        "agentlightning.annotation",
+    ]
+
+
+async def test_modes_choose_the_method(store: InMemoryLightningStore) -> None:
+    class Both(agl.LitAgent[Any]):
+        def training_rollout(self, task: Any, resources: Any, rollout: Any) -> float:
+            return 1.0
+
+        async def validation_rollout_async(self, task: Any, resources: Any, rollout: Any) -> float:
+            return 2.0
+
+    for mode, expected in (("train", 1.0), ("val", 2.0), ("test", 2.0), (None, 2.0)):
+        rollout = await _step(store, Both(), mode=mode)
+        assert agl.find_final_reward(await _spans(store, rollout)) == expected
+
+
+async def test_iter_stops_at_max_rollouts(store: InMemoryLightningStore) -> None:
+    await store.add_resources({})
+    for task in range(3):
+        await store.enqueue_rollout(input=task)
+    seen: list[Any] = []
+    agent = Agent(lambda task: seen.append(task) or 1.0)
+    with _runner(max_rollouts=2, poll_interval=30.0).run_context(agent=agent, store=store) as runner:
+        await asyncio.wait_for(runner.iter(), 10)
+    assert seen == [0, 1]
+    assert [rollout.status for rollout in await store.query_rollouts()] == [
+        "succeeded",
+        "succeeded",
+        "queuing",
+    ]
+
+
+async def test_iter_waits_for_tasks_until_it_is_stopped(store: InMemoryLightningStore) -> None:
+    await store.add_resources({})
+    event = ThreadingEvent()
+    agent = Agent(lambda task: 1.0)
+    with _runner(poll_interval=5.0).run_context(agent=agent, store=store, worker_id=7) as runner:
+        running = asyncio.create_task(runner.iter(event=event))
+        await asyncio.sleep(0.2)
+        queued = await store.enqueue_rollout(input="late")
+        # Long before the poll interval is over.
+        (done,) = await store.wait_for_rollouts(rollout_ids=[queued.rollout_id], timeout=4.0)
+        assert done.status == "succeeded"
+        event.set()
+        await asyncio.wait_for(running, 10)
+    (attempt,) = await store.query_attempts(queued.rollout_id)
+    assert attempt.worker_id == "Worker-7"
+
+
+async def test_the_rollout_under_way_is_finished_when_stopped(store: InMemoryLightningStore) -> None:
+    await store.add_resources({})
+    event = ThreadingEvent()
+
+    async def agent(task: Any) -> float:
+        event.set()
+        await asyncio.sleep(0.05)
+        return 1.0
+
+    for task in range(2):
+        await store.enqueue_rollout(input=task)
+    with _runner().run_context(agent=AsyncAgent(agent), store=store) as runner:
+        await asyncio.wait_for(runner.iter(event=event), 10)
+    assert [rollout.status for rollout in await store.query_rollouts()] == ["succeeded", "queuing"]
+
+
+async def test_an_outage_is_ridden_out() -> None:
+    class Flaky(InMemoryLightningStore):
+        dequeues = 3
+        updates = 1
+
+        async def dequeue_rollout(self, worker_id: str | None = None) -> Any:
+            if self.dequeues:
+                self.dequeues -= 1
+                raise StoreUnavailableError("away")
+            return await super().dequeue_rollout(worker_id=worker_id)
+
+        async def update_attempt(self, *args: Any, **kwargs: Any) -> Any:
+            if self.updates:
+                self.updates -= 1
+                raise StoreUnavailableError("away")
+            return await super().update_attempt(*args, **kwargs)
+
+    store = Flaky()
+    await store.add_resources({})
+    queued = await store.enqueue_rollout(input="t")
+    with _runner(max_rollouts=1).run_context(agent=Agent(lambda task: 1.0), store=store) as runner:
+        await asyncio.wait_for(runner.iter(), 20)
+    rollout = await store.get_rollout_by_id(queued.rollout_id)
+    assert rollout is not None
+    assert rollout.status == "succeeded"
+    assert (store.dequeues, store.updates) == (0, 0)
+
+
+async def test_workers_of_one_process_share_agent_and_nothing_else(store: InMemoryLightningStore) -> None:
+    await store.add_resources({})
+    ids = [(await store.enqueue_rollout(input=task)).rollout_id for task in range(12)]
+    event = ThreadingEvent()
+    workers: set[str] = set()
+
+    class Concurrent(agl.LitAgent[Any]):
+        async def rollout(self, task: Any, resources: Any, rollout: Any) -> float:  # type: ignore[override]
+            workers.add(self.runner.get_worker_id())  # type: ignore[attr-defined]
+            assert self.tracer is agl.get_active_tracer()
+            agl.emit_message(f"{task} begins")
+            await asyncio.sleep(0.03)
+            agl.emit_message(f"{task} ends")
+            return float(task)
+
+    template, agent = _runner(), Concurrent()
+    runners = [template.for_worker() for _ in range(3)]
+
+    async def work(number: int) -> None:
+        with runners[number].run_context(agent=agent, store=store, worker_id=number) as runner:
+            await runner.iter(event=event)
+
+    working = [asyncio.create_task(work(number)) for number in range(2)]
+    threaded = asyncio.create_task(asyncio.to_thread(asyncio.run, work(2)))
+    await store.wait_for_rollouts(rollout_ids=ids, timeout=20)
+    event.set()
+    await asyncio.gather(*working, threaded)
+    assert workers == {"Worker-0", "Worker-1", "Worker-2"}
+    for task, rollout_id in enumerate(ids):
+        begins, ends, reward = await store.query_spans(rollout_id)
+        assert [get_message_value(begins), get_message_value(ends)] == [f"{task} begins", f"{task} ends"]
+        assert agl.get_reward_value(reward) == float(task)
+
+
+async def test_any_tracer_with_the_basic_methods_will_do(store: InMemoryLightningStore) -> None:
+    class Minimal(Tracer):
+        def init(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        @asynccontextmanager
+        async def trace_context(self, name: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+            yield None
+
+        def get_last_trace(self) -> list[Any]:
+            return []
+
+    await store.add_resources({})
+    runner = LitAgentRunner[Any](Minimal(), heartbeat_interval=0)
+    with runner.run_context(agent=Agent(lambda task: 1.0), store=store) as running:
+        assert (await running.step("t")).status == "succeeded"
+    runner = LitAgentRunner[Any](Minimal(), heartbeat_interval=0)
+    with runner.run_context(agent=Agent(lambda task: 1 / 0), store=store) as running:
+        with pytest.raises(ZeroDivisionError):
+            await running.step("t")
+
+
+@pytest.fixture
+def snapshot(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    calls: list[float] = []
+
+    def fake(include_gpu: bool = False) -> dict[str, Any]:
+        calls.append(time.time())
+        if len(calls) == 1:
+            raise OSError("the first one fails")
+        return {"n": len(calls)}
+
+    monkeypatch.setattr(runner_module, "system_snapshot", fake)
+    return calls  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("mode", ["thread", "asyncio"])
+async def test_heartbeats(store: InMemoryLightningStore, snapshot: list[float], mode: Any) -> None:
+    runner = LitAgentRunner[Any](
+        OtelTracer(), heartbeat_interval=0.05, interval_jitter=0.01, heartbeat_launch_mode=mode
+    )
+    with runner.run_context(agent=Agent(lambda task: 1.0), store=store):
+        stop = runner._start_heartbeat_loop(store)
+        assert stop is not None
+        for _ in range(500):
+            worker = await store.get_worker_by_id("Worker-0")
+            if worker is not None and worker.heartbeat_stats is not None and worker.heartbeat_stats["n"] >= 3:
+                break
+            await asyncio.sleep(0.01)
+        else:
+            raise AssertionError("no heartbeat arrived")
+        await stop()
+        last = await store.get_worker_by_id("Worker-0")
+        await asyncio.sleep(0.2)
+        assert await store.get_worker_by_id("Worker-0") == last
+
+
+async def test_a_slow_snapshot_sends_nothing(
+    store: InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "system_snapshot", lambda include_gpu: time.sleep(0.2) or {"n": 1})
+    runner = LitAgentRunner[Any](OtelTracer(), heartbeat_interval=0.05)
+    with runner.run_context(agent=Agent(lambda task: 1.0), store=store):
+        await runner._emit_heartbeat(store)
+    assert await store.get_worker_by_id("Worker-0") is None
+
+
+def test_system_snapshot_tells_of_this_machine() -> None:
+    from agentlightning.utils.system_snapshot import system_snapshot
+
+    snapshot = system_snapshot(include_gpu=True)
+    assert snapshot["disk_total_gb"] > 0
+    assert snapshot["cpu_threads"] >= 1
+    assert isinstance(snapshot["gpus"], list)
+
+
+def test_misuse() -> None:
+    with pytest.raises(ValueError, match="launch mode"):
+        LitAgentRunner(OtelTracer(), heartbeat_launch_mode="fork")  # type: ignore[arg-type]
+    runner = LitAgentRunner[Any](OtelTracer())
+    with pytest.raises(RuntimeError):
+        runner.run()
+    for get in (runner.get_agent, runner.get_store):
+        with pytest.raises(ValueError, match="not initialized"):
+            get()
+    assert runner.get_worker_id() == "Worker-Unknown"
+
+
+def test_run_context_tears_down_only_what_was_set_up(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[str] = []
+
+    class Odd(LitAgentRunner[Any]):
+        def init_worker(self, worker_id: int, store: Any, **kwargs: Any) -> None:
+            raise RuntimeError("no worker")
+
+        def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+            calls.append("worker")
+
+        def teardown(self, *args: Any, **kwargs: Any) -> None:
+            calls.append("runner")
+            raise RuntimeError("bad end")
+
+    context = Odd(OtelTracer()).run_context(agent=Agent(None), store=InMemoryLightningStore())
+    with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError, match="no worker"), context:
+        pass
+    assert calls == ["runner"]
+    assert "Error during runner teardown" in caplog.text

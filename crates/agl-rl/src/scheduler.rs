@@ -151,7 +151,7 @@ impl Scheduler {
         let (gone, running) =
             std::mem::take(&mut self.running).into_iter().partition(|s| s.job.events.is_closed());
         self.running = running;
-        for sequence in Vec::<Sequence>::from(gone) {
+        for sequence in gone {
             self.release(&sequence.pages);
         }
         let waiting_count = &self.waiting_count;

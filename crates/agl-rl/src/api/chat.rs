@@ -115,8 +115,9 @@ impl Chat {
         finish: Option<(&str, Value)>,
     ) -> Value {
         let mut body = json!({
-            "index": choice, "delta": delta, "logprobs": null, "finish_reason": null, "stop_reason": null
+            "index": choice, "delta": null, "logprobs": null, "finish_reason": null, "stop_reason": null
         });
+        body["delta"] = delta;
         if !outputs.is_empty() {
             body["logprobs"] = self.logprobs(outputs);
         }
@@ -133,8 +134,9 @@ impl Chat {
     fn envelope(&self, choices: Vec<Value>) -> Value {
         let mut chunk = json!({
             "id": self.id, "object": "chat.completion.chunk", "created": self.created,
-            "model": self.engine.model_name(), "choices": choices,
+            "model": self.engine.model_name(), "choices": [],
         });
+        chunk["choices"] = choices.into();
         if self.common.include_usage {
             chunk["usage"] = Value::Null;
         }
@@ -322,4 +324,19 @@ fn check_tools(tools: &[Value]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_call_is_held_back_from_the_stream_and_other_text_is_not() {
+        let mut held = Held::default();
+        let shown: Vec<String> =
+            ["1 < 2 ", "<tool", "box>", " <tool_", "call>{\"na"].iter().map(|t| held.push(t)).collect();
+        assert_eq!(shown, ["1 < 2 ", "", "<toolbox>", " ", ""]);
+        assert_eq!(held.push("me\": \"f\"}"), "");
+        assert_eq!(held.text, "<tool_call>{\"name\": \"f\"}");
+    }
 }

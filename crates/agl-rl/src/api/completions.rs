@@ -77,10 +77,12 @@ impl Completion {
     }
 
     fn envelope(&self, choices: Vec<Value>) -> Value {
-        json!({
+        let mut body = json!({
             "id": self.id, "object": "text_completion", "created": self.created,
-            "model": self.engine.model_name(), "choices": choices,
-        })
+            "model": self.engine.model_name(), "choices": [],
+        });
+        body["choices"] = choices.into();
+        body
     }
 
     fn chunk(&self, index: usize, text: &str, outputs: &[TokenOutput], finish: Option<&Finish>) -> Value {

@@ -25,7 +25,7 @@ pub(crate) fn config() -> ModelConfig {
         norm_eps: 1e-5,
         rope_theta: 10_000.0,
         rope_scaling: None,
-        context_length: 256,
+        context_length: 4096,
         tied_embeddings: false,
     }
 }
@@ -97,11 +97,16 @@ pub(crate) fn write_model(dir: &Path) {
     candle_core::safetensors::save(&tensors(&config), dir.join("model.safetensors")).unwrap();
 }
 
-/// The tiny model, loaded from a directory that lives as long as the first of the two.
+/// The tiny model, loaded from a directory that lives as long as the first of the two. The context
+/// is 256 tokens if not given.
 pub(crate) fn engine(options: &EngineOptions) -> (TempDir, Engine) {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());
-    let options = EngineOptions { model_name: Some("tiny".into()), ..options.clone() };
+    let options = EngineOptions {
+        model_name: Some("tiny".into()),
+        max_context: options.max_context.or(Some(256)),
+        ..options.clone()
+    };
     let engine = Engine::load(dir.path().to_str().unwrap(), &options).unwrap();
     (dir, engine)
 }

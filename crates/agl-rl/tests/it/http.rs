@@ -287,22 +287,26 @@ async fn tools_and_their_results_reach_the_prompt() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_frees_its_place() {
-    let server = Server::start(EngineOptions { max_batch: Some(1), ..EngineOptions::default() }).await;
+    let options = EngineOptions { max_batch: Some(1), max_context: Some(4096), ..EngineOptions::default() };
+    let server = Server::start(options).await;
     for stream in [true, false] {
         // Asks for as much as there is room for, many times over, and leaves.
         let mut leaving = Vec::new();
-        for _ in 0..8 {
-            let body = json!({"model": "tiny", "prompt": vec!["a"; 200], "max_tokens": 250, "ignore_eos": true, "stream": stream});
+        for _ in 0..4 {
+            let body = json!({
+                "model": "tiny", "prompt": vec!["a"; 200], "max_tokens": 4000, "ignore_eos": true, "stream": stream
+            });
             let request =
                 server.client.post(format!("{}/v1/completions", server.base)).body(body.to_string()).send();
             leaving.push(tokio::spawn(request));
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         for task in leaving {
             task.abort();
         }
-        // 1600 answers of 250 tokens one after the other would take minutes.
-        let (status, _) = server.chat(json!({})).await;
+        // One after the other, 800 answers of 4000 tokens take many minutes.
+        let patience = std::time::Duration::from_secs(60);
+        let (status, _) = tokio::time::timeout(patience, server.chat(json!({}))).await.unwrap();
         assert_eq!(status, 200);
     }
 }

@@ -155,7 +155,7 @@ fn gradients_are_the_slopes() {
 }
 
 #[test]
-fn frozen_matrices_get_no_gradient_and_others_keep_theirs() {
+fn freezing_the_rest_leaves_a_matrix_its_gradient() {
     let config = common::config();
     let variables = variables(&config);
     let trained = "model.layers.0.self_attn.v_proj.weight";
@@ -179,7 +179,7 @@ fn batches_that_make_no_sense_are_refused() {
     let config = common::config();
     let model = Llama::new(config.clone(), &common::tensors(&config)).unwrap();
     assert!(model.logits(&TOKENS, &[0..5, 6..9], None).is_err());
-    assert!(model.logits(&TOKENS, &[0..5], None).is_err());
+    assert!(model.logits(&TOKENS, &SEQUENCES[..1], None).is_err());
     assert!(model.logits(&[9_999], std::slice::from_ref(&(0..1)), None).is_err());
     let mut tensors = common::tensors(&config);
     tensors.remove("model.norm.weight");

@@ -253,3 +253,139 @@ pub(super) fn read_all(connection: &Connection, jobs: &Jobs<ReadJob>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use agl_types::EnqueueRolloutRequest;
+    use agl_types::lifecycle::create;
+
+    use super::*;
+    use crate::sqlite::{Sync, schema};
+
+    struct Writer {
+        jobs: Jobs<Box<dyn WriteJob>>,
+        folder: tempfile::TempDir,
+    }
+
+    impl Writer {
+        fn new() -> Self {
+            Self { jobs: Jobs::default(), folder: tempfile::tempdir().unwrap() }
+        }
+
+        /// Hands an operation in that is carried out by [`Writer::run`].
+        fn submit<T: Send + 'static>(
+            &self,
+            lane: Lane,
+            operation: impl FnOnce(&mut dyn Tx) -> Result<T, Error> + Send + 'static,
+        ) -> oneshot::Receiver<Result<T, Error>> {
+            let (reply, answer) = oneshot::channel();
+            let operation = |tx: &mut dyn Tx| Ok((operation(tx)?, Aftermath::default()));
+            assert!(self.jobs.push(lane, write_job(operation, reply)));
+            answer
+        }
+
+        fn run(&self) -> Connection {
+            self.jobs.close();
+            let connection = schema::open_writer(&self.folder.path().join("agl.db"), Sync::Normal).unwrap();
+            write_all(&connection, &self.jobs, &Signals::new());
+            connection
+        }
+    }
+
+    fn insert(tx: &mut dyn Tx, rollout_id: &str) -> Result<(), Error> {
+        tx.insert_rollout(&create(EnqueueRolloutRequest::new(1), rollout_id.to_owned(), None, 1.0))
+    }
+
+    /// An operation that fails or panics after it has written leaves nothing, and spares its neighbours.
+    #[test]
+    fn failures_leave_nothing_behind() {
+        let writer = Writer::new();
+        let before = writer.submit(Lane::Fast, |tx| insert(tx, "before"));
+        let failed = writer.submit(Lane::Fast, |tx| {
+            insert(tx, "failed")?;
+            Err::<(), _>(Error::invalid("x", "no"))
+        });
+        let panicked = writer.submit(Lane::Fast, |tx| {
+            insert(tx, "panicked")?;
+            if tx.counter("x")? == 0 {
+                panic!("a defect");
+            }
+            Ok(())
+        });
+        let twice = writer.submit(Lane::Fast, |tx| insert(tx, "before"));
+        let after = writer.submit(Lane::Fast, |tx| insert(tx, "after"));
+        let connection = writer.run();
+        assert_eq!(before.blocking_recv().unwrap(), Ok(()));
+        assert_eq!(failed.blocking_recv().unwrap(), Err(Error::invalid("x", "no")));
+        let error = panicked.blocking_recv().unwrap().unwrap_err();
+        assert!(error.to_string().contains("a defect"), "{error}");
+        assert_eq!(twice.blocking_recv().unwrap().unwrap_err().kind(), "backend");
+        assert_eq!(after.blocking_recv().unwrap(), Ok(()));
+        let mut statement = connection.prepare("SELECT rollout_id FROM rollouts ORDER BY seq").unwrap();
+        let kept: Vec<String> =
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(kept, ["before", "after"]);
+    }
+
+    /// Small operations go ahead of bulk ones that came earlier.
+    #[test]
+    fn small_operations_go_first() {
+        let writer = Writer::new();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let note = |word: &'static str| {
+            let log = Arc::clone(&log);
+            move |_: &mut dyn Tx| {
+                lock(&log).push(word);
+                Ok(())
+            }
+        };
+        let _answers = [
+            writer.submit(Lane::Bulk, note("bulk 1")),
+            writer.submit(Lane::Bulk, note("bulk 2")),
+            writer.submit(Lane::Fast, note("fast 1")),
+            writer.submit(Lane::Fast, note("fast 2")),
+        ];
+        writer.run();
+        assert_eq!(*lock(&log), ["fast 1", "fast 2", "bulk 1", "bulk 2"]);
+    }
+
+    /// However many small ones keep coming, each group takes a bulk one along.
+    #[test]
+    fn bulk_operations_are_not_starved() {
+        let writer = Writer::new();
+        let place = Arc::new(Mutex::new(None));
+        let done = Arc::new(Mutex::new(0));
+        let count = {
+            let done = Arc::clone(&done);
+            move || *lock(&done)
+        };
+        let seen = Arc::clone(&place);
+        let _bulk = writer.submit(Lane::Bulk, move |_| {
+            *lock(&seen) = Some(count());
+            Ok(())
+        });
+        let _answers: Vec<_> = (0..GROUP_SIZE * 2)
+            .map(|_| {
+                let done = Arc::clone(&done);
+                writer.submit(Lane::Fast, move |_| {
+                    *lock(&done) += 1;
+                    Ok(())
+                })
+            })
+            .collect();
+        writer.run();
+        let place = lock(&place).unwrap();
+        assert!(place <= GROUP_SIZE, "the bulk operation came after {place} others");
+    }
+
+    /// A closed queue takes nothing more.
+    #[test]
+    fn closed_queues_refuse() {
+        let writer = Writer::new();
+        writer.run();
+        let (reply, _answer) = oneshot::channel();
+        assert!(!writer.jobs.push(Lane::Fast, write_job(|_| Ok(((), Aftermath::default())), reply)));
+    }
+}

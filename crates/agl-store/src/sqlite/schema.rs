@@ -104,3 +104,38 @@ fn set_up(connection: &Connection, sync: Sync) -> rusqlite::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The promises about power loss rest on these settings.
+    #[test]
+    fn durability_is_set() {
+        let folder = tempfile::tempdir().unwrap();
+        for (sync, synchronous) in [(Sync::Normal, 1), (Sync::Full, 2)] {
+            let connection = open_writer(&folder.path().join("agl.db"), sync).unwrap();
+            let value: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+            assert_eq!(value, synchronous);
+            let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+            assert_eq!(mode, "wal");
+        }
+    }
+
+    /// A reader cannot write, and a writer under way is not in its way.
+    #[test]
+    fn readers_only_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agl.db");
+        let writer = open_writer(&path, Sync::Normal).unwrap();
+        let reader = open_reader(&path).unwrap();
+        assert!(reader.execute("INSERT INTO queue (rollout_id) VALUES ('x')", []).is_err());
+        writer.execute_batch("BEGIN IMMEDIATE; INSERT INTO queue (rollout_id) VALUES ('x');").unwrap();
+        let count = |connection: &Connection| -> i64 {
+            connection.query_row("SELECT count(*) FROM queue", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((count(&reader), count(&writer)), (0, 1));
+        writer.execute_batch("COMMIT").unwrap();
+        assert_eq!(count(&reader), 1);
+    }
+}

@@ -96,10 +96,41 @@ struct Source<'a> {
     select: &'a str,
     /// The table that is counted, filtered and sorted.
     table: &'a str,
-    /// What always applies.
-    base: Vec<(&'a str, Sql)>,
+    /// What always applies, with its parameter.
+    base: Vec<(&'a str, Option<Sql>)>,
     /// The column of the insertion order.
     tie: &'a str,
+}
+
+impl Source<'_> {
+    fn rollouts() -> Self {
+        Self { select: ROLLOUT, table: "rollouts", base: Vec::new(), tie: "seq" }
+    }
+
+    fn attempts(rollout_id: &str) -> Self {
+        let base = vec![("rollout_id = ?", Some(Sql::Text(rollout_id.to_owned())))];
+        Self { select: ATTEMPT, table: "attempts", base, tie: "seq" }
+    }
+
+    fn spans(rollout_id: &str, attempt_id: Option<&str>) -> Self {
+        let mut base = vec![("rollout_id = ?", Some(Sql::Text(rollout_id.to_owned())))];
+        base.extend(attempt_id.map(|attempt_id| ("attempt_id = ?", Some(Sql::Text(attempt_id.to_owned())))));
+        Self { select: SPAN, table: "spans", base, tie: "seq" }
+    }
+
+    fn newest_resources() -> Self {
+        // Written out, because a parameter would hide from SQLite that the partial index serves.
+        let base = vec![("is_newest = 1", None)];
+        Self { select: RESOURCES, table: "resources", base, tie: "first_seq" }
+    }
+
+    fn resources() -> Self {
+        Self { select: RESOURCES, table: "resources", base: Vec::new(), tie: "seq" }
+    }
+
+    fn workers() -> Self {
+        Self { select: WORKER, table: "workers", base: Vec::new(), tie: "seq" }
+    }
 }
 
 struct Query {
@@ -114,7 +145,7 @@ fn compile(source: &Source<'_>, selection: &Selection) -> Result<Query, Error> {
     let mut required = Vec::new();
     for (condition, value) in &source.base {
         required.push((*condition).to_owned());
-        params.push(value.clone());
+        params.extend(value.clone());
     }
     let mut pool = Vec::new();
     for condition in &selection.conditions {
@@ -371,8 +402,7 @@ impl Read for Session<'_> {
     }
 
     fn select_rollouts(&self, selection: &Selection) -> Result<Found<RolloutView>, Error> {
-        let source = Source { select: ROLLOUT, table: "rollouts", base: Vec::new(), tie: "seq" };
-        self.select(&source, selection, |row| {
+        self.select(&Source::rollouts(), selection, |row| {
             let rollout = read_rollout(row)?;
             let attempt = self.latest_attempt(&rollout.rollout_id)?;
             Ok(RolloutView { rollout, attempt })
@@ -380,9 +410,7 @@ impl Read for Session<'_> {
     }
 
     fn select_attempts(&self, rollout_id: &str, selection: &Selection) -> Result<Found<Attempt>, Error> {
-        let base = vec![("rollout_id = ?", Sql::Text(rollout_id.to_owned()))];
-        let source = Source { select: ATTEMPT, table: "attempts", base, tie: "seq" };
-        self.select(&source, selection, read_attempt)
+        self.select(&Source::attempts(rollout_id), selection, read_attempt)
     }
 
     fn select_spans(
@@ -391,10 +419,7 @@ impl Read for Session<'_> {
         attempt_id: Option<&str>,
         selection: &Selection,
     ) -> Result<Found<Span>, Error> {
-        let mut base = vec![("rollout_id = ?", Sql::Text(rollout_id.to_owned()))];
-        base.extend(attempt_id.map(|attempt_id| ("attempt_id = ?", Sql::Text(attempt_id.to_owned()))));
-        let source = Source { select: SPAN, table: "spans", base, tie: "seq" };
-        self.select(&source, selection, read_span)
+        self.select(&Source::spans(rollout_id, attempt_id), selection, read_span)
     }
 
     fn select_resources(
@@ -402,18 +427,12 @@ impl Read for Session<'_> {
         all_versions: bool,
         selection: &Selection,
     ) -> Result<Found<ResourcesUpdate>, Error> {
-        let (base, tie) = if all_versions {
-            (Vec::new(), "seq")
-        } else {
-            (vec![("is_newest = ?", Sql::Integer(1))], "first_seq")
-        };
-        let source = Source { select: RESOURCES, table: "resources", base, tie };
+        let source = if all_versions { Source::resources() } else { Source::newest_resources() };
         self.select(&source, selection, read_resources)
     }
 
     fn select_workers(&self, selection: &Selection) -> Result<Found<Worker>, Error> {
-        let source = Source { select: WORKER, table: "workers", base: Vec::new(), tie: "seq" };
-        self.select(&source, selection, read_worker)
+        self.select(&Source::workers(), selection, read_worker)
     }
 }
 
@@ -602,5 +621,89 @@ impl Tx for Session<'_> {
             ],
         )?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agl_types::{AttemptQuery, ResourcesQuery, RolloutQuery, SpanQuery, WorkerQuery};
+
+    use super::*;
+    use crate::sqlite::{Sync, schema};
+
+    /// What SQLite would do for a query: one line a step.
+    fn plan(connection: &Connection, sql: &str) -> String {
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let count = statement.parameter_count();
+        let params = vec![Sql::Text("1".to_owned()); count];
+        let steps = statement.query_map(params_from_iter(params), |row| row.get::<_, String>(3)).unwrap();
+        steps.collect::<Result<Vec<_>, _>>().unwrap().join("\n")
+    }
+
+    fn plans(connection: &Connection, source: &Source<'_>, selection: &Selection) -> (String, String) {
+        let query = compile(source, selection).unwrap();
+        (plan(connection, &query.sql), plan(connection, &query.count_sql))
+    }
+
+    /// No query reads a whole table, or sorts it, to answer for one rollout or one page.
+    #[test]
+    fn queries_use_indexes() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = schema::open_writer(&folder.path().join("agl.db"), Sync::Normal).unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        for field in ["rollout_id", "start_time", "end_time", "mode", "resources_id", "status"] {
+            for sort_order in [SortOrder::Asc, SortOrder::Desc] {
+                let query =
+                    RolloutQuery { sort_by: text(field), sort_order, limit: 10, ..Default::default() };
+                let (plan, _) =
+                    plans(&connection, &Source::rollouts(), &Selection::rollouts(&query).unwrap());
+                assert!(plan.contains("USING INDEX"), "{field} {sort_order:?}:\n{plan}");
+                assert!(!plan.contains("TEMP B-TREE FOR ORDER BY"), "{field} {sort_order:?}:\n{plan}");
+            }
+        }
+        let query =
+            RolloutQuery { status_in: Some(vec![RolloutStatus::Running]), limit: 10, ..Default::default() };
+        let (plan, count) = plans(&connection, &Source::rollouts(), &Selection::rollouts(&query).unwrap());
+        assert!(plan.contains("SEARCH rollouts USING INDEX rollouts_status"), "{plan}");
+        assert!(count.contains("SEARCH rollouts USING COVERING INDEX rollouts_status"), "{count}");
+        let query = RolloutQuery { rollout_id_in: Some(vec![]), limit: 10, ..Default::default() };
+        let (plan, _) = plans(&connection, &Source::rollouts(), &Selection::rollouts(&query).unwrap());
+        assert!(plan.contains("SEARCH rollouts USING INDEX"), "{plan}");
+
+        for attempt_id in [None, Some("a")] {
+            for sort_by in [None, text("sequence_id"), text("start_time"), text("name")] {
+                let name = text("x");
+                for query in [
+                    SpanQuery { sort_by: sort_by.clone(), ..Default::default() },
+                    SpanQuery {
+                        sort_by: sort_by.clone(),
+                        name_contains: name.clone(),
+                        trace_id: name.clone(),
+                        filter_logic: FilterLogic::Or,
+                        ..Default::default()
+                    },
+                ] {
+                    let selection = Selection::spans(&query).unwrap();
+                    let (plan, count) = plans(&connection, &Source::spans("r", attempt_id), &selection);
+                    assert!(plan.contains("SEARCH spans USING INDEX"), "{plan}");
+                    assert!(count.contains("SEARCH spans USING"), "{count}");
+                }
+            }
+        }
+        let query = SpanQuery { limit: 10, ..Default::default() };
+        let (plan, _) = plans(&connection, &Source::spans("r", None), &Selection::spans(&query).unwrap());
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+
+        let source = Source::attempts("r");
+        let (plan, _) = plans(&connection, &source, &Selection::attempts(&AttemptQuery::default()).unwrap());
+        assert!(plan.contains("SEARCH attempts USING INDEX") && !plan.contains("B-TREE FOR ORDER"), "{plan}");
+        let selection = Selection::resources(&ResourcesQuery::default()).unwrap();
+        let source = Source::newest_resources();
+        let (plan, _) = plans(&connection, &source, &selection);
+        assert!(plan.contains("resources_newest"), "{plan}");
+        let source = Source::workers();
+        let query = WorkerQuery { limit: 5, ..Default::default() };
+        let (plan, _) = plans(&connection, &source, &Selection::workers(&query).unwrap());
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
     }
 }

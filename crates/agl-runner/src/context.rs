@@ -12,6 +12,19 @@ use serde_json::{Value, json};
 use crate::agent::Failure;
 use crate::{BoxError, Error, SpanSink};
 
+tokio::task_local! {
+    static CURRENT: RolloutContext;
+}
+
+/// Judges the work of the rollout being run in this task; see [`RolloutContext::emit_reward`].
+///
+/// # Errors
+/// [`Error::NoRollout`] outside an agent and in tasks that it spawned, and those of
+/// [`RolloutContext::emit_reward`].
+pub async fn emit_reward(reward: f64) -> Result<(), Error> {
+    RolloutContext::current().ok_or(Error::NoRollout)?.emit_reward(reward).await
+}
+
 /// What an agent is given beside its task: where it stands, what it may use, and where its spans go.
 ///
 /// Cheap to clone.
@@ -50,6 +63,17 @@ impl RolloutContext {
         let trace_id = ids::trace_id(ids.next(), ids.next());
         let shared = Shared { attempted, resources, sink, clock, ids, trace_id };
         Self { shared: Arc::new(shared), parent_id: None }
+    }
+
+    /// The context of the rollout being run in this task. Tasks that the agent spawns have none; give them a clone.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Self::clone).ok()
+    }
+
+    /// Runs `work` with this context as the current one.
+    pub(crate) async fn scope<T>(self, work: impl Future<Output = T>) -> T {
+        CURRENT.scope(self, work).await
     }
 
     /// The rollout, as it was when the runner took it on.

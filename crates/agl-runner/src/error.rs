@@ -9,6 +9,11 @@ pub enum Error {
         /// Its value.
         value: f64,
     },
+    /// There is no rollout to attach to.
+    #[error(
+        "no rollout is being run in this task: call this from an agent, or use its context in tasks it spawns"
+    )]
+    NoRollout,
     /// The rollout is over, and its spans go nowhere any more.
     #[error("the rollout is over: emit spans before the agent returns")]
     Over,

@@ -14,7 +14,7 @@ mod snapshot;
 mod stop;
 
 pub use agent::{Agent, BoxError, Outcome};
-pub use context::{LastingSpan, RolloutContext};
+pub use context::{LastingSpan, RolloutContext, emit_reward};
 pub use error::Error;
 pub use retry::Patience;
 pub use runner::{Runner, RunnerOptions, RunnerReport};

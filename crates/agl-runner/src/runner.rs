@@ -267,7 +267,9 @@ impl RunningAttempt {
     async fn run_agent(&self, context: &RolloutContext) -> Verdict {
         let (agent, task) = (self.runner.agent.clone(), self.attempted.rollout.input.clone());
         let agent_context = context.clone();
-        let mut work = tokio::spawn(async move { agent.rollout(task, &agent_context).await });
+        let mut work = tokio::spawn(async move {
+            agent_context.clone().scope(async { agent.rollout(task, &agent_context).await }).await
+        });
         let verdict = tokio::select! {
             result = &mut work => return of_agent(result),
             () = self.cancel.cancelled() => {

@@ -14,6 +14,12 @@ impl StopSignal {
         Self::default()
     }
 
+    /// A signal that is given together with this one, and can also be given alone.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { stop: self.stop.child_token(), cancel: self.cancel.child_token() }
+    }
+
     /// Asks for an end after what is being done now.
     pub fn stop(&self) {
         self.stop.cancel();

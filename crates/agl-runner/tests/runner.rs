@@ -233,6 +233,25 @@ async fn the_agent_sees_its_resources_and_nests_its_spans() {
 }
 
 #[tokio::test]
+async fn a_reward_finds_the_rollout_of_its_task() {
+    let store = Arc::new(MemoryStore::new());
+    let agent = |task: Value, _: RolloutContext| async move {
+        agl_runner::emit_reward(task.as_f64().unwrap()).await?;
+        let elsewhere = tokio::spawn(agl_runner::emit_reward(9.0)).await?;
+        assert!(matches!(elsewhere, Err(agl_runner::Error::NoRollout)));
+        Ok(Outcome::Done)
+    };
+    let runner = Runner::new(Arc::new(agent), store.clone(), RunnerOptions::new("Worker-0"));
+    let signal = StopSignal::new();
+    let request = |reward: f64| StartRollout { rollout: EnqueueRolloutRequest::new(reward), worker_id: None };
+    let (one, two) = tokio::join!(runner.step(request(1.0), &signal), runner.step(request(2.0), &signal));
+    for (view, reward) in [(one.unwrap(), 1.0), (two.unwrap(), 2.0)] {
+        assert_eq!(view.rollout.status, RolloutStatus::Succeeded, "{view:?}");
+        assert_eq!(find_final_reward(&spans(&store, &view.rollout.rollout_id).await), Some(reward));
+    }
+}
+
+#[tokio::test]
 async fn a_rollout_that_is_called_off_is_given_up() {
     let store = Arc::new(MemoryStore::new());
     let rollout_id = enqueue(&store, "hang", None).await;

@@ -164,7 +164,7 @@ class _Tally:
             for mode, statuses in self.statuses.items()
         }
         return RunSummary(
-            **modes,  # type: ignore[arg-type]
+            **modes,
             spans=self.spans,
             triplets=self.triplets,
             prompt_tokens=self.prompt_tokens,
@@ -233,7 +233,7 @@ class Baseline(FastAlgorithm):
 
     @with_llm_proxy()
     @with_store
-    async def run(  # type: ignore[override]
+    async def run(
         self,
         store: LightningStore,
         llm_proxy: Any,
@@ -261,6 +261,9 @@ class Baseline(FastAlgorithm):
 
         resources_id = None
         initial = self.get_initial_resources()
+        if initial is None and await store.get_latest_resources() is None:
+            # A runner takes a lack of resources for a mistake; here there are none to be had.
+            initial = {}
         if initial is not None:
             resources_id = (await store.update_resources("default", initial)).resources_id
 

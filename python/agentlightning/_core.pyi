@@ -1,7 +1,24 @@
-"""The Rust side: stores, the server and the readers of traces, as bytes of JSON."""
+"""The Rust side: stores, the server, the readers of traces and the command, mostly as bytes of JSON."""
 
 import os
 from typing import TypeAlias, final
+
+__all__ = [
+    "CompletionQueue",
+    "CoreError",
+    "ServerHandle",
+    "Store",
+    "Task",
+    "chat_attributes",
+    "cli_main",
+    "find_final_reward",
+    "get_reward_value",
+    "get_rewards_from_span",
+    "serve_store",
+    "tool_call_attributes",
+    "trace_to_tree",
+    "trace_to_triplets",
+]
 
 _Failure: TypeAlias = tuple[str, str, str | None]
 
@@ -77,6 +94,9 @@ class ServerHandle:
 
     def stop(self) -> None:
         """Stops it and waits until requests in flight are done. Does nothing the second time."""
+
+def cli_main(args: list[str]) -> int:
+    """Does what a command line says, the program's name first, and returns the exit code."""
 
 def serve_store(store: Store, host: str, port: int, cors_origins: list[str]) -> ServerHandle:
     """Serves a store over HTTP; port 0 takes a free one. `OSError` when the port cannot be had."""

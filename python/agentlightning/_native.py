@@ -129,7 +129,7 @@ def encode(fields: Mapping[str, Any]) -> bytes:
     try:
         return _to_json(fields)
     except Exception as error:
-        raise _no_json("", fields, error) from error
+        raise _no_json("", fields, error, frozenset()) from error
 
 
 def _to_json(value: Any) -> bytes:
@@ -142,19 +142,19 @@ def _fallback(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON")
 
 
-def _no_json(path: str, value: Any, error: Exception) -> TypeError:
-    """Says which part of `value`, found at `path`, has no JSON."""
+def _no_json(path: str, value: Any, error: Exception, above: frozenset[int]) -> TypeError:
+    """Says which part of `value`, found at `path` below the objects with the ids `above`, has no JSON."""
     if isinstance(value, dict):
         parts = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
     elif isinstance(value, (list, tuple)):
         parts = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
     else:
         parts = []
+    above |= {id(value)}
     for name, item in parts:
         try:
             _to_json(item)
-        except RecursionError:
-            break
         except Exception as inner:
-            return _no_json(name, item, inner)
+            if id(item) not in above:
+                return _no_json(name, item, inner, above)
     return TypeError(f"{path or 'the argument'} must be JSON: {error}")

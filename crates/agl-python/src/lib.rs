@@ -1,6 +1,7 @@
 //! The Python extension module `agentlightning._core`: stores, the server, the readers of traces and the command
 //! line, as bytes of JSON. The Python package beside it gives them their types.
 
+mod command;
 mod completion;
 mod dispatch;
 mod failure;
@@ -12,6 +13,8 @@ mod trace;
 /// The extension module.
 #[pyo3::pymodule]
 mod _core {
+    #[pymodule_export]
+    use crate::command::cli_main;
     #[pymodule_export]
     use crate::completion::CompletionQueue;
     #[pymodule_export]

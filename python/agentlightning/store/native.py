@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 __all__ = ["NativeStore"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -150,7 +153,10 @@ class NativeStore(LightningStore):
     async def add_span(self, span: Span) -> Span | None:
         """Stores a span and returns this very object; None when the attempt has one of this id already."""
         is_new = json.loads(await self._call("add_span", **_fields_of(span)))
-        return span if is_new else None
+        if not is_new:
+            _log_duplicate(span)
+            return None
+        return span
 
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """Stores spans and returns those that were new, grouped by attempt in order of first appearance."""
@@ -159,8 +165,14 @@ class NativeStore(LightningStore):
         by_key: dict[tuple[str, str, str], Span] = {}
         for span in spans:
             by_key.setdefault((span.rollout_id, span.attempt_id, span.span_id), span)
-        added = json.loads(await call(self._core(), "add_many_spans", encode_spans(spans)))
-        return [by_key[rollout_id, attempt_id, span_id] for rollout_id, attempt_id, span_id in added]
+        keys = json.loads(await call(self._core(), "add_many_spans", encode_spans(spans)))
+        added = [by_key[rollout_id, attempt_id, span_id] for rollout_id, attempt_id, span_id in keys]
+        if len(added) < len(spans):
+            new = {id(span) for span in added}
+            for span in spans:
+                if id(span) not in new:
+                    _log_duplicate(span)
+        return added
 
     async def add_otel_span(
         self,
@@ -180,6 +192,7 @@ class NativeStore(LightningStore):
         )
         issued = json.loads(answer)
         if issued is None:
+            _log_duplicate(span)
             return None
         span.sequence_id = issued
         return span
@@ -431,6 +444,15 @@ class NativeStore(LightningStore):
             "update_worker", worker_id=worker_id, update=_given(heartbeat_stats=heartbeat_stats)
         )
         return Worker.model_validate_json(answer)
+
+
+def _log_duplicate(span: Span) -> None:
+    logger.error(
+        "Duplicated span added: attempt %s of rollout %s has a span %s already, which stays as it is.",
+        span.attempt_id,
+        span.rollout_id,
+        span.span_id,
+    )
 
 
 def encode_spans(spans: Sequence[Span]) -> bytes:

@@ -1,0 +1,43 @@
+"""Fixtures: every kind of store behind the one interface."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+import agentlightning as agl
+
+STORES = ["memory", "sqlite", "client", "server", "threaded"]
+
+
+@pytest_asyncio.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[agl.LightningStore]:
+    """An empty store, of each kind in turn."""
+    async with AsyncExitStack() as cleanup:
+        match request.param:
+            case "memory":
+                yield agl.InMemoryLightningStore()
+            case "sqlite":
+                yield cleanup.enter_context(agl.SqliteLightningStore(tmp_path / "store.db"))
+            case "threaded":
+                yield agl.LightningStoreThreaded(agl.InMemoryLightningStore())
+            case _:
+                server = agl.LightningStoreServer(agl.InMemoryLightningStore(), "127.0.0.1", 0)
+                await server.start()
+                cleanup.push_async_callback(server.stop)
+                if request.param == "server":
+                    yield server
+                else:
+                    client = agl.LightningStoreClient(server.endpoint)
+                    cleanup.push_async_callback(client.close)
+                    yield client
+
+
+@pytest.fixture
+def memory() -> agl.InMemoryLightningStore:
+    """An empty store in memory."""
+    return agl.InMemoryLightningStore()

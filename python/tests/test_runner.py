@@ -431,10 +431,9 @@ async def test_any_tracer_with_the_basic_methods_will_do(store: InMemoryLightnin
     runner = LitAgentRunner[Any](Minimal(), heartbeat_interval=0)
     with runner.run_context(agent=Agent(lambda task: 1.0), store=store) as running:
         assert (await running.step("t")).status == "succeeded"
-    runner = LitAgentRunner[Any](Minimal(), heartbeat_interval=0)
-    with runner.run_context(agent=Agent(lambda task: 1 / 0), store=store) as running:
-        with pytest.raises(ZeroDivisionError):
-            await running.step("t")
+    failing = Agent(lambda task: 1 / 0)
+    with runner.run_context(agent=failing, store=store) as running, pytest.raises(ZeroDivisionError):
+        await running.step("t")
 
 
 @pytest.fixture

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from agentlightning.types import Span
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
 
 T_from = TypeVar("T_from")
 T_to = TypeVar("T_to")
@@ -23,7 +26,7 @@ class Adapter(Generic[T_from, T_to]):
         raise NotImplementedError("Adapter.adapt() is not implemented.")
 
 
-class OtelTraceAdapter(Adapter["Sequence[ReadableSpan]", T_to], Generic[T_to]):
+class OtelTraceAdapter(Adapter[Sequence["ReadableSpan"], T_to], Generic[T_to]):
     """An adapter of OpenTelemetry's own spans."""
 
 

@@ -62,7 +62,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         self.reward_match = reward_match
         self._skip_empty_token_spans = _skip_empty_token_spans
 
-    def adapt(self, source: Sequence[Span | ReadableSpan], /) -> list[Triplet]:  # type: ignore[override]
+    def adapt(self, source: Sequence[Span | ReadableSpan], /) -> list[Triplet]:
         """The triplets of a trace, in the order of its tree.
 
         Raises:

@@ -77,14 +77,16 @@ def get_object_value(span: SpanLike) -> Any:
     literal = attributes.get(_LITERAL)
     if literal is None:
         return None
-    kind = attributes.get(_TYPE, "str")
-    decoders = {
-        "str": str,
-        "int": int,
-        "float": float,
-        "bool": lambda value: str(value).lower() == "true",
-        "bytes": base64.b64decode,
-    }
-    if kind not in decoders:
-        raise RuntimeError(f"Unsupported type of an object literal: {kind}.")
-    return decoders[kind](literal)  # type: ignore[index]
+    match attributes.get(_TYPE, "str"):
+        case "str":
+            return str(literal)
+        case "int":
+            return int(str(literal))
+        case "float":
+            return float(str(literal))
+        case "bool":
+            return str(literal).lower() == "true"
+        case "bytes":
+            return base64.b64decode(str(literal))
+        case kind:
+            raise RuntimeError(f"Unsupported type of an object literal: {kind}.")

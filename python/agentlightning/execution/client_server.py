@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -34,9 +35,11 @@ Role = Literal["algorithm", "runner", "both"]
 DEFAULT_PORT = 4747
 """Where algorithm and runners meet when they are started on their own and nobody says otherwise."""
 _POLL_SECONDS = 0.05
-# The worker's program. Its module path is this process's own, before anything else is imported.
+# The worker's program. Its module path is this process's own, before anything else is imported. Until it has
+# its work, Ctrl+C is not its business: whoever started it will tell.
 _BOOTSTRAP = (
-    "import sys; sys.path[:] = {path!r}; from agentlightning.runner._worker import main; sys.exit(main({fd}))"
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import sys; sys.path[:] = {path!r}; "
+    "from agentlightning.runner._worker import main; sys.exit(main({fd}))"
 )
 
 
@@ -268,14 +271,21 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
     ) -> Any:
         """The runner on this thread, where a debugger is at home, and the algorithm with the server on
         another."""
-        ready: threading.Event = threading.Event()
+        ready, runner_ended = threading.Event(), threading.Event()
         outcome: dict[str, Any] = {}
 
         async def algorithm_side() -> Any:
             async with _Served(self, store) as served:
                 outcome["address"] = served.address
                 ready.set()
-                return await algorithm(served.store, event)
+                try:
+                    return await algorithm(served.store, event)
+                finally:
+                    # Without an algorithm nothing more will be asked of the runner, which needs the server
+                    # until it has ended.
+                    event.set()
+                    while not runner_ended.is_set():  # noqa: ASYNC110 - set on another thread
+                        await asyncio.sleep(_POLL_SECONDS)
 
         def run() -> None:
             try:
@@ -283,16 +293,18 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             except BaseException as exc:
                 outcome["error"] = exc
             finally:
-                # Without an algorithm nothing more will be asked of the runner.
                 event.set()
                 ready.set()
 
         thread = threading.Thread(target=run, name="algorithm", daemon=True)
         thread.start()
         ready.wait()
-        if "address" in outcome:
-            asyncio.run(_run_side(self._runner_side(runner, outcome["address"], store, 0, event), event))
-        thread.join()
+        try:
+            if "address" in outcome:
+                asyncio.run(_run_side(self._runner_side(runner, outcome["address"], store, 0, event), event))
+        finally:
+            runner_ended.set()
+            thread.join()
         if "error" in outcome:
             raise outcome["error"]
         return outcome.get("result")
@@ -353,7 +365,6 @@ class _Served:
             await self._server.start()
             self.address = self._server.endpoint
             self.store = self._server
-            logger.info("The store is served at %s.", self.address)
         return self
 
     async def __aexit__(self, *args: Any) -> None:
@@ -416,7 +427,7 @@ class _Crew:
             "grace": strategy.graceful_timeout + strategy.terminate_timeout,
         }
         try:
-            import cloudpickle
+            import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
             return pickle.dumps(cloudpickle.dumps(work))
         except Exception as exc:
@@ -449,10 +460,14 @@ class _Crew:
 
     def failures(self) -> list[str]:
         """Runners that have ended as they should not, each with its exit code."""
+        # One that Ctrl+C has hit before it could look out for it has ended as it should.
+        allowed = {*self._strategy.allowed_exit_codes, None}
+        if self._event.is_set():
+            allowed.add(-signal.SIGINT)
         failed = [
             f"{worker.name} (exitcode={worker.exitcode})"
             for worker in self._workers
-            if worker.exitcode is not None and worker.exitcode not in self._strategy.allowed_exit_codes
+            if worker.exitcode not in allowed
         ]
         return failed + [f"{name} ({error!r})" for name, error in self._thread_errors]
 
@@ -492,7 +507,7 @@ class _Crew:
             threading.Thread(target=worker.send, args=(b"stop",), daemon=True).start()
         if not await self._ended_within(strategy.graceful_timeout):
             requests: list[tuple[str, Callable[[_Worker], None]]] = [
-                ("interrupting", lambda worker: worker.process.send_signal(2)),
+                ("interrupting", lambda worker: worker.process.send_signal(signal.SIGINT)),
                 ("terminating", lambda worker: worker.process.terminate()),
                 ("killing", lambda worker: worker.process.kill()),
             ]

@@ -274,7 +274,7 @@ class _Call:
                 self.abandon()
                 close()
 
-            stream.close = sync_close  # type: ignore[method-assign]
+            stream.close = sync_close
 
     def _watched(self, chunks: Iterator[Any]) -> Iterator[Any]:
         try:

@@ -80,7 +80,8 @@ class FunctionalLitAgent(LitAgent[T]):
         """
         if self.is_async():
             raise RuntimeError(f"{self._rollout_func!r} is asynchronous; use rollout_async.")
-        return self._rollout_func(task, **self._arguments(resources, rollout))
+        result: RolloutRawResult = self._rollout_func(task, **self._arguments(resources, rollout))
+        return result
 
     async def rollout_async(self, task: T, resources: NamedResources, rollout: Rollout) -> RolloutRawResult:
         """Runs the async function.
@@ -90,7 +91,8 @@ class FunctionalLitAgent(LitAgent[T]):
         """
         if not self.is_async():
             raise RuntimeError(f"{self._rollout_func!r} is synchronous; use rollout.")
-        return await self._rollout_func(task, **self._arguments(resources, rollout))
+        result: RolloutRawResult = await self._rollout_func(task, **self._arguments(resources, rollout))
+        return result
 
     def _accepts(self, name: str) -> bool:
         return name in self._signature.parameters

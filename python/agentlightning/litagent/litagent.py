@@ -74,7 +74,8 @@ class LitAgent(Generic[T]):
         for name in (f"{kind}_rollout_async", f"{kind}_rollout", "rollout_async", "rollout"):
             # Looked up on the class first, so that an inherited default does not count as an override.
             if getattr(type(self), name, None) is not getattr(LitAgent, name):
-                return getattr(self, name)
+                method: Callable[..., Any] = getattr(self, name)
+                return method
         return self.rollout
 
     def set_trainer(self, trainer: Trainer) -> None:
@@ -128,7 +129,8 @@ class LitAgent(Generic[T]):
         """The runner's tracer, or else the trainer's."""
         runner = self.get_runner()
         if hasattr(runner, "tracer"):
-            return runner.tracer
+            tracer: Tracer = runner.tracer
+            return tracer
         return self.get_trainer().tracer
 
     @property

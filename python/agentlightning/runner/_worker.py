@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,9 @@ from typing import Any, BinaryIO
 from agentlightning.execution.events import ThreadingEvent
 
 logger = logging.getLogger(__name__)
+
+_ORPHAN_SECONDS = 5.0
+"""How long what is under way may go on without a parent, which has taken the store's server with it."""
 
 
 def main(descriptor: int) -> int:
@@ -39,6 +43,7 @@ def _main(pipe: BinaryIO) -> int:
     threading.Thread(
         target=_listen, args=(pipe, event, work["grace"]), name="parent-watch", daemon=True
     ).start()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         asyncio.run(_run(work, header["worker_id"], event))
     except KeyboardInterrupt:
@@ -67,6 +72,6 @@ def _listen(pipe: BinaryIO, event: ThreadingEvent, grace: float) -> None:
         # The parent hangs up when it has seen this process end, or has given up on it.
         told = b""
     if told != b"stop":
-        time.sleep(grace)
+        time.sleep(min(grace, _ORPHAN_SECONDS))
         logger.error("The parent process has gone.")
         os._exit(1)

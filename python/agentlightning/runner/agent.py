@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from agentlightning.emitter.exception import emit_exception
 from agentlightning.emitter.reward import emit_reward, find_final_reward
@@ -98,14 +98,14 @@ class LitAgentRunner(Runner[T]):
         copied._tracer = copy.copy(self._tracer)
         return copied
 
-    def init(self, agent: LitAgent[T], *, hooks: Sequence[Hook] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
+    def init(self, agent: LitAgent[T], *, hooks: Sequence[Hook] | None = None, **kwargs: Any) -> None:
         """Takes the agent and the hooks that are called around each attempt."""
         self._agent = agent
         agent.set_runner(self)
         self._hooks = list(hooks) if hooks is not None else []
         self._tracer.init()
 
-    def init_worker(self, worker_id: int, store: LightningStore, **kwargs: Any) -> None:  # type: ignore[override]
+    def init_worker(self, worker_id: int, store: LightningStore, **kwargs: Any) -> None:
         """Takes the store and the worker's number, and sets the tracer up."""
         self._store = store
         self.worker_id = worker_id
@@ -320,19 +320,23 @@ class LitAgentRunner(Runner[T]):
         before = [(variable, variable.get()) for variable, _ in variables]
         for variable, value in variables:
             variable.set(value)
+        result: Any
         try:
             if inspect.iscoroutinefunction(method):
                 try:
-                    return await method(claimed.input, resources=resources, rollout=claimed)
+                    result = await method(claimed.input, resources=resources, rollout=claimed)
                 except SystemExit as exc:
                     # An agent that calls sys.exit() ends its rollout, not its runner.
                     raise RuntimeError(f"The agent exited: {exc!r}") from exc
-            result = await _in_thread(
-                lambda: method(claimed.input, resources=resources, rollout=claimed),
-                name=f"{self.get_worker_id()}-agent",
-            )
-            # A plain function may still hand out something to await.
-            return await result if inspect.isawaitable(result) else result
+            else:
+                result = await _in_thread(
+                    lambda: method(claimed.input, resources=resources, rollout=claimed),
+                    name=f"{self.get_worker_id()}-agent",
+                )
+                if inspect.isawaitable(result):
+                    # A plain function may still hand out something to await.
+                    result = await result
+            return cast("RolloutRawResult", result)
         finally:
             for variable, value in before:
                 variable.set(value)

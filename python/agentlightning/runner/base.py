@@ -27,11 +27,11 @@ class Runner(ParallelWorkerBase, Generic[T]):
     (`iter`) or runs single tasks (`step`).
     """
 
-    def init(self, agent: LitAgent[T], **kwargs: Any) -> None:  # type: ignore[override]
+    def init(self, agent: LitAgent[T], **kwargs: Any) -> None:
         """Takes the agent."""
         raise NotImplementedError()
 
-    def init_worker(self, worker_id: int, store: LightningStore, **kwargs: Any) -> None:  # type: ignore[override]
+    def init_worker(self, worker_id: int, store: LightningStore, **kwargs: Any) -> None:
         """Takes the store; `worker_id` names the worker in it."""
         raise NotImplementedError()
 

@@ -78,7 +78,7 @@ class Tracer(ParallelWorkerBase):
 
     _store: LightningStore | None = None
 
-    def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:  # type: ignore[override]
+    def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
         """Prepares this worker; spans of its trace contexts go to `store`."""
         super().init_worker(worker_id)
         self._store = store

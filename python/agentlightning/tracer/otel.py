@@ -369,7 +369,7 @@ class OtelSpanRecordingContext:
 
     def record_attributes(self, attributes: Attributes) -> None:
         """Adds attributes, overwriting those of the same name."""
-        self._span.set_attributes(attributes)  # type: ignore[arg-type]
+        self._span.set_attributes(attributes)
 
     def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
         """Replaces the status."""
@@ -391,7 +391,7 @@ def _core_fields(span: ReadableSpan) -> SpanCoreFields:
     return SpanCoreFields(
         name=span.name,
         status=TraceStatus.from_opentelemetry(span.status),
-        attributes=dict(span.attributes or {}),  # type: ignore[arg-type]
+        attributes=dict(span.attributes or {}),
         start_time=None if span.start_time is None else span.start_time / 1e9,
         end_time=None if span.end_time is None else span.end_time / 1e9,
     )
@@ -499,7 +499,7 @@ class OtelTracer(Tracer):
 
     @with_active_tracer_context
     @asynccontextmanager
-    async def trace_context(  # type: ignore[override]
+    async def trace_context(
         self,
         name: str | None = None,
         *,
@@ -573,12 +573,12 @@ class OtelTracer(Tracer):
     ) -> SpanCoreFields:
         """Records a span that starts and ends at `timestamp` (seconds; now by default)."""
         moment = _nanoseconds(timestamp)
-        span = self._tracer().start_span(name, attributes=attributes, start_time=moment)  # type: ignore[arg-type]
+        span = self._tracer().start_span(name, attributes=attributes, start_time=moment)
         if status is not None:
             _set_status(span, status)
         assert isinstance(span, ReadableSpan)
         # Without an explicit end, the span would take longer than the moment that it stands for.
-        span.end(end_time=span.start_time)  # type: ignore[attr-defined]
+        span.end(end_time=span.start_time)
         return _core_fields(span)
 
     @contextmanager
@@ -597,7 +597,7 @@ class OtelTracer(Tracer):
             logger.warning("OtelTracer does not support end_time; the operation ends when its block does.")
         with self._tracer().start_as_current_span(
             name,
-            attributes=attributes,  # type: ignore[arg-type]
+            attributes=attributes,
             start_time=_nanoseconds(start_time),
         ) as span:
             assert isinstance(span, SdkSpan)

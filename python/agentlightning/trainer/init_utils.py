@@ -13,7 +13,8 @@ T = TypeVar("T")
 def load_class(full_class_name: str) -> type[Any]:
     """The class of that import path."""
     module_name, class_name = full_class_name.rsplit(".", 1)
-    return getattr(importlib.import_module(module_name), class_name)
+    cls: type[Any] = getattr(importlib.import_module(module_name), class_name)
+    return cls
 
 
 def instantiate_component(

@@ -39,7 +39,7 @@ def system_snapshot(include_gpu: bool = False) -> dict[str, Any]:
 
 def _psutil_figures() -> dict[str, Any]:
     try:
-        import psutil
+        import psutil  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         return {}
     memory, network = psutil.virtual_memory(), psutil.net_io_counters()

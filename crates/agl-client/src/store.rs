@@ -297,7 +297,7 @@ impl Store for Client {
         attempt_id: &str,
         update: AttemptUpdate,
     ) -> Result<Attempt, Error> {
-        self.transport.post(&["rollouts", rollout_id, "attempts", attempt_id], &update).await
+        self.transport.patch(&["rollouts", rollout_id, "attempts", attempt_id], &update).await
     }
 
     async fn query_workers(&self, mut query: WorkerQuery) -> Result<Page<Worker>, Error> {

@@ -98,6 +98,17 @@ impl Transport {
         Ok(self.post_patiently(path, body, Duration::ZERO).await?.value)
     }
 
+    /// `PATCH` on the store's API.
+    pub(crate) async fn patch<B, T>(&self, path: &[&str], body: &B) -> Result<T, Error>
+    where
+        B: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        let reply =
+            self.call(Method::PATCH, self.url(path), Some(json(body)?), self.options.request_timeout).await?;
+        Ok(reply.value)
+    }
+
     /// `POST` of something that takes the server `longer` than usual.
     pub(crate) async fn post_patiently<B, T>(
         &self,
@@ -109,11 +120,8 @@ impl Transport {
         B: Serialize + ?Sized,
         T: DeserializeOwned,
     {
-        let body = serde_json::to_vec(body).map_err(|error| {
-            Error::invalid("body", format!("the request cannot be written as JSON: {error}"))
-        })?;
         let timeout = self.options.request_timeout.saturating_add(longer);
-        self.call(Method::POST, self.url(path), Some(body), timeout).await
+        self.call(Method::POST, self.url(path), Some(json(body)?), timeout).await
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -267,6 +275,11 @@ impl Failure {
         };
         Self { message, maybe_done: status.is_server_error(), kind }
     }
+}
+
+fn json(body: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(body)
+        .map_err(|error| Error::invalid("body", format!("the request cannot be written as JSON: {error}")))
 }
 
 /// What an error answer says, in one line.

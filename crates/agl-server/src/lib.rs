@@ -1,8 +1,9 @@
 //! The store server: Agent Lightning 0.3's REST routes and OTLP traces over any [`agl_store::Store`].
 //!
 //! [`router`] is the application, [`serve`] runs it on a socket until told to stop. Beside the routes of 0.3
-//! there are two of our own: `POST /v1/agl/spans/batch` stores many spans at once (issuing the sequence ids
-//! that are missing) and `POST /v1/agl/spans/next/batch` issues many sequence ids.
+//! there are a few of our own: `POST /v1/agl/spans/batch` stores many spans at once (issuing the sequence ids
+//! that are missing), `POST /v1/agl/spans/next/batch` issues many sequence ids, `PATCH` on an attempt is its
+//! `POST` with null clearing a field, and `GET /v1/agl/resources/{id}?version=N` reads older versions.
 
 mod error;
 mod extract;

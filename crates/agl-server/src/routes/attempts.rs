@@ -16,8 +16,8 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/rollouts/{rollout_id}/attempts", get(list).post(start))
         .route("/rollouts/{rollout_id}/attempts/search", post(search))
-        .route("/rollouts/{rollout_id}/attempts/latest", get(latest).post(update_latest))
-        .route("/rollouts/{rollout_id}/attempts/{attempt_id}", post(update))
+        .route("/rollouts/{rollout_id}/attempts/latest", get(latest).post(update_latest).patch(patch_latest))
+        .route("/rollouts/{rollout_id}/attempts/{attempt_id}", post(update).patch(patch))
 }
 
 /// Who does something.
@@ -65,5 +65,19 @@ async fn update(
 ) -> Answer<Attempt> {
     let update: AttemptUpdate =
         body.parse_without_nulls(&["status", "worker_id", "last_heartbeat_time", "metadata"])?;
+    Ok(Json(app.store.update_attempt(&rollout_id, &attempt_id, update).await?))
+}
+
+async fn patch_latest(state: State<App>, Path(rollout_id): Path<String>, body: Body) -> Answer<Attempt> {
+    patch(state, Path((rollout_id, LATEST.to_owned())), body).await
+}
+
+/// Like [`update`], but null clears a field.
+async fn patch(
+    State(app): State<App>,
+    Path((rollout_id, attempt_id)): Path<(String, String)>,
+    body: Body,
+) -> Answer<Attempt> {
+    let update: AttemptUpdate = body.parse()?;
     Ok(Json(app.store.update_attempt(&rollout_id, &attempt_id, update).await?))
 }

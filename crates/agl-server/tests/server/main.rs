@@ -1,0 +1,7 @@
+//! The server over real sockets.
+#![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
+
+mod common;
+mod conformance;
+mod otlp;
+mod rest;

@@ -318,6 +318,8 @@ from agentlightning.tracer import OtelTracer
 mine, exporter = TracerProvider(), InMemorySpanExporter()
 mine.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(mine)
+for _ in range(2):
+    OtelTracer().init_worker(0)
 tracer = OtelTracer()
 
 async def main():
@@ -346,6 +348,10 @@ import asyncio
 from opentelemetry import trace
 from agentlightning.tracer import OtelTracer
 
+# Several tracers record a span once.
+others = [OtelTracer() for _ in range(2)]
+for other in others:
+    other.init_worker(0)
 tracer = OtelTracer()
 
 async def main():

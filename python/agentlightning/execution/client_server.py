@@ -168,6 +168,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         )
         self.allowed_exit_codes = allowed_exit_codes
         self._event: ExecutionEvent | None = None
+        self.stop_requested = False
 
     @property
     def server_port(self) -> int:
@@ -180,7 +181,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         self._port_given = True
 
     def request_stop(self) -> None:
-        """Sets the stop event of a running `execute`."""
+        """Sets the stop event of a running `execute`, and calls its algorithm off."""
+        self.stop_requested = True
         if self._event is not None:
             self._event.set()
 
@@ -195,6 +197,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             RuntimeError: if a runner process ends with an exit code that is not allowed.
         """
         event = self._event = ThreadingEvent()
+        self.stop_requested = False
         try:
             if self.role == "algorithm":
                 return asyncio.run(self._algorithm_only(algorithm, store, event))
@@ -490,7 +493,7 @@ class _Crew:
                     self._event.set()
                 time.sleep(_POLL_SECONDS)
             end = time.monotonic() + self._strategy.graceful_timeout
-            while time.monotonic() < end and not algorithm.done():
+            while time.monotonic() < end and not (algorithm.done() or self._strategy.stop_requested):
                 time.sleep(_POLL_SECONDS)
             if not algorithm.done():
                 try:

@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as trace_api
@@ -401,6 +403,45 @@ def _nanoseconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1_000_000_000)
 
 
+@cache
+def _opentelemetry() -> tuple[LightningSpanProcessor, TracerProvider]:
+    """Our own processor and provider: one of each for the whole process, since traces are told apart by
+    context."""
+    processor = LightningSpanProcessor()
+    provider = TracerProvider(
+        sampler=ALWAYS_ON,
+        id_generator=_SessionIdGenerator(),
+        # A conversation has more attributes than the 128 that a span may have by default.
+        span_limits=SpanLimits(
+            max_attributes=SpanLimits.UNSET,
+            max_span_attributes=SpanLimits.UNSET,
+            max_event_attributes=SpanLimits.UNSET,
+            max_link_attributes=SpanLimits.UNSET,
+            max_events=SpanLimits.UNSET,
+            max_links=SpanLimits.UNSET,
+            max_attribute_length=SpanLimits.UNSET,
+            max_span_attribute_length=SpanLimits.UNSET,
+        ),
+        shutdown_on_exit=False,
+    )
+    provider.add_span_processor(processor)
+    return processor, provider
+
+
+_joined: WeakSet[TracerProvider] = WeakSet()
+
+
+def _join_global_provider(provider: TracerProvider, processor: LightningSpanProcessor) -> None:
+    """Sees to it that spans of the global provider are recorded, too: the user's, or ours where there is
+    none."""
+    existing = trace_api.get_tracer_provider()
+    if isinstance(existing, trace_api.ProxyTracerProvider):
+        trace_api.set_tracer_provider(provider)
+    elif isinstance(existing, TracerProvider) and existing is not provider and existing not in _joined:
+        existing.add_span_processor(processor)
+        _joined.add(existing)
+
+
 class OtelTracer(Tracer):
     """Records what OpenTelemetry sees inside a trace context, and takes it to the store.
 
@@ -423,7 +464,6 @@ class OtelTracer(Tracer):
         self.flush_timeout = flush_timeout
         self._tracer_provider: TracerProvider | None = None
         self._lightning_span_processor: LightningSpanProcessor | None = None
-        self._initialized = False
         self._instrumented = False
         self._latest: TraceSession | None = None
 
@@ -444,41 +484,13 @@ class OtelTracer(Tracer):
     def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
         """Sets OpenTelemetry up, the first time, and has calls of the OpenAI SDK recorded."""
         super().init_worker(worker_id, store)
-        if not self._initialized:
-            self._initialize()
-            self._initialized = True
+        self._lightning_span_processor, self._tracer_provider = _opentelemetry()
+        _join_global_provider(self._tracer_provider, self._lightning_span_processor)
         if self.instrument and not self._instrumented:
             from agentlightning import instrumentation
 
             instrumentation.instrument_openai()
             self._instrumented = True
-
-    def _initialize(self) -> None:
-        processor = LightningSpanProcessor()
-        provider = TracerProvider(
-            sampler=ALWAYS_ON,
-            id_generator=_SessionIdGenerator(),
-            # A conversation has more attributes than the 128 that a span may have by default.
-            span_limits=SpanLimits(
-                max_attributes=SpanLimits.UNSET,
-                max_span_attributes=SpanLimits.UNSET,
-                max_event_attributes=SpanLimits.UNSET,
-                max_link_attributes=SpanLimits.UNSET,
-                max_events=SpanLimits.UNSET,
-                max_links=SpanLimits.UNSET,
-                max_attribute_length=SpanLimits.UNSET,
-                max_span_attribute_length=SpanLimits.UNSET,
-            ),
-            shutdown_on_exit=False,
-        )
-        provider.add_span_processor(processor)
-        existing = trace_api.get_tracer_provider()
-        if isinstance(existing, TracerProvider):
-            existing.add_span_processor(processor)
-        elif isinstance(existing, trace_api.ProxyTracerProvider):
-            trace_api.set_tracer_provider(provider)
-        self._lightning_span_processor = processor
-        self._tracer_provider = provider
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Leaves the OpenAI SDK as it was. OpenTelemetry stays set up."""

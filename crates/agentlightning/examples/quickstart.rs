@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "an example speaks to its reader")]
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use agentlightning::{
@@ -110,7 +111,7 @@ impl Progress for Watcher {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> Result<ExitCode, BoxError> {
     let arguments = Arguments::parse();
     let tasks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/quickstart/tasks.jsonl");
     let tasks: Vec<Value> =
@@ -143,7 +144,8 @@ async fn main() -> Result<(), BoxError> {
     let summary = trainer.fit(train, val).await?;
     bar.finish();
     show(&summary, &watcher, &arguments.db);
-    Ok(())
+    // 130 is what a shell reports for a program ended by Ctrl+C.
+    Ok(if summary.stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
 fn show(summary: &Summary, watcher: &Watcher, db: &Path) {

@@ -77,9 +77,11 @@ impl Algorithm for Baseline {
         if context.train.is_empty() && context.val.is_empty() {
             return Err(Error::NoTasks);
         }
+        let patience = Patience { signal: context.signal.clone(), after_stop: PATIENCE_AFTER_STOP };
         let resources_id = match &context.initial_resources {
             Some(resources) => {
-                Some(context.store.update_resources(RESOURCES_ID, resources.clone()).await?.resources_id)
+                let update = || context.store.update_resources(RESOURCES_ID, resources.clone());
+                Some(patience.insist("storing resources", update).await?.resources_id)
             }
             None => None,
         };
@@ -92,7 +94,6 @@ impl Algorithm for Baseline {
             resources_id,
             ..Summary::default()
         };
-        let patience = Patience { signal: context.signal.clone(), after_stop: PATIENCE_AFTER_STOP };
         let mut run = Run { options: &self.options, context, patience, summary, underway: JoinSet::new() };
         run.go().await?;
         Ok(run.summary)
@@ -143,7 +144,8 @@ impl Run<'_> {
             config: self.options.rollout_config.clone(),
             ..EnqueueRolloutRequest::new(task.clone())
         };
-        let rollout = self.context.store.enqueue_rollout(request).await?;
+        let put_in = || self.context.store.enqueue_rollout(request.clone());
+        let rollout = self.patience.insist("enqueueing a rollout", put_in).await?;
         self.summary.counts.enqueued += 1;
         self.context.progress.counted(&self.summary.counts);
         let watch = Watch {

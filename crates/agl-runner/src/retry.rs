@@ -10,6 +10,8 @@ use crate::StopSignal;
 
 const SHORTEST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(2);
+/// How long a store is asked again that does answer, but with a failure of its own: it may never take this call.
+const FAILURES_ALLOWED: Duration = Duration::from_secs(60);
 
 /// Waits that grow from attempt to attempt.
 #[derive(Debug)]
@@ -35,7 +37,10 @@ pub(crate) fn is_passing(error: &Error) -> bool {
     matches!(error, Error::Unavailable { .. } | Error::Backend { .. })
 }
 
-/// How long a store that fails is waited for: for ever, but once `signal` was given only for `after_stop`.
+/// How long a store that fails is waited for.
+///
+/// One that cannot be reached: for ever. One that answers with a failure of its own: for a minute. Once `signal` was
+/// given: for `after_stop` at most.
 #[derive(Debug, Clone)]
 pub struct Patience {
     /// Ends the patience.
@@ -59,17 +64,25 @@ impl Patience {
         Call: Future<Output = Result<T, Error>>,
     {
         let mut backoff = Backoff::up_to(LONGEST);
-        let mut give_up_at: Option<Instant> = None;
+        let mut stopped_since: Option<Instant> = None;
+        let mut failing_since: Option<Instant> = None;
         loop {
             let error = match call().await {
                 Err(error) if is_passing(&error) => error,
                 result => return result,
             };
-            if self.signal.is_stopped() {
-                let at = *give_up_at.get_or_insert_with(|| Instant::now() + self.after_stop);
-                if Instant::now() >= at {
-                    return Err(error);
+            match error {
+                Error::Backend { .. } => {
+                    if failing_since.get_or_insert_with(Instant::now).elapsed() >= FAILURES_ALLOWED {
+                        return Err(error);
+                    }
                 }
+                _ => failing_since = None,
+            }
+            if self.signal.is_stopped()
+                && stopped_since.get_or_insert_with(Instant::now).elapsed() >= self.after_stop
+            {
+                return Err(error);
             }
             let wait = backoff.next();
             tracing::warn!(%error, what, ?wait, "the store failed; trying again");

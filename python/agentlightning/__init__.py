@@ -9,31 +9,43 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapter import *  # noqa: F403
+    from .algorithm import *  # noqa: F403
+    from .emitter import *  # noqa: F403
     from .env_var import *  # noqa: F403
+    from .execution import *  # noqa: F403
+    from .litagent import *  # noqa: F403
     from .logging import *  # noqa: F403
+    from .runner import *  # noqa: F403
     from .store import *  # noqa: F403
-    from .types import *  # noqa: F403
+    from .store.errors import *  # noqa: F403
+    from .tracer import *  # noqa: F403
+    from .trainer import *  # noqa: F403
+    from .types.core import *  # noqa: F403
+    from .types.resources import *  # noqa: F403
+    from .types.tracer import *  # noqa: F403
 
 __version__ = "0.1.0"
 
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take any name for given.
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
+        from ._exports import MODULE_OF, SUBMODULES
 
-    from ._exports import MODULE_OF, SUBMODULES
-
-    if name in SUBMODULES:
-        try:
-            return import_module(f"{__name__}.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":
-                raise
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    if (module := MODULE_OF.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(module), name)
-    globals()[name] = value
-    return value
+        if name in SUBMODULES:
+            try:
+                return import_module(f"{__name__}.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{__name__}.{name}":
+                    raise
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        if (module := MODULE_OF.get(name)) is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(module), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

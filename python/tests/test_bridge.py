@@ -165,8 +165,11 @@ def test_uvloop_works_too() -> None:
         await store.update_rollout(started.rollout_id, status="failed")
         return await waiting
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert [each.status for each in runner.run(main())] == ["failed"]
+    loop = uvloop.new_event_loop()
+    try:
+        assert [each.status for each in loop.run_until_complete(main())] == ["failed"]
+    finally:
+        loop.close()
 
 
 def test_a_closed_loop_is_forgotten() -> None:

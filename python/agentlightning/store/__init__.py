@@ -33,12 +33,13 @@ _MODULE_OF = {
     "SqliteLightningStore": "sqlite",
 }
 
+if not TYPE_CHECKING:
+    # Hidden from type checkers, which would take any name for given.
+    def __getattr__(name: str) -> Any:
+        if (module := _MODULE_OF.get(name)) is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-def __getattr__(name: str) -> Any:
-    if (module := _MODULE_OF.get(name)) is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
+        value = getattr(import_module(f"{__name__}.{module}"), name)
+        globals()[name] = value
+        return value

@@ -1,10 +1,12 @@
 """The types of Agent Lightning: pydantic models whose JSON is what stores keep and servers speak."""
 
-from .core import *  # noqa: F403
-from .core import __all__ as _core
-from .resources import *  # noqa: F403
-from .resources import __all__ as _resources
-from .tracer import *  # noqa: F403
-from .tracer import __all__ as _tracer
+from typing import TYPE_CHECKING
 
-__all__ = [*_core, *_resources, *_tracer]  # pyright: ignore[reportUnsupportedDunderAll]
+from . import core, resources, tracer
+from .core import *  # noqa: F403
+from .resources import *  # noqa: F403
+from .tracer import *  # noqa: F403
+
+if not TYPE_CHECKING:
+    # Type checkers follow the imports above, and cannot read this. It keeps the submodules out of `import *`.
+    __all__ = [*core.__all__, *resources.__all__, *tracer.__all__]

@@ -30,7 +30,8 @@ pub(crate) fn serve(options: &ModelServeOptions) -> Result<(), Error> {
         let server = agl_rl::serve(engine, &options.server.host, options.port, ready, told);
         let served = until_stopped(server, again).await;
         said?;
-        Ok(served.transpose()?.unwrap_or_default())
+        served.transpose()?;
+        Ok(())
     })
 }
 

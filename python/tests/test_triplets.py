@@ -45,7 +45,13 @@ def found(spans: list[agl.Span], **options: Any) -> list[tuple[Any, Any]]:
 def test_calls_made_for_a_reward() -> None:
     spans = [
         span("r", None, "root", (0, 20)),
-        span("rw", "r", "agentlightning.operation", (1, 5), agentlightning__operation__name="agentlightning.reward"),
+        span(
+            "rw",
+            "r",
+            "agentlightning.operation",
+            (1, 5),
+            agentlightning__operation__name="agentlightning.reward",
+        ),
         call("l1", "rw", 2, 3, "1"),
         call("l2", "r", 6, 7, "2"),
         reward("an", "r", 0.5, 8),

@@ -41,7 +41,7 @@ pub(crate) struct StoreOptions {
     pub(crate) port: u16,
 
     /// Where everything is kept.
-    #[arg(long, default_value = "memory")]
+    #[arg(long, default_value = "sqlite")]
     pub(crate) backend: Backend,
 
     /// File of the sqlite backend, made if there is none [default: agl.db].
@@ -151,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_private_and_forgetful_by_default() {
+    fn a_store_is_private_and_durable_by_default() {
         let Command::Store(options) = Arguments::parse_from(["agl", "store"]).command else {
             panic!("a store was asked for")
         };
         assert_eq!((options.server.host.as_str(), options.port), ("127.0.0.1", 4747));
-        assert_eq!((options.backend, options.sync), (Backend::Memory, SyncMode::Normal));
+        assert_eq!((options.backend, options.sync), (Backend::Sqlite, SyncMode::Normal));
         assert_eq!(options.server.log_level, LogLevel::Info);
     }
 

@@ -13,7 +13,7 @@ pub(crate) enum Error {
     Model(#[from] agl_rl::Error),
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
-    #[error("--{option} makes no sense with --backend memory, which keeps nothing: add --backend sqlite")]
+    #[error("--{option} makes no sense with --backend memory, which keeps nothing: use --backend sqlite")]
     NeedsSqlite { option: &'static str },
 }
 

@@ -88,7 +88,7 @@ fn a_database_of_a_newer_schema_is_left_alone() {
 
 #[test]
 fn a_path_needs_the_sqlite_backend() {
-    let line = complaint(&output(&["store", "--path", "x.db", "--port", "0"]));
+    let line = complaint(&output(&["store", "--backend", "memory", "--path", "x.db", "--port", "0"]));
     assert!(line.contains("--backend sqlite"), "{line}");
 }
 

@@ -237,7 +237,7 @@ async fn sigterm_finishes_requests_in_flight_and_ends_with_0() {
 
 #[tokio::test]
 async fn a_memory_store_says_so() {
-    let server = Served::start(&["store", "--port", "0"]);
+    let server = Served::start(&["store", "--backend", "memory", "--port", "0"]);
     assert_eq!(server.line, format!("store listening on {} (memory)\n", server.url));
     let statistics = patient(&server.url).statistics().await.unwrap();
     assert_eq!(statistics.name, "InMemoryLightningStore");

@@ -3,5 +3,6 @@
 
 mod common;
 mod conformance;
+mod failures;
 mod otlp;
 mod rest;

@@ -1,0 +1,112 @@
+//! Stores that fail, behind the server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use agl_client::{Client, ClientOptions};
+use agl_server::ServerOptions;
+use agl_store::{Clock, MemoryStore, RandomIds, SqliteOptions, SqliteStore, Store, SystemClock};
+use agl_types::Span;
+use async_trait::async_trait;
+use prost::Message as _;
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::common::Server;
+
+/// A clock that breaks.
+#[derive(Debug, Default)]
+struct Broken {
+    now: AtomicBool,
+}
+
+#[async_trait]
+impl Clock for Broken {
+    fn now(&self) -> f64 {
+        assert!(!self.now.load(Ordering::SeqCst), "the spring is gone");
+        SystemClock.now()
+    }
+
+    async fn sleep_past(&self, moment: f64) {
+        SystemClock.sleep_past(moment).await;
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_500_and_the_server_goes_on() {
+    let clock = Arc::new(Broken::default());
+    let store = MemoryStore::with(Arc::clone(&clock) as Arc<dyn Clock>, Arc::new(RandomIds));
+    let server = Server::over(Arc::new(store), ServerOptions::default()).await;
+    clock.now.store(true, Ordering::SeqCst);
+    let expected = json!({"detail": "Internal server error", "error_type": "panic"});
+    assert_eq!(
+        server.post("/rollouts", json!({"input": 1})).await,
+        (StatusCode::INTERNAL_SERVER_ERROR, expected)
+    );
+    clock.now.store(false, Ordering::SeqCst);
+    assert_eq!(server.post("/rollouts", json!({"input": 1})).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_failed_backend_is_500_without_its_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(folder.path().join("agl.db"), SqliteOptions::default()).unwrap());
+    let server = Server::over(Arc::clone(&store) as Arc<dyn Store>, ServerOptions::default()).await;
+    store.close();
+    let expected = json!({"detail": "Internal server error", "error_type": "backend"});
+    assert_eq!(server.get("/rollouts/any").await, (StatusCode::INTERNAL_SERVER_ERROR, expected));
+
+    // To an exporter, it is a reason to come back.
+    let span = Span::new("s", agl_types::ids::trace_id(1, 1), agl_types::ids::span_id(1), 1.0, 2.0);
+    let body = agl_otlp::request(&[span.placed("r", "a", 1)]).encode_to_vec();
+    let request = reqwest::Client::new().post(server.url("/v1/traces")).body(body);
+    let response = request.header(CONTENT_TYPE, "application/x-protobuf").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(RETRY_AFTER));
+    assert!(agl_otlp::parse_error_status(&response.bytes().await.unwrap()).is_some());
+}
+
+/// A server in front of another store server.
+async fn in_front_of(address: std::net::SocketAddr) -> Server {
+    let options = ClientOptions { max_outage: Duration::ZERO, ..ClientOptions::default() };
+    let client = Client::new(&format!("http://{address}"), options).unwrap();
+    Server::over(Arc::new(client), ServerOptions::default()).await
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_reached_is_503() {
+    let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let server = in_front_of(nowhere).await;
+    let (status, body) = server.get("/statistics").await;
+    assert_eq!((status, body["error_type"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("unavailable")));
+}
+
+#[tokio::test]
+async fn what_a_store_does_not_do_is_501() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new()).await });
+    let server = in_front_of(address).await;
+    let (status, body) = server.get("/statistics").await;
+    assert_eq!((status, body["error_type"].as_str()), (StatusCode::NOT_IMPLEMENTED, Some("unsupported")));
+}
+
+/// The largest number leaves none to issue; that is an answer, not a crash.
+#[tokio::test]
+async fn a_sequence_id_without_a_successor_does_no_harm() {
+    let server = Server::start().await;
+    let (_, rollout) = server.post("/rollouts", json!({"input": 1})).await;
+    let attempt = &rollout["attempt"];
+    let span = Span::new("s", agl_types::ids::trace_id(1, 1), agl_types::ids::span_id(1), 1.0, 2.0);
+    let (rollout_id, attempt_id) =
+        (attempt["rollout_id"].as_str().unwrap(), attempt["attempt_id"].as_str().unwrap());
+    let span = span.placed(rollout_id, attempt_id, i64::MAX);
+    server.post("/spans", serde_json::to_value(span).unwrap()).await;
+    let (status, body) =
+        server.post("/spans/next", json!({"rollout_id": rollout_id, "attempt_id": attempt_id})).await;
+    assert_ne!(body["error_type"], "panic", "{status}: {body}");
+    assert_eq!(server.get(&format!("/rollouts/{rollout_id}")).await.0, StatusCode::OK);
+}

@@ -114,6 +114,13 @@ impl<B: Backend> Inner<B> {
         Ok(())
     }
 
+    /// Acts upon deadlines before a call. Should that fail, because the disk is full, what is there can still be read.
+    async fn catch_up(&self) {
+        if let Err(error) = self.pass_deadlines().await {
+            tracing::error!(%error, "a deadline could not be acted upon");
+        }
+    }
+
     async fn transact<T, F>(&self, lane: Lane, operation: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -135,7 +142,7 @@ impl<B: Backend> Inner<B> {
         T: Send + 'static,
         F: FnOnce(&mut Work<'_>) -> Result<T, Error> + Send + 'static,
     {
-        self.pass_deadlines().await?;
+        self.catch_up().await;
         self.transact(lane, operation).await
     }
 
@@ -144,7 +151,7 @@ impl<B: Backend> Inner<B> {
         T: Send + 'static,
         F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static,
     {
-        self.pass_deadlines().await?;
+        self.catch_up().await;
         self.backend.read(operation).await
     }
 }

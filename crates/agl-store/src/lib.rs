@@ -1,7 +1,8 @@
-//! The [`Store`] trait, its engine, the memory and SQLite backends, and the conformance suite.
+//! The [`Store`] trait, its engine, and the memory and SQLite backends.
 //!
 //! A store keeps rollouts, attempts, spans, resources and workers. Everything that decides anything is in
-//! [`agl_types::lifecycle`] and in the engine; a backend only persists.
+//! [`agl_types::lifecycle`] and in the engine; a backend only persists. What every store must do is written down
+//! as test cases in the crate `agl-conformance`.
 
 mod backend;
 mod clock;

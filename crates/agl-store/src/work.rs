@@ -246,6 +246,10 @@ impl<'a> Work<'a> {
             let rollout = self.rollout(&rollout_id, Part::Brief)?;
             let latest = self.tx.latest_attempt(&rollout_id)?;
             self.apply(rollout, latest.clone(), latest.as_ref(), &Event::DeadlinePassed)?;
+            // Whatever came of it, this moment is over and must not come up again.
+            if self.tx.overdue(self.now, 1)?.first() == Some(&rollout_id) {
+                self.tx.set_deadline(&rollout_id, None)?;
+            }
         }
         let earliest = self.tx.earliest_deadline()?;
         self.aftermath.deadline = Deadline::Exactly(earliest.unwrap_or(f64::INFINITY));

@@ -44,6 +44,7 @@ async fn everything_is_there_after_reopening() {
     let workers = store.query_workers(Default::default()).await.unwrap();
     store.close();
     drop(store);
+    assert!(!folder.path().join("agl.db-wal").exists(), "a closed database is one file");
 
     let store = SqliteStore::open(&path, options()).unwrap();
     assert_eq!(store.query_rollouts(RolloutQuery::default()).await.unwrap(), rollouts);

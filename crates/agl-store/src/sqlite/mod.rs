@@ -96,7 +96,8 @@ pub struct Sqlite {
 /// What keeps the file open.
 #[derive(Debug)]
 struct Threads {
-    handles: Vec<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
     lock: File,
 }
 
@@ -111,20 +112,22 @@ impl Sqlite {
         }
         let writes = Arc::new(Jobs::default());
         let reads = Arc::new(Jobs::default());
-        let mut handles = Vec::with_capacity(readers + 1);
-        let spawned = (|| {
+        let mut threads = Threads { readers: Vec::with_capacity(readers), writer: None, lock };
+        let start = || {
             for _ in 0..readers {
                 let connection = schema::open_reader(path)?;
                 let jobs = Arc::clone(&reads);
-                handles.push(spawn("agl-sqlite-read", move || jobs::read_all(&connection, &jobs))?);
+                threads.readers.push(spawn("agl-sqlite-read", move || jobs::read_all(&connection, &jobs))?);
             }
             let (jobs, signals) = (Arc::clone(&writes), Arc::clone(&signals));
-            handles.push(spawn("agl-sqlite-write", move || jobs::write_all(&writer, &jobs, &signals))?);
+            let write = move || jobs::write_all(&writer, &jobs, &signals);
+            threads.writer = Some(spawn("agl-sqlite-write", write)?);
             Ok(())
-        })();
-        let threads = Mutex::new(Some(Threads { handles, lock }));
+        };
+        let started = start();
+        let threads = Mutex::new(Some(threads));
         let backend = Self { writes, reads, signals, threads, process: std::process::id() };
-        if let Err(error) = spawned {
+        if let Err(error) = started {
             backend.close();
             return Err(error);
         }
@@ -214,14 +217,19 @@ impl Backend for Sqlite {
         if std::process::id() != self.process {
             return;
         }
-        let Some(Threads { handles, lock: file_lock }) = lock(&self.threads).take() else { return };
-        self.writes.close();
-        self.reads.close();
-        for handle in handles {
-            if handle.join().is_err() {
+        let Some(Threads { readers, writer, lock: file_lock }) = lock(&self.threads).take() else { return };
+        let join = |thread: JoinHandle<()>| {
+            if thread.join().is_err() {
                 tracing::error!("a thread of the database panicked");
             }
-        }
+        };
+        // The writer is the last to let go of the file, because only it can bring the log home into the database.
+        self.reads.close();
+        readers.into_iter().for_each(join);
+        self.writes.close();
+        writer.into_iter().for_each(join);
+        // There are no deadlines in a store that is closed.
+        self.signals.publish(&Aftermath { finished: Vec::new(), deadline: Deadline::Exactly(f64::INFINITY) });
         if let Err(error) = file_lock.unlock() {
             tracing::error!(%error, "the lock of the database could not be let go of");
         }

@@ -31,6 +31,8 @@ struct Interval {
     start: f64,
     end: f64,
     node: NodeId,
+    /// Where the node comes in pre-order; decides between equals.
+    place: usize,
 }
 
 /// The spans of one attempt as a tree: explicit parents first, time only where there is no better witness.
@@ -123,16 +125,20 @@ impl<'a> TraceTree<'a> {
             if children.len() < 2 {
                 continue;
             }
-            // Whatever moves stays below the wrapper, so its nodes are collected once.
-            let candidates: Vec<Interval> =
-                self.pre_order(wrapper).skip(1).filter_map(|node| self.interval(node)).collect();
+            let containers = self.closest_containers(wrapper, &children);
+            let mut staying = Vec::new();
             for child in children {
-                if let Some(container) = self.closest_container(&candidates, child) {
-                    self.nodes[wrapper].children.retain(|&other| other != child);
+                // An earlier move may have put the container below the child.
+                if let Some(&container) = containers.get(&child)
+                    && !self.is_within(container, child)
+                {
                     self.nodes[container].children.push(child);
                     self.nodes[child].parent = Some(container);
+                } else {
+                    staying.push(child);
                 }
             }
+            self.nodes[wrapper].children = staying;
         }
     }
 
@@ -154,16 +160,38 @@ impl<'a> TraceTree<'a> {
         wrappers
     }
 
-    fn closest_container(&self, candidates: &[Interval], child: NodeId) -> Option<NodeId> {
-        let Interval { start, end, .. } = self.interval(child)?;
-        let mut least = f64::INFINITY;
-        let mut closest = None;
-        for candidate in candidates {
-            let slack = (candidate.end - end) + (start - candidate.start);
-            let encloses = candidate.start <= start && candidate.end >= end && slack > 0.0;
-            if encloses && slack < least && !self.is_within(candidate.node, child) {
-                least = slack;
-                closest = Some(candidate.node);
+    /// For each child that has one, the node below `wrapper` that encloses it most tightly and is not below it.
+    ///
+    /// Sweeps over time, so that only those are compared that go on at the same moment.
+    fn closest_containers(&self, wrapper: NodeId, children: &[NodeId]) -> HashMap<NodeId, NodeId> {
+        let by_start = |a: &Interval, b: &Interval| a.start.total_cmp(&b.start);
+        let mut candidates: Vec<Interval> = self
+            .pre_order(wrapper)
+            .skip(1)
+            .enumerate()
+            .filter_map(|(place, node)| Some(Interval { place, ..self.interval(node)? }))
+            .collect();
+        candidates.sort_by(by_start);
+        let mut candidates = candidates.into_iter().peekable();
+        let mut children: Vec<Interval> = children.iter().filter_map(|&child| self.interval(child)).collect();
+        children.sort_by(by_start);
+
+        let mut going_on: Vec<Interval> = Vec::new();
+        let mut closest = HashMap::new();
+        for child in children {
+            while let Some(begun) = candidates.next_if(|candidate| candidate.start <= child.start) {
+                going_on.push(begun);
+            }
+            going_on.retain(|candidate| candidate.end >= child.start);
+            let container = going_on
+                .iter()
+                .map(|candidate| (candidate, (candidate.end - child.end) + (child.start - candidate.start)))
+                .filter(|(candidate, slack)| {
+                    candidate.end >= child.end && *slack > 0.0 && !self.is_within(candidate.node, child.node)
+                })
+                .min_by(|(a, slack_a), (b, slack_b)| slack_a.total_cmp(slack_b).then(a.place.cmp(&b.place)));
+            if let Some((container, _)) = container {
+                closest.insert(child.node, container.node);
             }
         }
         closest
@@ -171,7 +199,7 @@ impl<'a> TraceTree<'a> {
 
     fn interval(&self, node: NodeId) -> Option<Interval> {
         let span = &self.nodes[node].span;
-        Some(Interval { start: span.start_time?, end: span.end_time?, node })
+        Some(Interval { start: span.start_time?, end: span.end_time?, node, place: 0 })
     }
 
     /// Whether `node` is `ancestor` or below it.

@@ -159,6 +159,31 @@ async def test_overlapping_traces_do_not_mix(tracer: OtelTracer, store: InMemory
         assert [span.sequence_id for span in spans] == [1, 2, 3, 4, 5, 6]
 
 
+_SIDE_BY_SIDE = """
+import threading
+from agentlightning.tracer import OtelTracer
+
+tracers = [OtelTracer() for _ in range(16)]
+begin = threading.Barrier(len(tracers))
+
+def work(tracer):
+    begin.wait()
+    tracer.init_worker(0)
+
+threads = [threading.Thread(target=work, args=(tracer,)) for tracer in tracers]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len({tracer._lightning_span_processor for tracer in tracers}) == 1
+assert len({tracer._tracer_provider for tracer in tracers}) == 1
+"""
+
+
+def test_workers_that_start_side_by_side_share_one_provider() -> None:
+    subprocess.run([sys.executable, "-c", _SIDE_BY_SIDE], check=True, timeout=60)
+
+
 async def test_threads_of_the_agent_belong_to_its_trace(
     tracer: OtelTracer, store: InMemoryLightningStore
 ) -> None:

@@ -403,6 +403,9 @@ def _nanoseconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1_000_000_000)
 
 
+_setup = threading.Lock()
+
+
 @cache
 def _opentelemetry() -> tuple[LightningSpanProcessor, TracerProvider]:
     """Our own processor and provider: one of each for the whole process, since traces are told apart by
@@ -484,8 +487,10 @@ class OtelTracer(Tracer):
     def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
         """Sets OpenTelemetry up, the first time, and has calls of the OpenAI SDK recorded."""
         super().init_worker(worker_id, store)
-        self._lightning_span_processor, self._tracer_provider = _opentelemetry()
-        _join_global_provider(self._tracer_provider, self._lightning_span_processor)
+        with _setup:
+            # Workers of one process start side by side.
+            self._lightning_span_processor, self._tracer_provider = _opentelemetry()
+            _join_global_provider(self._tracer_provider, self._lightning_span_processor)
         if self.instrument and not self._instrumented:
             from agentlightning import instrumentation
 

@@ -285,10 +285,17 @@ print("summary", summary.succeeded if summary else None, flush=True)
 """
 
 
-def _script(tmp_path: Path, tasks: str) -> subprocess.Popen[str]:
+# The same, inside of an event loop.
+_ASYNC_SCRIPT = _SCRIPT.replace(
+    "summary = trainer.fit(MyAgent(), TASKS)",
+    "import asyncio; trainer.add_agent(MyAgent()); summary = asyncio.run(trainer.run(TASKS))",
+)
+
+
+def _script(tmp_path: Path, tasks: str, script: str = _SCRIPT) -> subprocess.Popen[str]:
     # Without `if __name__ == "__main__"`, and in a group of its own, as a shell starts it.
     path = tmp_path / "script.py"
-    path.write_text(_SCRIPT.replace("TASKS", tasks))
+    path.write_text(script.replace("TASKS", tasks))
     return subprocess.Popen(
         [sys.executable, str(path)],
         env=_environment(),
@@ -331,6 +338,16 @@ def test_ctrl_c_ends_a_script_in_order(tmp_path: Path) -> None:
     output, _ = script.communicate(timeout=60)
     assert script.returncode == 0
     assert output.splitlines()[-1] == "summary None"
+    assert all(_gone(pid, 10) for pid in pids)
+
+
+def test_ctrl_c_inside_of_an_event_loop(tmp_path: Path) -> None:
+    script = _script(tmp_path, "[300, 300]", _ASYNC_SCRIPT)
+    pids = _pids(script, 2)
+    os.killpg(script.pid, signal.SIGINT)
+    script.communicate(timeout=60)
+    # asyncio.run() raises KeyboardInterrupt once everything has been wound down, and the script lets it.
+    assert script.returncode == -signal.SIGINT
     assert all(_gone(pid, 10) for pid in pids)
 
 

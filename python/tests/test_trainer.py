@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from typing import Any
 
 import pytest
@@ -111,6 +112,32 @@ def test_fit_with_threads(main_thread: str) -> None:
     assert summary.train.mean_reward == 0.5
     assert summary.val.mean_reward == 1.0
     assert summary.train.rewarded == 2
+
+
+def test_fit_with_processes() -> None:
+    summary = Trainer(initial_resources=PROMPT, n_runners=2).fit(failing, [0.25, 0.75, -1.0])
+    assert summary.train.mean_reward == 0.5
+    assert summary.by_status() == {"succeeded": 2, "failed": 1, "cancelled": 0}
+
+
+def test_an_agent_that_can_t_be_pickled(caplog: pytest.LogCaptureFixture) -> None:
+    class Locked(agl.LitAgent[Any]):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()
+            self.seen: list[Any] = []
+
+        def rollout(self, task: Any, resources: Any, rollout: Any) -> float:
+            with self.lock:
+                self.seen.append(task)
+            return 1.0
+
+    agent = Locked()
+    summary = Trainer(n_runners=2).fit(agent, [1, 2, 3, 4])
+    assert summary.succeeded == 4
+    # It ran here, in threads of this process.
+    assert sorted(agent.seen) == [1, 2, 3, 4]
+    assert "can't be pickled" in caplog.text
 
 
 def test_fit_uses_the_agent_that_was_added() -> None:

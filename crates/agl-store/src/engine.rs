@@ -132,7 +132,7 @@ impl<B: Backend> Inner<B> {
             .write(lane, move |tx| {
                 let mut work = Work::new(tx, &*ids, clock.now());
                 let value = operation(&mut work)?;
-                Ok((value, work.into_aftermath()))
+                Ok((value, work.finish()?))
             })
             .await
     }

@@ -24,16 +24,22 @@ pub(crate) struct Work<'a> {
     tx: &'a mut dyn Tx,
     ids: &'a dyn IdSource,
     now: f64,
+    /// Workers that something happened to; written once, at the end.
+    workers: IndexMap<String, Worker>,
     aftermath: Aftermath,
 }
 
 impl<'a> Work<'a> {
     pub(crate) fn new(tx: &'a mut dyn Tx, ids: &'a dyn IdSource, now: f64) -> Self {
-        Self { tx, ids, now, aftermath: Aftermath::default() }
+        Self { tx, ids, now, workers: IndexMap::new(), aftermath: Aftermath::default() }
     }
 
-    pub(crate) fn into_aftermath(self) -> Aftermath {
-        self.aftermath
+    /// Ends an operation that has succeeded.
+    pub(crate) fn finish(self) -> Result<Aftermath, Error> {
+        for worker in self.workers.values() {
+            self.tx.put_worker(worker)?;
+        }
+        Ok(self.aftermath)
     }
 
     /// Puts new rollouts into the queue.
@@ -95,7 +101,10 @@ impl<'a> Work<'a> {
         worker_id: Option<String>,
     ) -> Result<AttemptedRollout, Error> {
         let latest = self.tx.latest_attempt(&rollout.rollout_id)?;
-        let attempt_id = self.fresh_attempt_id(&rollout.rollout_id)?;
+        let mut attempt_id = ids::attempt_id(self.ids.next());
+        while latest.is_some() && self.tx.attempt(&rollout.rollout_id, &attempt_id)?.is_some() {
+            attempt_id = ids::attempt_id(self.ids.next());
+        }
         let sequence_id = latest.as_ref().map_or(0, |attempt| attempt.sequence_id) + 1;
         let event = Event::AttemptStarted { attempt_id, sequence_id, worker_id };
         let state = self.apply(rollout, None, latest.as_ref(), &event)?;
@@ -336,9 +345,12 @@ impl<'a> Work<'a> {
     }
 
     fn tell_worker(&mut self, worker_id: &str, event: &WorkerEvent) -> Result<Worker, Error> {
-        let mut worker = self.tx.worker(worker_id)?.unwrap_or_else(|| Worker::new(worker_id));
+        let mut worker = match self.workers.get(worker_id) {
+            Some(worker) => worker.clone(),
+            None => self.tx.worker(worker_id)?.unwrap_or_else(|| Worker::new(worker_id)),
+        };
         lifecycle::apply_to_worker(&mut worker, event, self.now);
-        self.tx.put_worker(&worker)?;
+        self.workers.insert(worker_id.to_owned(), worker.clone());
         Ok(worker)
     }
 
@@ -351,15 +363,6 @@ impl<'a> Work<'a> {
             let rollout_id = ids::rollout_id(self.ids.next());
             if self.tx.rollout(&rollout_id, Part::Brief)?.is_none() {
                 return Ok(rollout_id);
-            }
-        }
-    }
-
-    fn fresh_attempt_id(&self, rollout_id: &str) -> Result<String, Error> {
-        loop {
-            let attempt_id = ids::attempt_id(self.ids.next());
-            if self.tx.attempt(rollout_id, &attempt_id)?.is_none() {
-                return Ok(attempt_id);
             }
         }
     }

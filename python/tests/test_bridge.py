@@ -115,6 +115,37 @@ def test_the_interpreter_always_ends_with_0(tmp_path: Path) -> None:
     assert [each for each in ends if each[1] != 0 or b"Traceback" in each[2]] == []
 
 
+def test_forked_children_end_with_0_too(tmp_path: Path) -> None:
+    script = f"""{BARE}
+import os, sys
+memory = _core.Store.memory()
+sqlite = _core.Store.sqlite({str(tmp_path / "parent.db")!r}, "normal")
+server = _core.serve_store(memory, "127.0.0.1", 0, [])
+client = _core.Store.client(server.url, 60.0, 5.0, 30.0, 4)
+async def use(store, times):
+    await asyncio.gather(*(do(store, "enqueue_rollout", input=n) for n in range(times)))
+    asyncio.ensure_future(do(store, "wait_for_rollouts", rollout_ids=["ro-x"]))
+    await asyncio.sleep(0)
+for store in (memory, sqlite, client):
+    asyncio.run(use(store, 20))
+children = []
+for number in range(10):
+    child = os.fork()
+    if child == 0:
+        # Ends like any interpreter: everything of the parent's that this process holds is dropped.
+        asyncio.run(use(_core.Store.client(server.url, 60.0, 5.0, 30.0, 4), 5))
+        asyncio.run(use(_core.Store.memory(), 5))
+        sys.exit(0)
+    children.append(child)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+asyncio.run(use(client, 5))
+print(json.loads(asyncio.run(do(memory, "statistics")))["total_rollouts"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str([0] * 10), str(20 + 20 + 10 * 5 + 5)]
+
+
 def test_one_store_serves_several_loops_and_threads() -> None:
     store = agl.InMemoryLightningStore()
 

@@ -29,25 +29,50 @@ pub(crate) struct Store {
     store: Arc<dyn agl_store::Store>,
     /// The same store, where it has a file to close.
     sqlite: Option<Arc<SqliteStore>>,
+    /// The process that it was made in.
+    process: u32,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // What ends with a store (threads, connections) is the parent's. Ending it in a forked child could
+            // wait for a lock that a thread of the parent held at the moment of the fork.
+            std::mem::forget(Arc::clone(&self.store));
+        }
+    }
 }
 
 /// A call that is under way.
 #[pyclass(frozen, module = "agentlightning._core")]
 pub(crate) struct Task {
     handle: AbortHandle,
+    /// The process that it was made in.
+    process: u32,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // As with a store.
+            std::mem::forget(self.handle.clone());
+        }
+    }
 }
 
 #[pymethods]
 impl Task {
     /// Ends the call, if it is not done yet.
     fn cancel(&self) {
-        self.handle.abort();
+        if std::process::id() == self.process {
+            self.handle.abort();
+        }
     }
 }
 
 impl Store {
     fn over(store: impl agl_store::Store) -> Self {
-        Self { store: Arc::new(store), sqlite: None }
+        Self { store: Arc::new(store), sqlite: None, process: std::process::id() }
     }
 
     /// The store itself.
@@ -100,7 +125,11 @@ impl Store {
         };
         let options = SqliteOptions { sync, ..SqliteOptions::default() };
         let store = Arc::new(py.detach(|| SqliteStore::open(path, options)).map_err(Failure::from)?);
-        Ok(Self { store: Arc::clone(&store) as Arc<dyn agl_store::Store>, sqlite: Some(store) })
+        Ok(Self {
+            store: Arc::clone(&store) as Arc<dyn agl_store::Store>,
+            sqlite: Some(store),
+            process: std::process::id(),
+        })
     }
 
     /// A store that is served at `address`. Times are in seconds; see `ClientOptions` of agl-client.
@@ -160,7 +189,8 @@ impl Store {
         }
         let completion = queue.completion(ticket);
         let task = runtime.spawn(async move { completion.finish(call.await) });
-        Ok(Py::new(py, Task { handle: task.abort_handle() })?.into_any())
+        let task = Task { handle: task.abort_handle(), process: std::process::id() };
+        Ok(Py::new(py, task)?.into_any())
     }
 
     /// Makes a call and waits for its answer, JSON. Ctrl+C ends the wait.

@@ -110,7 +110,8 @@ async fn mixed_run(store: Arc<dyn Store>) {
     context.initial_resources =
         Some(NamedResources::from_iter([("prompt".to_owned(), Resource::PromptTemplate(template))]));
     let rollout_config = Some(RolloutConfig {
-        timeout_seconds: Some(0.3),
+        // Long enough for a panic's backtrace on a busy machine.
+        timeout_seconds: Some(5.0),
         max_attempts: 2.try_into().unwrap(),
         retry_condition: vec![AttemptStatus::Failed],
         ..RolloutConfig::default()

@@ -1,6 +1,8 @@
 use std::num::NonZeroU32;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::JsonMap;
@@ -117,7 +119,7 @@ wire_enum! {
 
 /// Time limits and retries of a rollout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 pub struct RolloutConfig {
     /// Seconds from the start of an attempt until it counts as timed out.
     pub timeout_seconds: Option<f64>,
@@ -137,6 +139,31 @@ impl Default for RolloutConfig {
             max_attempts: NonZeroU32::MIN,
             retry_condition: Vec::new(),
         }
+    }
+}
+
+impl Serialize for RolloutConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RolloutConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A derived struct also takes a list for its fields in order, and `[]` would pass for the defaults.
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = RolloutConfig;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("struct RolloutConfig")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RolloutConfig, A::Error> {
+                RolloutConfig::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Fields)
     }
 }
 

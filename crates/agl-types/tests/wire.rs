@@ -114,6 +114,8 @@ fn configs() {
         assert!(serde_json::from_value::<RolloutConfig>(json!({"max_attempts": bad})).is_err());
     }
     refuses::<RolloutConfig>(json!({"max_attempts": 0}), "nonzero");
+    // A list is not read as the fields in order.
+    refuses::<RolloutConfig>(json!([]), "expected struct RolloutConfig");
     refuses::<RolloutConfig>(json!({"retry_condition": ["cancelled"]}), "unknown variant `cancelled`");
 }
 

@@ -31,7 +31,7 @@ demo: wheel model ## Runs the quickstart: an unmodified agent, a real model, a d
 
 .PHONY: test
 test: ## Runs every check and every test.
-	@start=$$SECONDS; $(MAKE) fmt lint licenses test-rust wheel stubs test-python && echo "── all stages: $$((SECONDS - start)) s"
+	@start=$$SECONDS; $(MAKE) fmt lint licenses wheel model test-rust stubs test-python && echo "── all stages: $$((SECONDS - start)) s"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Stages

@@ -40,7 +40,7 @@ struct QuizAgent {
     model: ChatModel,
 }
 
-const SYSTEM: &str = "You are a helpful assistant. Answer the question in one short sentence.";
+const SYSTEM: &str = "You are a helpful assistant. Answer the question in a few words.";
 
 #[async_trait]
 impl Agent for QuizAgent {
@@ -49,12 +49,12 @@ impl Agent for QuizAgent {
             json!({"role": "system", "content": SYSTEM}),
             json!({"role": "user", "content": task["question"]}),
         ];
-        let request = json!({"messages": messages, "max_tokens": 24, "temperature": 0.7});
+        let request = json!({"messages": messages, "max_tokens": 32, "temperature": 0.2});
         let mut reply = self.model.chat(context, request).await?;
         if reply["choices"][0]["finish_reason"] == "length" {
             messages.push(reply["choices"][0]["message"].clone());
             messages.push(json!({"role": "user", "content": "Say only the answer, in one or two words."}));
-            let request = json!({"messages": messages, "max_tokens": 12, "temperature": 0.7});
+            let request = json!({"messages": messages, "max_tokens": 12, "temperature": 0.2});
             reply = self.model.chat(context, request).await?;
         }
         let answer = reply["choices"][0]["message"]["content"].as_str().unwrap_or_default();

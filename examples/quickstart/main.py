@@ -2,7 +2,9 @@
 
     make demo
 
-or, with the package installed, `python examples/quickstart/main.py [--db FILE] [--runners N] [--tasks N]`.
+or, with the package, openai and rich installed,
+
+    python examples/quickstart/main.py [--db FILE] [--model NAME] [--runners N] [--tasks N]
 
 The agent (agent.py) is left as it is. Here a model is served, the agent is wrapped into a `LitAgent` that
 grades its answers, and a `Trainer` runs it: several runners side by side, each call of the model recorded
@@ -24,6 +26,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Until there is something to end in good order, Ctrl+C simply ends it.
+signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -189,6 +194,10 @@ def main() -> int:
     )
     parser.add_argument("--tasks", type=int, help="at most so many tasks of each dataset")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Also when the terminal is closed, the model's server must not stay behind.
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         return run(arguments.db, arguments.model, arguments.runners, arguments.tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import subprocess
 import sys
 import threading
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace as trace_api
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from agentlightning.emitter import emit_message, emit_reward, get_message_value, operation
 from agentlightning.semconv import LightningResourceAttributes
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.store.errors import StoreUnavailableError
-from agentlightning.tracer import OtelTracer, get_active_tracer
+from agentlightning.tracer import OtelTracer, get_active_tracer, otel
 
 
 @pytest.fixture
@@ -393,3 +395,54 @@ assert [span.name for span in asyncio.run(main())] == ["framework"]
 
 def test_frameworks_without_a_provider_are_recorded() -> None:
     subprocess.run([sys.executable, "-c", _NO_PROVIDER], check=True, timeout=60)
+
+
+class Tagged(OtelTracer):
+    def __init__(self, tag: str) -> None:
+        super().__init__(flush_timeout=5.0)
+        self.tag = tag
+
+
+def test_a_copy_keeps_what_a_subclass_has_of_its_own(store: InMemoryLightningStore) -> None:
+    tracer = Tagged("x")
+    with tracer.lifespan(store):
+        copy = pickle.loads(pickle.dumps(tracer))
+    assert (copy.tag, copy.flush_timeout, copy.worker_id) == ("x", 5.0, None)
+    # What is set up belongs to the process.
+    with pytest.raises(RuntimeError, match="not initialized"):
+        copy.get_last_trace()
+    with copy.lifespan(store):
+        assert copy.get_last_trace() == []
+
+
+class _Refusing(InMemoryLightningStore):
+    async def get_many_span_sequence_ids(self, rollout_attempt_ids: Any) -> Any:
+        raise ValueError("not this one")
+
+
+async def test_spans_lost_on_two_sides_are_all_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otel, "MAX_PENDING_SPANS", 0)
+    session = otel.TraceSession(TracerProvider(), _Refusing(), "r", "a")
+    agents: list[threading.Thread] = []
+
+    class Count(int):
+        def __add__(self, other: int) -> int:
+            # An agent's span finds no room just between the reading and the writing.
+            agent = threading.Thread(target=session.append, args=(_readable(),), kwargs={"may_wait": False})
+            agent.start()
+            agents.append(agent)
+            agent.join(0.2)
+            return int(self) + other
+
+    session._lost = Count(0)
+    await session._store_batch([otel._Record(_readable())])
+    for agent in agents:
+        agent.join()
+    assert session._lost == 2
+
+
+def _readable() -> ReadableSpan:
+    span = TracerProvider().get_tracer("test").start_span("s")
+    span.end()
+    assert isinstance(span, ReadableSpan)
+    return span

@@ -86,6 +86,18 @@ def test_type_checkers_see_every_public_name(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_type_checkers_accept_agents_as_users_write_them(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "typed" / "agents.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--follow-imports=silent", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def agl_command(*args: str) -> list[str]:
     return [sys.executable, "-m", "agentlightning.cli", *args]
 

@@ -143,3 +143,21 @@ def test_adapters_of_one_s_own() -> None:
     assert Names()([call("l", None, 1, 2)]) == [LLM]
     with pytest.raises(NotImplementedError):
         agl.Adapter[Any, Any]()(1)
+
+
+def test_a_hook_that_nothing_would_call_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Own\.span_to_triplet would never be called.*override adapt"):
+
+        class Own(TracerTraceToTriplet):
+            def span_to_triplet(self, span: agl.Span, agent_name: str) -> agl.Triplet:
+                raise NotImplementedError
+
+    class Doubled(TracerTraceToTriplet):
+        def adapt(self, source: Any, /) -> list[agl.Triplet]:
+            return [
+                triplet.model_copy(update={"reward": 2 * (triplet.reward or 0)})
+                for triplet in super().adapt(source)
+            ]
+
+    (triplet,) = Doubled().adapt([call("l", None, 1, 2, "1"), reward("a", None, 0.5, 3)])
+    assert triplet.reward == 1.0

@@ -9,7 +9,7 @@ use agl_types::{
 };
 use serde_json::json;
 
-use crate::{START, Subject, assert_not_found, config, object, span};
+use crate::{START, Subject, assert_invalid, assert_not_found, config, object, span};
 
 async fn stored(s: &Subject, rollout_id: &str) -> Vec<Span> {
     let query = SpanQuery { rollout_id: rollout_id.to_owned(), ..SpanQuery::default() };
@@ -26,6 +26,36 @@ pub async fn a_span_is_kept_and_is_a_heartbeat(s: &Subject) {
     let attempt = s.latest(&started.rollout.rollout_id).await;
     assert_eq!((attempt.status, attempt.last_heartbeat_time), (Running, Some(START + 2.0)));
     assert_eq!(s.status(&started.rollout.rollout_id).await, RolloutStatus::Running);
+}
+
+/// What no attribute may be is refused by name, with the whole batch and wherever in the span it is.
+pub async fn odd_attributes_are_refused(s: &Subject) {
+    let started = s.start().await;
+    let good = span(&started.attempt, 1, 1)
+        .with_attribute("lists", json!([1, 2.5]))
+        .with_attribute("none", json!([]));
+    for value in [json!(null), json!({"a": 1}), json!([1, "a"]), json!([[1]]), json!([null])] {
+        let blank = span(&started.attempt, 2, 2);
+        let attributes = object(json!({ "odd": value }));
+        let mut in_event = blank.clone();
+        let event = json!({"name": "e", "attributes": attributes});
+        in_event.events.push(serde_json::from_value(event).unwrap());
+        let mut in_link = blank.clone();
+        let link = json!({"context": blank.context, "attributes": attributes});
+        in_link.links.push(serde_json::from_value(link).unwrap());
+        let mut in_resource = blank.clone();
+        in_resource.resource.attributes = attributes;
+        for (odd, field) in [
+            (blank.with_attribute("odd", value), "attributes.odd"),
+            (in_event, "events.0.attributes.odd"),
+            (in_link, "links.0.attributes.odd"),
+            (in_resource, "resource.attributes.odd"),
+        ] {
+            assert_invalid(s.store.add_many_spans(vec![good.clone(), odd]).await, field);
+        }
+    }
+    assert_eq!(stored(s, &started.rollout.rollout_id).await, []);
+    assert_eq!(s.store.add_span(good.clone()).await.unwrap(), Some(good));
 }
 
 /// The first span of an id stays as it was.

@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span as WireSpan, Sta
 use prost::Message as _;
 use serde_json::Value;
 
-use crate::value::{attributes, hex};
+use crate::value::{attributes, flat, hex};
 use crate::{Error, ExportTraceServiceRequest, Rejected};
 
 const TRACE_ID_DIGITS: usize = 32;
@@ -52,23 +52,22 @@ pub fn receive(request: ExportTraceServiceRequest) -> Received {
 }
 
 fn receive_group(group: ResourceSpans, received: &mut Received) {
-    let resource = OtelResource {
-        attributes: attributes(group.resource.map(|resource| resource.attributes).unwrap_or_default()),
-        schema_url: group.schema_url,
-    };
+    let shared = attributes(group.resource.map(|resource| resource.attributes).unwrap_or_default());
+    let resource = OtelResource { attributes: flat(shared.clone()), schema_url: group.schema_url };
     for wire in group.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-        match receive_span(wire, &resource) {
+        match receive_span(wire, &shared, &resource) {
             Some(span) => received.spans.push(span),
             None => received.rejected.add(WITHOUT_IDS),
         }
     }
 }
 
-fn receive_span(wire: WireSpan, resource: &OtelResource) -> Option<ReceivedSpan> {
+/// `shared` are the attributes of `resource` as they came.
+fn receive_span(wire: WireSpan, shared: &Attributes, resource: &OtelResource) -> Option<ReceivedSpan> {
     let own = attributes(wire.attributes);
-    let rollout_id = text_of(&own, resource, ROLLOUT_ID)?;
-    let attempt_id = text_of(&own, resource, ATTEMPT_ID)?;
-    let sequence_id = sequence_of(&own, resource);
+    let rollout_id = text_of(&own, shared, ROLLOUT_ID)?;
+    let attempt_id = text_of(&own, shared, ATTEMPT_ID)?;
+    let sequence_id = sequence_of(&own, shared);
 
     let trace_id = padded_hex(&wire.trace_id, TRACE_ID_DIGITS);
     let span_id = padded_hex(&wire.span_id, SPAN_ID_DIGITS);
@@ -83,7 +82,7 @@ fn receive_span(wire: WireSpan, resource: &OtelResource) -> Option<ReceivedSpan>
             .then(|| padded_hex(&wire.parent_span_id, SPAN_ID_DIGITS)),
         name: wire.name,
         status: status(wire.status.unwrap_or_default()),
-        attributes: own,
+        attributes: flat(own),
         events: wire.events.into_iter().map(event).collect(),
         links: wire.links.into_iter().map(link).collect(),
         start_time: seconds(wire.start_time_unix_nano),
@@ -96,12 +95,12 @@ fn receive_span(wire: WireSpan, resource: &OtelResource) -> Option<ReceivedSpan>
 }
 
 /// The value of a key, of the span first and of its resource second.
-fn lookup<'a>(own: &'a Attributes, resource: &'a OtelResource, key: &str) -> Option<&'a Value> {
-    own.get(key).or_else(|| resource.attributes.get(key)).filter(|value| !value.is_null())
+fn lookup<'a>(own: &'a Attributes, shared: &'a Attributes, key: &str) -> Option<&'a Value> {
+    own.get(key).or_else(|| shared.get(key)).filter(|value| !value.is_null())
 }
 
-fn text_of(own: &Attributes, resource: &OtelResource, key: &str) -> Option<String> {
-    let text = match lookup(own, resource, key)? {
+fn text_of(own: &Attributes, shared: &Attributes, key: &str) -> Option<String> {
+    let text = match lookup(own, shared, key)? {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
@@ -109,8 +108,8 @@ fn text_of(own: &Attributes, resource: &OtelResource, key: &str) -> Option<Strin
 }
 
 /// The sequence id, if there is one that makes sense: a whole number or its digits, not negative.
-fn sequence_of(own: &Attributes, resource: &OtelResource) -> Option<i64> {
-    let number = match lookup(own, resource, SPAN_SEQUENCE_ID)? {
+fn sequence_of(own: &Attributes, shared: &Attributes) -> Option<i64> {
+    let number = match lookup(own, shared, SPAN_SEQUENCE_ID)? {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
@@ -145,14 +144,14 @@ fn status(wire: WireStatus) -> TraceStatus {
 fn event(wire: WireEvent) -> Event {
     Event {
         name: wire.name,
-        attributes: attributes(wire.attributes),
+        attributes: flat(attributes(wire.attributes)),
         timestamp: seconds(wire.time_unix_nano),
         extra: JsonMap::new(),
     }
 }
 
 fn link(wire: WireLink) -> Link {
-    let attributes = attributes(wire.attributes);
+    let attributes = flat(attributes(wire.attributes));
     Link {
         context: context(
             padded_hex(&wire.trace_id, TRACE_ID_DIGITS),

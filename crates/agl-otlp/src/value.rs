@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use agl_types::Attributes;
+use agl_types::{Attributes, is_attribute_value};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
 use serde_json::{Number, Value};
@@ -19,6 +19,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// The attributes as a JSON object; of a repeated key the last value counts.
 pub(crate) fn attributes(pairs: Vec<KeyValue>) -> Attributes {
     pairs.into_iter().map(|pair| (pair.key, json(pair.value))).collect()
+}
+
+/// The attributes with what no attribute may be as JSON text, so that nothing is lost.
+pub(crate) fn flat(attributes: Attributes) -> Attributes {
+    let flatten = |value: Value| if is_attribute_value(&value) { value } else { value.to_string().into() };
+    attributes.into_iter().map(|(key, value)| (key, flatten(value))).collect()
 }
 
 /// Any value as JSON: bytes become hexadecimal digits, a number that JSON cannot write becomes its name.

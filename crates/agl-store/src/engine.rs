@@ -217,6 +217,10 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
+        // An odd one that was stored would make all spans of its rollout unreadable for typed clients.
+        for SpanDraft { span, .. } in &drafts {
+            span.check_attributes().map_err(|odd| Error::invalid(odd.field.clone(), odd.to_string()))?;
+        }
         self.inner.write(lane(drafts.len()), |work| work.add_spans(drafts)).await
     }
 

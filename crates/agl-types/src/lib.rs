@@ -28,7 +28,10 @@ pub use resource::{Llm, NamedResources, PromptTemplate, Resource, ResourcesUpdat
 pub use rollout::{
     Attempt, AttemptStatus, AttemptedRollout, Rollout, RolloutConfig, RolloutMode, RolloutStatus, RolloutView,
 };
-pub use span::{Attributes, Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus};
+pub use span::{
+    AttributeError, Attributes, Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus,
+    is_attribute_value,
+};
 pub use triplet::Triplet;
 pub use worker::{Worker, WorkerStatus};
 

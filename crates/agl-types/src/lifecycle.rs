@@ -294,7 +294,8 @@ impl Step {
         let attempt_id = attempt.attempt_id.clone();
         let previous_worker = attempt.worker_id.clone().filter(|id| !id.is_empty());
         update.worker_id.apply_to(&mut attempt.worker_id);
-        let handed_over = attempt.worker_id != previous_worker;
+        // The empty name is kept like any other, but is nobody: no worker is told of it.
+        let handed_over = attempt.worker_id != previous_worker && attempt.worker_id.as_deref() != Some("");
         update.last_heartbeat_time.apply_to(&mut attempt.last_heartbeat_time);
         update.metadata.apply_to(&mut attempt.metadata);
         if let Some(worker_id) = previous_worker.filter(|_| handed_over) {

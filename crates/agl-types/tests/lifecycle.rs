@@ -310,6 +310,32 @@ fn attempt(status: AttemptStatus, sequence_id: u32) -> Attempt {
     }
 }
 
+/// Another name frees the worker that had the attempt, and so does none; the empty name tells nobody anything.
+#[test]
+fn a_new_name_on_an_attempt() {
+    let released = Effect::Worker {
+        worker_id: "w".to_owned(),
+        event: WorkerEvent::Released { attempt_id: "at-1".to_owned() },
+    };
+    let claimed = Effect::Worker {
+        worker_id: "v".to_owned(),
+        event: WorkerEvent::Claimed { rollout_id: "ro-1".to_owned(), attempt_id: "at-1".to_owned() },
+    };
+    let table = [(Some(""), vec![]), (None, vec![released.clone()]), (Some("v"), vec![released, claimed])];
+    for (name, effects) in table {
+        let state = State {
+            rollout: rollout(RolloutStatus::Running, RolloutConfig::default()),
+            attempt: Some(Attempt { worker_id: Some("w".to_owned()), ..attempt(Running, 1) }),
+            superseded: false,
+        };
+        let worker_id = Patch::Set(name.map(str::to_owned));
+        let update = AttemptUpdate { worker_id, ..AttemptUpdate::default() };
+        let transition = apply(state, &Event::AttemptUpdated(update), 1.0).unwrap();
+        assert_eq!(transition.state.attempt.unwrap().worker_id.as_deref(), name);
+        assert_eq!(transition.effects, effects, "{name:?}");
+    }
+}
+
 /// The projection of an attempt onto its rollout, for every status, with and without attempts left.
 #[test]
 fn projections() {

@@ -1,4 +1,9 @@
-"""Triplets of prompt, response and reward, one for each call of a model."""
+"""Triplets of prompt, response and reward, one for each call of a model.
+
+Not there yet of 0.3's module: `TraceTree`, `Transition`, and `visualize` and the hook `span_to_triplet` of
+`TracerTraceToTriplet`. The trace is read by the Rust core, so a subclass with such a hook is refused rather
+than left uncalled: change the triplets that `adapt` returns instead.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ from agentlightning.types import Span, Triplet
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
+
+__all__ = ["RewardMatchPolicy", "TraceToTripletBase", "TracerTraceToTriplet"]
 
 _triplets: TypeAdapter[list[Triplet]] = TypeAdapter(list[Triplet])
 
@@ -31,7 +38,18 @@ class TraceToTripletBase(TraceAdapter[list[Triplet]]):
 
 
 class TracerTraceToTriplet(TraceToTripletBase):
-    """Reads the triplets out of a trace that a tracer has recorded."""
+    """Reads the triplets out of a trace that a tracer has recorded.
+
+    A subclass may override `adapt`. It can't override 0.3's `span_to_triplet`, which nothing would call.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "span_to_triplet"):
+            raise TypeError(
+                f"{cls.__name__}.span_to_triplet would never be called, for the Rust core reads the trace: "
+                "override adapt() instead, and change the triplets that super().adapt() returns"
+            )
 
     def __init__(
         self,

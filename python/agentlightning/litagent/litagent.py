@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -144,7 +144,9 @@ class LitAgent(Generic[T]):
     def on_rollout_end(self, task: Task, rollout: Rollout, runner: Runner[T], tracer: Tracer) -> None:
         """Deprecated, not called: use a `Hook`."""
 
-    def rollout(self, task: T, resources: NamedResources, rollout: Rollout) -> RolloutRawResult:
+    def rollout(
+        self, task: T, resources: NamedResources, rollout: Rollout
+    ) -> RolloutRawResult | Awaitable[RolloutRawResult]:
         """Runs the agent on one task. May be overridden by an async method."""
         raise NotImplementedError("Agents must implement `rollout` (or one of its siblings).")
 
@@ -152,11 +154,15 @@ class LitAgent(Generic[T]):
         """0.3's name of an async `rollout`."""
         raise NotImplementedError("Agents must implement `rollout_async` (or one of its siblings).")
 
-    def training_rollout(self, task: T, resources: NamedResources, rollout: Rollout) -> RolloutRawResult:
+    def training_rollout(
+        self, task: T, resources: NamedResources, rollout: Rollout
+    ) -> RolloutRawResult | Awaitable[RolloutRawResult]:
         """Runs the agent in mode `train`; `rollout` by default."""
         return self.rollout(task, resources, rollout)
 
-    def validation_rollout(self, task: T, resources: NamedResources, rollout: Rollout) -> RolloutRawResult:
+    def validation_rollout(
+        self, task: T, resources: NamedResources, rollout: Rollout
+    ) -> RolloutRawResult | Awaitable[RolloutRawResult]:
         """Runs the agent in every other mode; `rollout` by default."""
         return self.rollout(task, resources, rollout)
 

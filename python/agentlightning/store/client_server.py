@@ -26,6 +26,10 @@ _DEFAULT_HOST = "127.0.0.1"
 _DEFAULT_PORT = 4747
 _RETRY_DELAYS = (1.0, 2.0, 5.0)
 _MAX_OUTAGE = 60.0
+_WAY_OUT = (
+    ", or train in one process, where nothing is served: "
+    'Trainer(strategy={"type": "shm", "main_thread": "algorithm"})'
+)
 _LAUNCH_MODES = ("asyncio", "thread", "mp")
 
 
@@ -216,12 +220,13 @@ def _servable(store: LightningStore) -> NativeStore:
     if not isinstance(inner, NativeStore):
         raise TypeError(
             f"{type(inner).__name__} cannot be served, for the server never calls into Python: serve "
-            "InMemoryLightningStore, SqliteLightningStore or LightningStoreClient"
+            f"InMemoryLightningStore, SqliteLightningStore or LightningStoreClient{_WAY_OUT}"
         )
     overridden = [name for name in INTERFACE if getattr(type(inner), name) is not getattr(NativeStore, name)]
     if overridden:
         raise TypeError(
             f"{type(inner).__name__} cannot be served: its own {', '.join(overridden)} would not be called"
+            f"{_WAY_OUT}"
         )
     return inner
 

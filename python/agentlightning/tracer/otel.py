@@ -189,7 +189,7 @@ class TraceSession:
                 # The store will not take this, ever. One odd span must not cost its neighbours.
                 self._last_error = exc
                 if len(batch) == 1:
-                    self._lost += 1
+                    self._lose(1)
                 else:
                     for record in batch:
                         await self._store_batch([record])
@@ -201,13 +201,18 @@ class TraceSession:
                 if not isinstance(exc, OSError):
                     tries += 1
                     if tries >= _MAX_TRIES:
-                        self._lost += len(batch)
+                        self._lose(len(batch))
                         return
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
             else:
                 self._settle(batch, stored)
                 return
+
+    def _lose(self, count: int) -> None:
+        """Counts spans that are given up; so does `append`, on the agent's threads."""
+        with self._changed:
+            self._lost += count
 
     def _settle(self, batch: list[_Record], stored: Sequence[Span]) -> None:
         """Puts what the store has made of a batch in place of what was handed to it."""
@@ -471,11 +476,20 @@ class OtelTracer(Tracer):
         self._latest: TraceSession | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What it has set up belongs to this process; a copy elsewhere starts afresh.
-        return {"worker_id": None, "instrument": self.instrument, "flush_timeout": self.flush_timeout}
+        # What it has set up belongs to this process; a copy elsewhere starts afresh. Attributes of subclasses
+        # go along.
+        return {
+            **self.__dict__,
+            "worker_id": None,
+            "_store": None,
+            "_tracer_provider": None,
+            "_lightning_span_processor": None,
+            "_instrumented": False,
+            "_latest": None,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        OtelTracer.__init__(self, instrument=state["instrument"], flush_timeout=state["flush_timeout"])
+        self.__dict__.update(state)
 
     def __copy__(self) -> OtelTracer:
         # Copies for further workers of this process share the provider, which tells traces apart by context.

@@ -10,7 +10,6 @@ from typing import (
     List,
     Literal,
     Protocol,
-    SupportsIndex,
     TypedDict,
     TypeVar,
     Union,

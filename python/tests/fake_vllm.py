@@ -33,6 +33,7 @@ class FakeVLLM:
         self.owned_by = owned_by
         self.requests: list[dict[str, Any]] = []
         self.probes = 0
+        self.models_status = 200
         self._counter = 0
         self._lock = threading.Lock()
         fake = self
@@ -85,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server_state.probes += 1
         if not self.path.endswith("/models"):
             self._send(404, {"error": {"message": "not found"}})
+            return
+        if self.server_state.models_status != 200:
+            self._send(self.server_state.models_status, {"error": {"message": "not now"}})
             return
         model = {"id": "fake", "object": "model", "created": 1, "owned_by": self.server_state.owned_by}
         self._send(200, {"object": "list", "data": [model]})

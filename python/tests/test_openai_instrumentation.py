@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -332,6 +335,57 @@ async def test_servers_are_asked_once_who_they_are(tracer: OtelTracer) -> None:
     stranger_spans, our_spans = tracer.get_last_trace()[:3], tracer.get_last_trace()[3:]
     assert all("prompt_token_ids" not in span.attributes for span in stranger_spans)
     assert all("prompt_token_ids" in span.attributes for span in our_spans)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 408])
+async def test_a_server_that_gives_no_answer_is_asked_again_but_not_at_once(
+    server: FakeVLLM,
+    tracer: OtelTracer,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, instrumentation.__name__)
+    now = 1000.0
+    # For the module alone: event loops live by the real clock.
+    clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
+    monkeypatch.setattr(instrumentation, "time", clock)
+    server.models_status = status
+    async with tracer.trace_context(), _async_client(server) as client:
+        for _ in range(2):
+            _client(server).chat.completions.create(**ARGUMENTS)
+            await client.chat.completions.create(**ARGUMENTS)
+        assert server.probes == 1
+        now += 31
+        _client(server).chat.completions.create(**ARGUMENTS)
+        assert server.probes == 2
+        server.models_status = 200
+        now += 31
+        _client(server).chat.completions.create(**ARGUMENTS)
+        now += 31
+        await client.chat.completions.create(**ARGUMENTS)
+        assert server.probes == 3
+    spans = tracer.get_last_trace()
+    assert ["prompt_token_ids" in span.attributes for span in spans] == [False] * 5 + [True] * 2
+    (message,) = [record.getMessage() for record in caplog.records if "token ids" in record.getMessage()]
+    assert server.base_url in message
+    assert f"HTTP {status}" in message
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+async def test_a_server_without_a_list_of_models_is_asked_once(
+    server: FakeVLLM, tracer: OtelTracer, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    # For the module alone: event loops live by the real clock.
+    clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
+    monkeypatch.setattr(instrumentation, "time", clock)
+    server.models_status = status
+    async with tracer.trace_context():
+        for _ in range(3):
+            _client(server).chat.completions.create(**ARGUMENTS)
+            now += 1000
+    assert server.probes == 1
 
 
 async def test_a_gateway_among_the_resources_is_not_asked(tracer: OtelTracer) -> None:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from http.client import HTTPException
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import openai
@@ -50,8 +52,20 @@ _FOREIGN_HOSTS = (
     ".groq.com",
 )
 _PROBE_SECONDS = 2.0
+_PROBE_AGAIN_SECONDS = 30.0
+"""How long a server that gave no definite answer is left alone: one that hangs must not slow every call."""
+# A server that answers so is there and well, and has no list of models for us.
+_NO_MODELS = frozenset({401, 403, 404, 405})
 
-_probes: dict[str, bool] = {}
+
+class _Verdict(NamedTuple):
+    """What is known of a server: whether it knows token ids, and until when (`time.monotonic`) that holds."""
+
+    knows: bool
+    until: float
+
+
+_probes: dict[str, _Verdict] = {}
 _probes_lock = threading.Lock()
 
 
@@ -69,26 +83,48 @@ def _proxied(base_url: str) -> bool:
 
 
 def _probe(base_url: str, api_key: str) -> bool:
-    """Asks a server, once, whether it is one that knows token ids."""
+    """Asks a server whether it is one that knows token ids: once, if the answer is definite."""
     host = urlsplit(base_url).hostname or ""
     if any(f".{host}".endswith(foreign) for foreign in _FOREIGN_HOSTS):
         return False
-    with _probes_lock:
-        if base_url in _probes:
-            return _probes[base_url]
+    known = _known(base_url)
+    if known is not None:
+        return known
     request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {api_key}"})
     try:
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS) as response:
             models = json.loads(response.read(1_000_000)).get("data") or []
-        known = any(str(model.get("owned_by", "")).lower() in TOKEN_ID_SERVERS for model in models)
-    except urllib.error.HTTPError:
-        known = False
-    except (OSError, ValueError, AttributeError):
-        # It may only be down for now; asked again with the next call.
-        return False
+        owners = sorted({str(model.get("owned_by", "")).lower() for model in models})
+    except urllib.error.HTTPError as error:
+        error.close()
+        return _judge(base_url, f"it answers HTTP {error.code}", definite=error.code in _NO_MODELS)
+    except (OSError, HTTPException, ValueError, AttributeError) as error:
+        # It may only be down for now.
+        return _judge(base_url, f"it can't be asked: {error!r}", definite=False)
+    if TOKEN_ID_SERVERS.isdisjoint(owners):
+        return _judge(base_url, f"its models are owned by {owners}", definite=True)
     with _probes_lock:
-        _probes[base_url] = known
-    return known
+        _probes[base_url] = _Verdict(True, math.inf)
+    return True
+
+
+def _known(base_url: str) -> bool | None:
+    """What is known of a server; None when it is to be asked."""
+    with _probes_lock:
+        verdict = _probes.get(base_url)
+    return None if verdict is None or time.monotonic() >= verdict.until else verdict.knows
+
+
+def _judge(base_url: str, reason: str, *, definite: bool) -> bool:
+    """Notes that a server does not know token ids, for good or for now, and says so the first time."""
+    until = math.inf if definite else time.monotonic() + _PROBE_AGAIN_SECONDS
+    with _probes_lock:
+        previous = _probes.get(base_url)
+        _probes[base_url] = _Verdict(False, until)
+    if previous is None or (definite and previous.until != math.inf):
+        again = "" if definite else f"; it is asked again after {_PROBE_AGAIN_SECONDS:.0f} seconds"
+        logger.info("No token ids are asked for at %s: %s%s.", base_url, reason, again)
+    return False
 
 
 def forget_probes() -> None:
@@ -496,9 +532,9 @@ def _patched_async(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def _probe_async(base_url: str, api_key: str) -> bool:
-    with _probes_lock:
-        if base_url in _probes:
-            return _probes[base_url]
+    known = _known(base_url)
+    if known is not None:
+        return known
     import asyncio
 
     return await asyncio.get_running_loop().run_in_executor(None, _probe, base_url, api_key)

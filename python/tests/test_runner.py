@@ -239,6 +239,72 @@ async def test_cancellation_fails_the_attempt(store: InMemoryLightningStore) -> 
     ]
 
 
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_an_agent_that_hangs_is_given_up(store: InMemoryLightningStore, kind: str) -> None:
+    cancelled, let_go = asyncio.Event(), threading.Event()
+
+    async def waiting(task: Any) -> float:
+        if task == "hang":
+            try:
+                await asyncio.sleep(300)
+            finally:
+                cancelled.set()
+        return 1.0
+
+    def blocking(task: Any) -> float:
+        if task == "hang":
+            let_go.wait(300)
+        return 1.0
+
+    agent: Any = AsyncAgent(waiting) if kind == "async" else Agent(blocking)
+    await store.add_resources({})
+    config = agl.RolloutConfig(timeout_seconds=0.3)
+    rollouts = [
+        await store.enqueue_rollout(input=task, mode="val", config=config) for task in ("hang", "go on")
+    ]
+    try:
+        with _runner(max_rollouts=2).run_context(agent=agent, store=store) as runner:
+            await asyncio.wait_for(runner.iter(), 60)
+    finally:
+        let_go.set()
+    statuses = [(await store.get_latest_attempt(rollout.rollout_id)).status for rollout in rollouts]  # type: ignore[union-attr]
+    assert statuses == ["timeout", "succeeded"]
+    assert (await store.get_rollout_by_id(rollouts[0].rollout_id)).status == "failed"  # type: ignore[union-attr]
+    assert cancelled.is_set() is (kind == "async")
+
+
+async def test_an_attempt_that_has_been_given_up_by_others_stays_so(store: InMemoryLightningStore) -> None:
+    async def hang(task: Any) -> None:
+        (rollout,) = await store.query_rollouts()
+        await store.update_attempt(rollout.rollout_id, "latest", status="failed")
+        await asyncio.sleep(300)
+
+    await store.add_resources({})
+    await store.enqueue_rollout(input=1, config=agl.RolloutConfig(timeout_seconds=0.3))
+    with _runner(max_rollouts=1).run_context(agent=AsyncAgent(hang), store=store) as runner:
+        await asyncio.wait_for(runner.iter(), 60)
+    (rollout,) = await store.query_rollouts()
+    assert rollout.attempt.status == "failed"  # type: ignore[union-attr]
+
+
+async def test_an_agent_that_is_cancelled_from_within_fails_its_attempt_only(
+    store: InMemoryLightningStore,
+) -> None:
+    async def agent(task: Any) -> float:
+        if task == "cancel":
+            part = asyncio.create_task(asyncio.sleep(300))
+            part.cancel()
+            await part
+        return 1.0
+
+    await store.add_resources({})
+    for task in ("cancel", "go on"):
+        await store.enqueue_rollout(input=task)
+    with _runner(max_rollouts=2).run_context(agent=AsyncAgent(agent), store=store) as runner:
+        await asyncio.wait_for(runner.iter(), 60)
+    assert [rollout.status for rollout in await store.query_rollouts()] == ["failed", "succeeded"]
+
+
 async def test_hooks_that_raise_are_logged(
     store: InMemoryLightningStore, caplog: pytest.LogCaptureFixture
 ) -> None:

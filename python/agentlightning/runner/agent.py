@@ -47,6 +47,12 @@ _FIRST_IDLE_SECONDS = 0.05
 _EVENT_CHECK_SECONDS = 0.1
 _REPORT_SECONDS = 60.0
 """How long the end of an attempt is offered to a store that can't be reached."""
+_CANCEL_SECONDS = 5.0
+"""How long an agent that is cancelled gets to clean up."""
+
+
+class _TimedOut(TimeoutError):
+    """The agent has used up its rollout's time."""
 
 
 class LitAgentRunner(Runner[T]):
@@ -262,7 +268,7 @@ class LitAgentRunner(Runner[T]):
             ):
                 await self._call_hooks("on_trace_start", tracer=self._tracer, rollout=claimed)
                 try:
-                    result = await self._run_agent(claimed, resources)
+                    result = await self._run_agent(claimed, resources, started)
                 except Exception as exc:
                     self._record_exception(exc)
                     raise
@@ -279,6 +285,11 @@ class LitAgentRunner(Runner[T]):
                 len(spans),
                 result if isinstance(result, (int, float)) else find_final_reward(spans),
             )
+        except _TimedOut as exc:
+            status, reason = "timeout", str(exc)
+            if raise_on_exception:
+                raise
+            logger.error("%s The attempt was given up: %s.", self._log_prefix(rollout_id), exc)
         except Exception as exc:
             reason = f"{type(exc).__name__}: {exc}"
             if raise_on_exception:
@@ -309,25 +320,42 @@ class LitAgentRunner(Runner[T]):
             f"{self._log_prefix(claimed.rollout_id)} Failed to fetch resources: no {claimed.resources_id!r}."
         )
 
-    async def _run_agent(self, claimed: AttemptedRollout, resources: NamedResources) -> RolloutRawResult:
+    async def _run_agent(
+        self, claimed: AttemptedRollout, resources: NamedResources, started: float
+    ) -> RolloutRawResult:
+        """Runs the agent in a task of its own, for as long as the rollout's `timeout_seconds` since `started`
+        allow.
+
+        Raises:
+            _TimedOut: if it has not ended by then; a thread that it has is left behind.
+            RuntimeError: if it was cancelled, but not by whoever has cancelled this runner.
+        """
+        task = asyncio.ensure_future(self._call_agent(claimed, resources))
+        limit = claimed.config.timeout_seconds
+        left = None if limit is None else max(0.0, limit - (time.monotonic() - started))
+        try:
+            await asyncio.wait([task], timeout=left)
+        except asyncio.CancelledError:
+            await _cancel(task)
+            raise
+        if not task.done():
+            await _cancel(task)
+            raise _TimedOut(f"the agent has not ended within timeout_seconds={limit}")
+        if task.cancelled():
+            raise RuntimeError("the agent was cancelled from within")
+        return task.result()
+
+    async def _call_agent(self, claimed: AttemptedRollout, resources: NamedResources) -> RolloutRawResult:
         """Calls the agent's method for the rollout's mode, an async one here and any other in a thread of
         its own."""
         method = self.get_agent().rollout_method(claimed.mode)
-        variables: list[tuple[contextvars.ContextVar[Any], Any]] = [
-            (running_runner, self),
-            (active_resources, resources),
-        ]
-        before = [(variable, variable.get()) for variable, _ in variables]
-        for variable, value in variables:
-            variable.set(value)
+        # The context is this task's own, so there is nothing to put back.
+        running_runner.set(self)
+        active_resources.set(resources)
         result: Any
         try:
             if inspect.iscoroutinefunction(method):
-                try:
-                    result = await method(claimed.input, resources=resources, rollout=claimed)
-                except SystemExit as exc:
-                    # An agent that calls sys.exit() ends its rollout, not its runner.
-                    raise RuntimeError(f"The agent exited: {exc!r}") from exc
+                result = await method(claimed.input, resources=resources, rollout=claimed)
             else:
                 result = await _in_thread(
                     lambda: method(claimed.input, resources=resources, rollout=claimed),
@@ -336,10 +364,10 @@ class LitAgentRunner(Runner[T]):
                 if inspect.isawaitable(result):
                     # A plain function may still hand out something to await.
                     result = await result
-            return cast("RolloutRawResult", result)
-        finally:
-            for variable, value in before:
-                variable.set(value)
+        except SystemExit as exc:
+            # An agent that calls sys.exit() ends its rollout, not its runner.
+            raise RuntimeError(f"The agent exited: {exc!r}") from exc
+        return cast("RolloutRawResult", result)
 
     def _record_exception(self, exception: BaseException) -> None:
         """Leaves a span that says what went wrong, where the tracer can take one."""
@@ -360,6 +388,8 @@ class LitAgentRunner(Runner[T]):
         end = time.monotonic() + _REPORT_SECONDS
         while True:
             try:
+                if status == "timeout" and await self._given_up_already(store, claimed):
+                    return
                 await store.update_attempt(claimed.rollout_id, claimed.attempt.attempt_id, **changes)
                 return
             except OSError as exc:
@@ -376,6 +406,15 @@ class LitAgentRunner(Runner[T]):
                     "%s Failed to report the attempt as %s.", self._log_prefix(claimed.rollout_id), status
                 )
                 return
+
+    async def _given_up_already(self, store: LightningStore, claimed: AttemptedRollout) -> bool:
+        """Whether the store's own watch over time limits was first, so that the rollout has moved on."""
+        latest = await store.get_latest_attempt(claimed.rollout_id)
+        return (
+            latest is None
+            or latest.attempt_id != claimed.attempt.attempt_id
+            or latest.status not in ("preparing", "running")
+        )
 
     async def _call_hooks(self, name: str, **kwargs: Any) -> None:
         """Calls a hook method on every hook; their errors stay theirs."""
@@ -567,6 +606,16 @@ class LitAgentRunner(Runner[T]):
                 await asyncio.sleep(0.005)
 
         return stop
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    """Cancels an agent and lets it clean up."""
+    task.cancel()
+    await asyncio.wait([task], timeout=_CANCEL_SECONDS)
+    if not task.done():
+        logger.error("The agent does not end although it was cancelled; it is left behind.")
+    elif not task.cancelled() and task.exception() is not None:
+        logger.warning("The agent has failed after it was cancelled: %r", task.exception())
 
 
 async def _in_thread(function: Callable[[], Any], *, name: str) -> Any:

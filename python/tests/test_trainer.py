@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -150,6 +152,56 @@ def test_fit_uses_the_agent_that_was_added() -> None:
 
 async def test_fit_inside_a_running_loop() -> None:
     assert _trainer().fit(echo, [0.5]).train.mean_reward == 0.5
+
+
+_INTERRUPTED = """
+import asyncio, os, signal, sys, threading, time
+import agentlightning as agl
+
+class Waiting(agl.LitAgent):
+    async def rollout(self, task, resources, rollout):
+        os.kill(os.getppid(), signal.SIGINT)
+        await asyncio.sleep(300)
+
+async def main():
+    before = signal.getsignal(signal.SIGINT)
+    strategy = {"type": "cs", "graceful_timeout": 0.2}
+    print(agl.Trainer(strategy=strategy).fit(Waiting(), [1]))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not [thread for thread in threading.enumerate() if thread.name == "trainer" and thread.is_alive()]
+
+if sys.argv[1] == "asyncio.run":
+    asyncio.run(main())
+else:
+    asyncio.new_event_loop().run_until_complete(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["asyncio.run", "run_until_complete"])
+def test_ctrl_c_during_fit_inside_a_running_loop(how: str) -> None:
+    # One is enough, and it reaches the trainer's process only.
+    run = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, how], stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert (run.returncode, run.stdout) == (0, "None\n")
+
+
+def test_errors_carry_no_others_that_have_nothing_to_do_with_them() -> None:
+    @agl.algo
+    async def learn() -> None:
+        raise KeyError("algorithm")
+
+    with pytest.raises(KeyError) as caught:
+        _trainer(algorithm=learn).fit(echo)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("start", ["fit", "dev", "add_agent"])
+def test_what_is_no_agent(start: str) -> None:
+    with pytest.raises(TypeError, match=r"write Minimal\(\)"):
+        getattr(_trainer(), start)(Minimal)
+    with pytest.raises(TypeError, match="LitAgent's instance, got <class 'object'>"):
+        getattr(_trainer(), start)(object())
 
 
 def test_dev_as_in_0_3() -> None:

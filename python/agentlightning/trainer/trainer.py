@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import inspect
 import logging
+import signal
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
@@ -234,8 +237,7 @@ class Trainer:
             TypeError: for something that is no agent.
             ValueError: if there is one already.
         """
-        if not isinstance(agent, LitAgent):
-            raise TypeError(f"add_agent() takes a LitAgent, got {type(agent)}.")
+        agent = _checked_agent(agent)
         if self._agent is not None:
             raise ValueError(
                 "This trainer has an agent already; training several agents at once is not supported yet."
@@ -281,7 +283,8 @@ class Trainer:
 
         Raises:
             ValueError: without an agent.
-            TypeError: for a URL in place of a dataset, which versions before 0.3 took.
+            TypeError: for something else than an agent, or for a URL in place of a dataset, which versions
+                before 0.3 took.
         """
         if isinstance(train_dataset, str):
             raise TypeError("fit() takes datasets. Training against a server's URL ended with version 0.2.")
@@ -311,29 +314,29 @@ class Trainer:
         agent = agent if agent is not None else self._agent
         if agent is None:
             raise ValueError("There is no agent: give one to fit(), or call add_agent() first.")
-        return agent
+        return _checked_agent(agent)
 
     def _execute_here(self, agent: LitAgent[Any], *args: Any) -> Any:
         """Blocks until all is done, on this thread, or, where it has a running event loop, on another."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not _inside_loop():
             return self._execute(agent, *args)
         outcome: dict[str, Any] = {}
+        done = threading.Event()
 
         def target() -> None:
             try:
                 outcome["result"] = self._execute(agent, *args)
             except BaseException as exc:
                 outcome["error"] = exc
+            finally:
+                done.set()
 
-        thread = threading.Thread(target=target, name="trainer", daemon=True)
-        thread.start()
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            self.strategy.request_stop()
-            thread.join()
+        # The loop's own way with Ctrl+C is to cancel the task that is blocked here.
+        with _interrupts() as interrupted:
+            threading.Thread(target=target, name="trainer", daemon=True).start()
+            while not done.wait(_IDLE_SECONDS):
+                if interrupted.is_set():
+                    self.strategy.request_stop()
         if "error" in outcome:
             raise outcome["error"]
         return outcome["result"]
@@ -412,6 +415,46 @@ class Trainer:
         except Exception:
             logger.exception("The algorithm has failed.")
             raise
+
+
+def _checked_agent(agent: Any) -> LitAgent[Any]:
+    if isinstance(agent, LitAgent):
+        return agent
+    if isinstance(agent, type) and issubclass(agent, LitAgent):
+        raise TypeError(f"An agent is a LitAgent's instance, got the class: write {agent.__name__}().")
+    raise TypeError(f"An agent is a LitAgent's instance, got {type(agent)}.")
+
+
+def _inside_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Turns the first Ctrl+C inside of the block into an event; a second one is a KeyboardInterrupt again.
+
+    Signals are the main thread's; on any other one, the event is never set.
+    """
+    interrupted = threading.Event()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        # None stands for a handler that Python knows nothing of.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def _renamed(old_name: str, old: Any, new_name: str, new: Any) -> Any:

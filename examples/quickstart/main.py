@@ -95,8 +95,7 @@ def load_tasks(limit: int | None) -> tuple[list[dict[str, Any]], list[dict[str, 
 def run(db: Path, model: str, n_runners: int, limit: int | None) -> int:
     """Runs the tasks and shows how it went."""
     train, val = load_tasks(limit)
-    store = agl.SqliteLightningStore(db)
-    with served_model(model) as base_url:
+    with agl.SqliteLightningStore(db) as store, served_model(model) as base_url:
         console.print(
             f"[bold]{len(train) + len(val)} tasks[/], {n_runners} runners, model [bold]{model}[/]"
             f" at {base_url}, store [bold]{db}[/]"

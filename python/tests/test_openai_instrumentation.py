@@ -170,6 +170,47 @@ async def test_streaming_response_wrapper(server: FakeVLLM, tracer: OtelTracer) 
     _check(tracer.get_last_trace()[0])
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("how", ["read", "text", "iter_bytes", "iter_lines"])
+async def test_bodies_that_the_caller_reads(
+    server: FakeVLLM, tracer: OtelTracer, how: str, streamed: bool
+) -> None:
+    async with tracer.trace_context(), _async_client(server) as client:
+        with _client(server).chat.completions.with_streaming_response.create(
+            **ARGUMENTS, stream=streamed
+        ) as response:
+            read = getattr(response, how)()
+            plain = read if isinstance(read, (bytes, str)) else list(read)
+        async with client.chat.completions.with_streaming_response.create(
+            **ARGUMENTS, stream=streamed
+        ) as awaited:
+            pending = getattr(awaited, how)()
+            if how in ("read", "text"):
+                assert type(await pending) is type(plain)
+            else:
+                assert [part async for part in pending]
+        # All of it has been recorded once it has been read.
+        spans = tracer.get_last_trace()
+    assert REPLY.split()[0] in str(plain)
+    assert len(spans) == 2
+    for span in spans:
+        _check(span, streamed=streamed)
+
+
+async def test_a_body_that_is_not_read_to_its_end(server: FakeVLLM, tracer: OtelTracer) -> None:
+    async with tracer.trace_context():
+        with _client(server).chat.completions.with_streaming_response.create(
+            **ARGUMENTS, stream=True
+        ) as response:
+            for line in response.iter_lines():
+                if "three" in line:
+                    break
+    (span,) = tracer.get_last_trace()
+    assert span.attributes["llm.openai.stream.complete"] is False
+    assert str(span.attributes["gen_ai.completion.0.content"]).startswith("three")
+    assert _attributes(span)["prompt_token_ids"] == PROMPT_IDS
+
+
 async def test_parse_with_a_format(server: FakeVLLM, tracer: OtelTracer) -> None:
     class Answer(BaseModel):
         x: int = 7

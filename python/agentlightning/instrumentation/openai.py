@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, closing
 from http.client import HTTPException
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -194,6 +195,8 @@ class _Call:
         self._chunks = 0
         self._assembled: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
+        # What has been read of a body that the caller reads by itself; None where it is parsed.
+        self._body: list[bytes] | None = None
         self._lock = threading.Lock()
         self._done = False
         self._tracer = session.tracer_provider.get_tracer(_TRACER_NAME)
@@ -217,11 +220,14 @@ class _Call:
     def raw(self, response: Any) -> None:
         """Records a response that the caller gets unparsed."""
         http_response = getattr(response, "http_response", None)
-        if self.streamed or self._done or http_response is None or not http_response.is_closed:
-            # The body has yet to come; it is recorded when it is parsed.
+        if self._done or http_response is None:
             return
         try:
-            self.finish(json.loads(http_response.content))
+            if not http_response.is_closed:
+                # The body has yet to come; it is recorded when it is parsed or has been read.
+                self._watch_body(http_response)
+            elif not self.streamed:
+                self.finish(json.loads(http_response.content))
         except Exception:
             logger.exception("A chat completion could not be recorded.")
 
@@ -236,6 +242,8 @@ class _Call:
 
     def abandon(self) -> None:
         """Ends the span of a response that has not been read to its end."""
+        if self.streamed:
+            self._merge_body()
         attributes = self._stream_attributes()
         attributes["llm.openai.stream.complete"] = False
         self._end(attributes, self._response(), end_time=self._last_chunk)
@@ -291,6 +299,7 @@ class _Call:
 
     def _watch(self, stream: Any) -> None:
         """Looks over the shoulder of whoever reads the stream."""
+        self._body = None
         if not hasattr(stream, "_iterator"):
             logger.warning("This version of the OpenAI SDK streams in a way that can't be recorded.")
             return
@@ -339,6 +348,70 @@ class _Call:
             self.abandon()
             if hasattr(chunks, "aclose"):
                 await chunks.aclose()
+
+    # Bodies that the caller reads as bytes, text or lines
+
+    def _watch_body(self, http_response: Any) -> None:
+        """Looks over the shoulder of whoever reads the body: every way of reading it decoded comes through
+        `iter_bytes`, or `aiter_bytes`."""
+        self._body = []
+        iter_bytes, aiter_bytes = http_response.iter_bytes, http_response.aiter_bytes
+
+        def watched(chunk_size: int | None = None) -> Iterator[bytes]:
+            try:
+                with closing(iter_bytes(chunk_size)) as parts:
+                    for part in parts:
+                        self._take_bytes(part)
+                        yield part
+            except Exception as exc:
+                self.fail(exc)
+                raise
+            self._body_complete()
+
+        async def watched_async(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+            try:
+                async with aclosing(aiter_bytes(chunk_size)) as parts:
+                    async for part in parts:
+                        self._take_bytes(part)
+                        yield part
+            except Exception as exc:
+                self.fail(exc)
+                raise
+            self._body_complete()
+
+        http_response.iter_bytes, http_response.aiter_bytes = watched, watched_async
+
+    def _take_bytes(self, part: bytes) -> None:
+        if self._body is not None:
+            self._last_chunk = time.time()
+            self._first_chunk = self._first_chunk or self._last_chunk
+            self._body.append(part)
+
+    def _body_complete(self) -> None:
+        if self._body is None or self._done:
+            return
+        try:
+            if self.streamed:
+                self._merge_body()
+                self._complete()
+            else:
+                self.finish(json.loads(b"".join(self._body)))
+        except Exception:
+            logger.exception("A chat completion could not be recorded.")
+
+    def _merge_body(self) -> None:
+        """Adds the chunks of a stream that was read as bytes; one that is cut off is left out."""
+        for line in b"".join(self._body or ()).splitlines():
+            _, found, data = line.partition(b"data:")
+            if not found or data.strip() == b"[DONE]":
+                continue
+            try:
+                chunk = json.loads(data)
+            except ValueError:
+                break
+            self._chunks += 1
+            self._merge(chunk)
+        self._body = None
 
     def _complete(self) -> None:
         try:

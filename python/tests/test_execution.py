@@ -158,6 +158,48 @@ def test_a_runner_that_ends_in_order_is_no_failure() -> None:
     assert _strategy().execute(algorithm, _interrupted, InMemoryLightningStore()) == "went on"
 
 
+async def _one_only(store: Any, worker_id: int, event: Any) -> None:
+    while (claimed := await store.dequeue_rollout()) is None:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await store.update_attempt(claimed.rollout_id, claimed.attempt.attempt_id, status="succeeded")
+
+
+async def _terminated(store: Any, worker_id: int, event: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("kind", "runner"),
+    [("cs", _one_only), ("cs", _terminated), ("algorithm", _one_only), ("runner", _one_only)],
+)
+def test_an_algorithm_is_not_left_waiting_when_all_runners_have_gone(kind: Any, runner: Any) -> None:
+    ended: list[bool] = []
+
+    async def algorithm(store: Any, event: Any) -> None:
+        try:
+            # Waits for ever, in turns, as algorithms do.
+            while True:
+                await _enqueue_and_wait(store, 2, timeout=1.0)
+        finally:
+            ended.append(True)
+
+    strategy: Any = _strategy(graceful_timeout=0.3) if kind == "cs" else _threads(main_thread=kind)
+    with pytest.raises(RuntimeError, match="all runners have ended before the algorithm"):
+        strategy.execute(algorithm, runner, InMemoryLightningStore())
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("kind", ["cs", "runner"])
+def test_an_algorithm_may_go_on_with_what_the_runners_have_done(kind: Any) -> None:
+    async def algorithm(store: Any, event: Any) -> str:
+        await _enqueue_and_wait(store, 1)
+        await asyncio.sleep(1.5)
+        return "went on"
+
+    strategy: Any = _strategy(graceful_timeout=0.1) if kind == "cs" else _threads(graceful_delay=0.1)
+    assert strategy.execute(algorithm, _one_only, InMemoryLightningStore()) == "went on"
+
+
 def test_an_algorithm_that_fails_ends_the_runners(tmp_path: Path) -> None:
     async def algorithm(store: Any, event: Any) -> None:
         (done,) = await _enqueue_and_wait(store, 1)

@@ -20,7 +20,7 @@ from agentlightning.env_var import (
     resolve_int_env_var,
     resolve_str_env_var,
 )
-from agentlightning.execution.base import ExecutionStrategy
+from agentlightning.execution.base import DESERTED, ExecutionStrategy, desertion
 from agentlightning.execution.events import ThreadingEvent
 
 if TYPE_CHECKING:
@@ -194,7 +194,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
         Raises:
             Exception: what either side raises.
-            RuntimeError: if a runner process ends with an exit code that is not allowed.
+            RuntimeError: if a runner process ends with an exit code that is not allowed, or all have ended
+                before what the algorithm waits for.
         """
         event = self._event = ThreadingEvent()
         self.stop_requested = False
@@ -231,6 +232,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                 task = asyncio.ensure_future(_run_side(algorithm(served.store, event), event))
                 crew.start(self.n_runners)
                 crew.watch(asyncio.get_running_loop(), task)
+                deserted = asyncio.ensure_future(crew.watch_for_desertion(served.store, task))
                 try:
                     result = await _until_done(task)
                 except asyncio.CancelledError:
@@ -238,6 +240,10 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                         raise
                     # Called off, by the runners' failure (which `check` raises) or by `request_stop`.
                     result = None
+                    if crew.deserted and not crew.failures():
+                        raise RuntimeError(DESERTED) from None
+                finally:
+                    deserted.cancel()
                 failed = False
             finally:
                 event.set()
@@ -395,6 +401,7 @@ class _Crew:
         self._threads: list[threading.Thread] = []
         self._thread_errors: list[tuple[str, BaseException]] = []
         self.gave_up = False
+        self.deserted = False
 
     def start(self, count: int) -> None:
         """Starts that many runners."""
@@ -408,7 +415,6 @@ class _Crew:
         for worker in self._workers:
             header = {
                 "worker_id": worker.worker_id,
-                "cwd": os.getcwd(),
                 "argv": sys.argv,
                 "log": _log_settings(),
             }
@@ -502,6 +508,14 @@ class _Crew:
                     logger.debug("The algorithm had ended already.")
 
         threading.Thread(target=look, name="runner-watch", daemon=True).start()
+
+    async def watch_for_desertion(self, store: LightningStore, algorithm: asyncio.Future[Any]) -> None:
+        """Calls the algorithm off when no runner is left for what it waits for."""
+        grace = self._strategy.graceful_timeout
+        if await desertion(store, self._event, all_ended=self.all_ended, grace=grace):
+            self.deserted = self.gave_up = True
+            self._event.set()
+            algorithm.cancel()
 
     async def dismiss(self) -> None:
         """Ends the runners: by the stop event, then by signals of growing insistence."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentlightning.env_var import LightningEnvVar, resolve_bool_env_var
-from agentlightning.execution.base import ExecutionStrategy
+from agentlightning.execution.base import DESERTED, ExecutionStrategy, desertion
 from agentlightning.execution.events import ThreadingEvent
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
 
         Raises:
             Exception: what either side raises.
+            RuntimeError: if the runners have ended before what the algorithm waits for.
         """
         event = self._event = ThreadingEvent()
         if self.managed_store and not store.capabilities.get("thread_safe"):
@@ -92,8 +93,24 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         errors: list[BaseException] = []
         threads: list[threading.Thread] = []
 
+        runner_ended = threading.Event()
+
+        def all_ended() -> bool:
+            if self.main_thread == "runner":
+                return runner_ended.is_set()
+            return not any(thread.is_alive() for thread in threads)
+
+        async def watch() -> None:
+            if await desertion(store, event, all_ended=all_ended, grace=self.graceful_delay):
+                outcome["deserted"] = True
+                event.set()
+
         async def algorithm_side() -> None:
-            outcome["result"] = await algorithm(store, event)
+            watching = asyncio.ensure_future(watch())
+            try:
+                outcome["result"] = await algorithm(store, event)
+            finally:
+                watching.cancel()
 
         def in_background(
             name: str, side: Callable[[], Coroutine[Any, Any, None]], *, then_stop: bool
@@ -130,6 +147,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
                     # `then_stop`.
                     in_background("algorithm", algorithm_side, then_stop=True)
                     self._on_this_thread(runner(store, 0, event), event)
+                    runner_ended.set()
                     # It may have ended before the algorithm, by max_rollouts, which then is waited for.
                     for thread in threads:
                         while thread.is_alive() and not event.is_set():
@@ -143,6 +161,8 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
             self._event = None
         if errors:
             raise errors[0]
+        if "deserted" in outcome and "result" not in outcome:
+            raise RuntimeError(DESERTED)
         return outcome.get("result")
 
     def _on_this_thread(self, side: Coroutine[Any, Any, None], event: ExecutionEvent) -> None:

@@ -18,6 +18,9 @@ const WHOLE_NUMBERS: &[&str] = &["limit", "offset", "version"];
 /// Query parameters that are yes or no.
 const BOOLEANS: &[&str] = &["all_versions"];
 
+/// How Python writes what JSON has no number for.
+const NOT_NUMBERS: &[&[u8]] = &[b"NaN", b"Infinity", b"-Infinity"];
+
 /// The parameters of a path, percent-decoded.
 pub(crate) struct Path<T>(pub(crate) T);
 
@@ -144,7 +147,7 @@ impl Body {
 
     /// The body as this type, or its default where there is no body.
     pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, ApiError> {
-        if self.0.is_empty() || self.0.trim_ascii() == b"null" { Ok(T::default()) } else { self.parse() }
+        if self.is_empty() { Ok(T::default()) } else { self.parse() }
     }
 
     /// The body as this type, with none of `fields` being null.
@@ -157,27 +160,55 @@ impl Body {
         parse_value("body", &value)
     }
 
-    /// Whether there is none.
+    /// Whether there is none, or null.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_empty() || self.0.trim_ascii() == b"null"
     }
 
-    /// The body as JSON.
+    /// The body as JSON. Numbers that JSON cannot write, but Python's `json.dumps` does, are null, as in 0.3.
     pub(crate) fn value(&self) -> Result<Value, ApiError> {
         if self.0.is_empty() {
             let issue = json!({ "type": "missing", "loc": ["body"], "msg": "Field required", "input": null });
             return Err(ApiError::validation(vec![issue]));
         }
-        serde_json::from_slice(&self.0).map_err(|error| {
-            ApiError::validation(vec![json!({
-                "type": "json_invalid",
-                "loc": ["body", offset_of(&self.0, &error)],
-                "msg": "JSON decode error",
-                "input": {},
-                "ctx": { "error": error.to_string() },
-            })])
-        })
+        let parsed = serde_json::from_slice(&self.0);
+        parsed
+            .or_else(|error| {
+                nulled(&self.0).and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or(error)
+            })
+            .map_err(|error| {
+                ApiError::validation(vec![json!({
+                    "type": "json_invalid",
+                    "loc": ["body", offset_of(&self.0, &error)],
+                    "msg": "JSON decode error",
+                    "input": {},
+                    "ctx": { "error": error.to_string() },
+                })])
+            })
     }
+}
+
+/// A JSON text with null in place of each bare `NaN`, `Infinity` and `-Infinity`; none where there are none.
+fn nulled(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut replaced = Vec::with_capacity(bytes.len());
+    let (mut in_string, mut escaped, mut found) = (false, false, false);
+    let mut rest = bytes;
+    while let Some((&byte, after)) = rest.split_first() {
+        let bare = NOT_NUMBERS.iter().find_map(|name| rest.strip_prefix(*name)).filter(|_| !in_string);
+        if let Some(after_name) = bare {
+            replaced.extend_from_slice(b"null");
+            found = true;
+            rest = after_name;
+            continue;
+        }
+        if byte == b'"' && !escaped {
+            in_string = !in_string;
+        }
+        escaped = in_string && byte == b'\\' && !escaped;
+        replaced.push(byte);
+        rest = after;
+    }
+    found.then_some(replaced)
 }
 
 /// Whether the first byte that counts opens an object. (A list would pass for a struct's fields in order.)
@@ -205,8 +236,31 @@ pub(crate) fn parse_value<T: DeserializeOwned>(source: &str, value: &Value) -> R
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().iter().collect::<Vec<_>>();
-        ApiError::validation(vec![issue(source, &path, &error.inner().to_string(), value)])
+        let mut message = error.inner().to_string();
+        if message.ends_with("expected string or map") {
+            // Something else than a word where one of a few is wanted: a word that is none makes serde name them.
+            let mut probe = value.clone();
+            if let Some(place) = probe.pointer_mut(&pointer(&path)) {
+                *place = Value::String(String::new());
+            }
+            if let Err(error) = serde_path_to_error::deserialize::<_, T>(&probe) {
+                message = error.inner().to_string();
+            }
+        }
+        ApiError::validation(vec![issue(source, &path, &message, value)])
     })
+}
+
+/// The path as a JSON pointer.
+fn pointer(path: &[&Segment]) -> String {
+    let step = |segment: &&Segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } | Segment::Enum { variant: key } => {
+            format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+        }
+        Segment::Unknown => String::new(),
+    };
+    path.iter().map(step).collect()
 }
 
 /// The fields that a request cannot do without, where its type would fill them in.
@@ -236,15 +290,30 @@ fn issue(source: &str, path: &[&Segment], message: &str, root: &Value) -> Value 
             Segment::Unknown => {}
         }
     }
+    // What a tagged type says about a field of its own begins with the field.
+    let message = match message.split_once(": ") {
+        Some((field, about)) if input.is_some_and(|value| value.get(field).is_some()) => {
+            loc.push(field.into());
+            input = input.and_then(|value| value.get(field));
+            about
+        }
+        _ => message,
+    };
     let (kind, text) = if let Some(field) = quoted_after(message, "missing field `") {
         loc.push(field.into());
         ("missing", "Field required".to_owned())
     } else if message.starts_with("unknown variant") {
-        let options = message.split("expected ").nth(1).unwrap_or_default();
-        let options = options.trim_start_matches("one of ").replace('`', "'");
-        ("literal_error", format!("Input should be {options}"))
-    } else if message.contains("nonzero") {
-        ("greater_than_equal", "Input should be greater than or equal to 1".to_owned())
+        let expected = either(message.rsplit("expected ").next().unwrap_or_default());
+        let text = format!("Input should be {expected}");
+        return json!({
+            "type": "literal_error", "loc": loc, "msg": text, "input": input, "ctx": { "expected": expected },
+        });
+    } else if message.starts_with("invalid value") && message.contains("nonzero") {
+        if input.and_then(Value::as_u64).unwrap_or_default() > 0 {
+            ("less_than_equal", format!("Input should be less than or equal to {}", u32::MAX))
+        } else {
+            ("greater_than_equal", "Input should be greater than or equal to 1".to_owned())
+        }
     } else {
         match expected_type(source, message) {
             Some((kind, text)) => (kind, text.to_owned()),
@@ -252,6 +321,15 @@ fn issue(source: &str, path: &[&Segment], message: &str, root: &Value) -> Value 
         }
     };
     json!({ "type": kind, "loc": loc, "msg": text, "input": input })
+}
+
+/// The words in backquotes as a choice: `'a', 'b' or 'c'`.
+fn either(options: &str) -> String {
+    let words: Vec<String> = options.split('`').skip(1).step_by(2).map(|word| format!("'{word}'")).collect();
+    match words.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => words.concat(),
+    }
 }
 
 fn quoted_after<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {
@@ -262,10 +340,10 @@ fn quoted_after<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {
 fn expected_type(source: &str, message: &str) -> Option<(&'static str, &'static str)> {
     let expected = message.strip_prefix("invalid type: ")?.rsplit("expected ").next()?;
     Some(match expected {
-        "i64" | "u32" | "u64" | "usize" if source == "query" => {
+        "i64" | "u32" | "u64" | "usize" | "a nonzero u32" if source == "query" => {
             ("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
         }
-        "i64" | "u32" | "u64" | "usize" => ("int_type", "Input should be a valid integer"),
+        "i64" | "u32" | "u64" | "usize" | "a nonzero u32" => ("int_type", "Input should be a valid integer"),
         "f64" => ("float_type", "Input should be a valid number"),
         "a string" => ("string_type", "Input should be a valid string"),
         "a boolean" => ("bool_type", "Input should be a valid boolean"),

@@ -143,13 +143,21 @@ impl<'de> Deserialize<'de> for Resource {
             PROXY_LLM => Self::ProxyLlm,
             PROMPT_TEMPLATE => {
                 fields.shift_remove(RESOURCE_TYPE);
-                return serde_json::from_value(Value::Object(fields))
-                    .map(Self::PromptTemplate)
-                    .map_err(de::Error::custom);
+                return named(fields).map(Self::PromptTemplate);
             }
             _ => return Ok(Self::Custom(fields)),
         };
         fields.shift_remove(RESOURCE_TYPE);
-        serde_json::from_value(Value::Object(fields)).map(known).map_err(de::Error::custom)
+        named(fields).map(known)
     }
+}
+
+/// The fields as this type, with an error that begins with the field that it is about.
+fn named<T: de::DeserializeOwned, E: de::Error>(fields: JsonMap) -> Result<T, E> {
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.inner();
+        // A dot stands for the whole.
+        if path == "." { E::custom(message) } else { E::custom(format_args!("{path}: {message}")) }
+    })
 }

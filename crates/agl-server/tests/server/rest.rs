@@ -115,6 +115,8 @@ async fn bodies_may_be_left_out_where_nothing_is_needed() {
     );
     let (status, worker) = server.send(Method::POST, "/workers/w", None).await;
     assert_eq!((status, worker["status"].as_str()), (StatusCode::OK, Some("unknown")));
+    let (status, same) = server.post("/workers/w", Value::Null).await;
+    assert_eq!((status, &same["worker_id"]), (StatusCode::OK, &worker["worker_id"]));
     let rollout = started(&server).await;
     let path = format!("/rollouts/{}/attempts", rollout["rollout_id"].as_str().unwrap());
     let (status, second) = server.send(Method::POST, &path, None).await;
@@ -252,8 +254,7 @@ async fn what_is_not_there_is_404_unless_0_3_documents_an_answer() {
 #[tokio::test]
 async fn malformed_requests_are_422_and_name_the_field() {
     let server = Server::start().await;
-    let wrong_status =
-        "Input should be 'queuing', 'preparing', 'running', 'failed', 'succeeded', 'cancelled', 'requeuing'";
+    let wrong_status = "Input should be 'queuing', 'preparing', 'running', 'failed', 'succeeded', 'cancelled' or 'requeuing'";
     let mut nameless = span(&json!({"rollout_id": "r", "attempt": {"attempt_id": "a"}}), "1");
     nameless.as_object_mut().unwrap().remove("context");
     let mut wordy = nameless.clone();
@@ -280,7 +281,56 @@ async fn malformed_requests_are_422_and_name_the_field() {
             json!({"input": 1, "mode": "training"}),
             "literal_error",
             json!(["body", "mode"]),
-            "Input should be 'train', 'val', 'test'",
+            "Input should be 'train', 'val' or 'test'",
+        ),
+        (
+            "/queues/rollouts/enqueue",
+            json!({"rollouts": [{"input": 1, "config": {"max_attempts": "2"}}]}),
+            "int_type",
+            json!(["body", "rollouts", 0, "config", "max_attempts"]),
+            "Input should be a valid integer",
+        ),
+        (
+            "/rollouts",
+            json!({"input": 1, "config": {"max_attempts": null}}),
+            "int_type",
+            json!(["body", "config", "max_attempts"]),
+            "Input should be a valid integer",
+        ),
+        (
+            "/rollouts",
+            json!({"input": 1, "config": {"max_attempts": 5_000_000_000_u64}}),
+            "less_than_equal",
+            json!(["body", "config", "max_attempts"]),
+            "Input should be less than or equal to 4294967295",
+        ),
+        (
+            "/resources",
+            json!({"p": {"resource_type": "prompt_template", "template": "x", "engine": "perl"}}),
+            "literal_error",
+            json!(["body", "p", "engine"]),
+            "Input should be 'jinja', 'f-string' or 'poml'",
+        ),
+        (
+            "/resources",
+            json!({"m": {"resource_type": "llm", "endpoint": "e", "model": 5}}),
+            "string_type",
+            json!(["body", "m", "model"]),
+            "Input should be a valid string",
+        ),
+        (
+            "/rollouts/search",
+            json!({"sort_order": null}),
+            "literal_error",
+            json!(["body", "sort_order"]),
+            "Input should be 'asc' or 'desc'",
+        ),
+        (
+            "/rollouts/search",
+            json!({"status_in": ["failed", 5]}),
+            "literal_error",
+            json!(["body", "status_in", 1]),
+            wrong_status,
         ),
         (
             "/rollouts/search",
@@ -375,6 +425,20 @@ async fn a_body_that_is_not_json_is_422() {
     assert_eq!((status, issue(&body).1), (StatusCode::UNPROCESSABLE_ENTITY, &json!(["body"])));
     let (status, _) = send("{\"input\": 1}", "application/json; charset=utf-8").await;
     assert_eq!(status, StatusCode::CREATED);
+    let (status, _) = send("{\"input\": [NaN, nan]}", "application/json").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+/// Python's `json.dumps` writes numbers that are none; within a string they are text.
+#[tokio::test]
+async fn bare_nans_are_null() {
+    let server = Server::start().await;
+    let request = reqwest::Client::new().post(server.url("/v1/agl/rollouts"));
+    let body = r#"{"input": {"a": NaN, "b": [-Infinity,Infinity], "c": "NaN, \" NaN \\", "d": NaN}}"#;
+    let (status, rollout) = answer(request.header(CONTENT_TYPE, "application/json").body(body)).await;
+    assert_eq!(status, StatusCode::CREATED, "{rollout}");
+    let expected = json!({"a": null, "b": [null, null], "c": "NaN, \" NaN \\", "d": null});
+    assert_eq!(rollout["input"], expected);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import threading
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -124,12 +125,54 @@ def encode(fields: Mapping[str, Any]) -> bytes:
     """Arguments as JSON; `TypeError` naming the argument that has none.
 
     Pydantic models, dataclasses, dates and sets have JSON; arrays and scalars of NumPy and PyTorch are taken
-    by their `tolist`. Not-a-number and infinities become the strings "NaN", "Infinity" and "-Infinity".
+    by their `tolist`. Not-a-number and infinities become the strings "NaN", "Infinity" and "-Infinity". Bytes
+    have no JSON, and neither have integers beyond 64 bits, which would come back as floats.
     """
     try:
-        return _to_json(fields)
+        encoded = _to_json(fields)
     except Exception as error:
         raise _no_json("", fields, error, frozenset()) from error
+    _check("", fields, harmless=_HARMLESS_KINDS if _LONG_NUMBER.search(encoded) else _SCALAR_KINDS)
+    return encoded
+
+
+_HARMLESS_KINDS: frozenset[type] = frozenset({str, float, bool, type(None)})
+_SCALAR_KINDS: frozenset[type] = _HARMLESS_KINDS | {int}
+# No integer beyond 64 bits is shorter.
+_LONG_NUMBER = re.compile(rb"\d{19}")
+
+
+def _check(path: str, value: Any, harmless: frozenset[type]) -> None:
+    """Refuses what JSON would change on the quiet; values of the types `harmless` need no look."""
+    if isinstance(value, dict):
+        kinds = {*map(type, value), *map(type, value.values())}
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        kinds = set(map(type, value))
+    elif isinstance(value, (bytes, bytearray)):
+        raise TypeError(f"{path} must be JSON, which bytes are not: decode them, or encode them as Base64")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise TypeError(f"{path} must be an integer of at most 64 bits, or a string")
+    else:
+        return
+    if kinds <= harmless:
+        return
+    if isinstance(value, dict):
+        for key in value:
+            if isinstance(key, bytes):
+                raise TypeError(f"{path or 'the argument'} must have strings as keys, not {key!r}")
+    for name, item in _parts(path, value):
+        _check(name, item, harmless)
+
+
+def _parts(path: str, value: Any) -> list[tuple[str, Any]]:
+    """What a container consists of, by the names by which messages call it."""
+    if isinstance(value, dict):
+        return [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return [(path, item) for item in value]
+    return []
 
 
 def _to_json(value: Any) -> bytes:
@@ -144,14 +187,8 @@ def _fallback(value: Any) -> Any:
 
 def _no_json(path: str, value: Any, error: Exception, above: frozenset[int]) -> TypeError:
     """Says which part of `value`, found at `path` below the objects with the ids `above`, has no JSON."""
-    if isinstance(value, dict):
-        parts = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
-    elif isinstance(value, (list, tuple)):
-        parts = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    else:
-        parts = []
     above |= {id(value)}
-    for name, item in parts:
+    for name, item in _parts(path, value):
         try:
             _to_json(item)
         except Exception as inner:

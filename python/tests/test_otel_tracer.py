@@ -397,6 +397,16 @@ def test_frameworks_without_a_provider_are_recorded() -> None:
     subprocess.run([sys.executable, "-c", _NO_PROVIDER], check=True, timeout=60)
 
 
+async def test_a_number_beyond_64_bits_does_not_cost_the_span(
+    tracer: OtelTracer, store: InMemoryLightningStore
+) -> None:
+    ids = await _ids(store)
+    async with tracer.trace_context(**ids):
+        tracer.create_span("s", {"n": 2**64, "m": 2**63})
+    (span,) = await store.query_spans(**ids)
+    assert span.attributes == {"n": str(2**64), "m": 2**63}
+
+
 class Tagged(OtelTracer):
     def __init__(self, tag: str) -> None:
         super().__init__(flush_timeout=5.0)

@@ -385,6 +385,7 @@ class Point:
         ({"deep": [math.inf]}, {"deep": ["Infinity"]}),
         ({1: "a"}, {"1": "a"}),
         (2**63, 2**63),
+        ([2**64 - 1, -(2**63), "9" * 30], [2**64 - 1, -(2**63), "9" * 30]),
         (1e-320, 1e-320),
         ("\u0000\U0001f600", "\u0000\U0001f600"),
     ],
@@ -415,9 +416,42 @@ async def test_what_has_no_json_is_named(memory: agl.InMemoryLightningStore) -> 
         )
     with pytest.raises(TypeError, match=r"^input\.loop must be JSON: .*[Cc]irc"):
         await memory.enqueue_rollout({"loop": loop})
+    with pytest.raises(TypeError, match=r"^input must be JSON, which bytes are not"):
+        await memory.enqueue_rollout(b"abc")
+    with pytest.raises(TypeError, match=r"^input\.a\[1\] must be JSON, which bytes are not"):
+        await memory.enqueue_rollout({"a": [1, b"abc"]})
+    with pytest.raises(TypeError, match=r"^input\.a must have strings as keys"):
+        await memory.enqueue_rollout({"a": {b"b": 1}})
+    for number in (2**64, -(2**63) - 1):
+        with pytest.raises(TypeError, match=r"^input\.a\[1\] must be an integer of at most 64 bits"):
+            await memory.enqueue_rollout({"a": [1, number]})
+        with pytest.raises(TypeError, match=r"^metadata\.n must be an integer of at most 64 bits"):
+            await memory.enqueue_rollout(1, metadata={"n": number})
+        span = agl.Span.from_attributes(
+            attributes={"n": number}, rollout_id="r", attempt_id="a", sequence_id=1
+        )
+        with pytest.raises(TypeError, match=r"^attributes\.n must be an integer of at most 64 bits"):
+            await memory.add_span(span)
     with pytest.raises(TypeError, match="heartbeat_stats"):
         await memory.update_worker("w", None)  # type: ignore[arg-type]
     assert (await memory.statistics())["total_rollouts"] == 0
+
+
+async def test_statuses_that_there_are_not(store: agl.LightningStore) -> None:
+    rollout = await store.start_rollout(1)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"status": None}, "^status cannot be None: leave it out to keep it$"),
+        ({"status": "foo"}, "^status must be one of queuing, preparing, .*, got 'foo'$"),
+        ({"mode": "foo"}, "^mode must be one of train, val, test, got 'foo'$"),
+        ({"config": None}, "^config cannot be None: leave it out to keep it$"),
+    ]
+    for update, message in cases:
+        with pytest.raises(agl.InvalidArgumentError, match=message):
+            await store.update_rollout(rollout.rollout_id, **update)
+    for update, message in cases[:2]:
+        with pytest.raises(agl.InvalidArgumentError, match=message.replace("queuing, ", "")):
+            await store.update_attempt(rollout.rollout_id, "latest", **update)
+    assert (await store.update_rollout(rollout.rollout_id, mode=None)).status == "preparing"
 
 
 async def test_what_is_returned_is_the_callers_own(memory: agl.InMemoryLightningStore) -> None:

@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
@@ -33,6 +33,7 @@ from agentlightning.types import (
 )
 
 from .base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
+from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -384,6 +385,11 @@ class NativeStore(LightningStore):
         metadata: dict[str, Any] | None | Unset = UNSET,
     ) -> Rollout:
         """Changes exactly the fields that are given."""
+        if config is None:
+            raise _none("config")
+        if not isinstance(mode, Unset) and mode is not None:
+            _require_one_of("mode", mode, RolloutMode)
+        _require_one_of("status", status, RolloutStatus)
         update = _given(
             input=input, mode=mode, resources_id=resources_id, status=status, config=config, metadata=metadata
         )
@@ -400,6 +406,7 @@ class NativeStore(LightningStore):
         metadata: dict[str, Any] | Unset = UNSET,
     ) -> Attempt:
         """Changes exactly the fields that are given."""
+        _require_one_of("status", status, AttemptStatus)
         update = _given(
             status=status, worker_id=worker_id, last_heartbeat_time=last_heartbeat_time, metadata=metadata
         )
@@ -444,6 +451,19 @@ class NativeStore(LightningStore):
             "update_worker", worker_id=worker_id, update=_given(heartbeat_stats=heartbeat_stats)
         )
         return Worker.model_validate_json(answer)
+
+
+def _none(name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{name} cannot be None: leave it out to keep it", name)
+
+
+def _require_one_of(name: str, value: Any, choices: Any) -> None:
+    """Refuses None and any string that is not among the values of a `Literal`."""
+    if value is None:
+        raise _none(name)
+    if isinstance(value, str) and value not in get_args(choices):
+        known = ", ".join(get_args(choices))
+        raise InvalidArgumentError(f"{name} must be one of {known}, got {str(value)!r}", name)
 
 
 def _log_duplicate(span: Span) -> None:

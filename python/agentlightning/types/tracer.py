@@ -108,7 +108,14 @@ def extract_extra_fields(src: Any, excluded: Iterable[str]) -> dict[str, Any]:
 
 
 def _plain(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    return dict(attributes) if attributes else {}
+    """A copy, in which numbers too long for a store are written out rather than lost with the span."""
+    if not attributes:
+        return {}
+    return {key: str(value) if _too_long(value) else value for key, value in attributes.items()}
+
+
+def _too_long(value: Any) -> bool:
+    return type(value) is int and not -(2**63) <= value < 2**64
 
 
 class SpanContext(BaseModel):

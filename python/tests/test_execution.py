@@ -393,6 +393,64 @@ def test_ctrl_c_inside_of_an_event_loop(tmp_path: Path) -> None:
     assert all(_gone(pid, 10) for pid in pids)
 
 
+_STORED = _SCRIPT.replace("initial_resources={}", "initial_resources={}, store=STORE, strategy=STRATEGY")
+
+
+@pytest.mark.parametrize(
+    "strategy", ["cs", "{'type': 'shm', 'main_thread': 'algorithm', 'graceful_delay': 0.3, 'n_runners': 2}"]
+)
+def test_sigterm_calls_the_run_off(tmp_path: Path, strategy: str) -> None:
+    path = tmp_path / "store.sqlite"
+    text = _STORED.replace("STORE", f"agl.SqliteLightningStore({str(path)!r})")
+    text = text.replace("STRATEGY", strategy if strategy.startswith("{") else repr(strategy))
+    script = _script(tmp_path, "[300, 300, 300]", text)
+    pids = _pids(script, 2)
+    script.terminate()
+    output, _ = script.communicate(timeout=60)
+    assert script.returncode == 128 + signal.SIGTERM
+    assert "summary" not in output
+    assert all(_gone(pid, 10) for pid in pids)
+    rollouts = asyncio.run(agl.SqliteLightningStore(str(path)).query_rollouts())
+    assert {rollout.status for rollout in rollouts} == {"cancelled"}
+
+
+async def _busy(store: Any, worker_id: int, event: Any) -> None:
+    """Does not look at the event."""
+    await store.enqueue_rollout(input="ready")
+    await asyncio.sleep(300)
+
+
+async def _busy_or_crashing(store: Any, worker_id: int, event: Any) -> None:
+    if worker_id == 1:
+        while not len(await store.query_rollouts()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        raise ValueError("runner")
+    await _busy(store, worker_id, event)
+
+
+@pytest.mark.parametrize("why", ["a request", "a crash"])
+def test_nobody_waits_for_work_that_is_called_off(why: str, caplog: pytest.LogCaptureFixture) -> None:
+    # Without hurry, this would take the grace, which is longer than a test may take.
+    strategy = _strategy(graceful_timeout=1000.0, n_runners=2)
+
+    async def algorithm(store: Any, event: Any) -> None:
+        count = 2 if why == "a request" else 1
+        while len(await store.query_rollouts()) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        if why == "a request":
+            strategy.request_stop()
+        while not event.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    if why == "a request":
+        strategy.execute(algorithm, _busy, InMemoryLightningStore())
+    else:
+        with pytest.raises(RuntimeError, match="runner-1"):
+            strategy.execute(algorithm, _busy_or_crashing, InMemoryLightningStore())
+    assert "interrupting it" in caplog.text
+    assert "terminating it" not in caplog.text
+
+
 def test_runners_do_not_outlive_a_parent_that_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from agentlightning.env_var import (
     resolve_int_env_var,
     resolve_str_env_var,
 )
+from agentlightning.execution._signals import terminated_like_interrupted
 from agentlightning.execution.base import DESERTED, ExecutionStrategy, desertion
 from agentlightning.execution.events import ThreadingEvent
 
@@ -35,6 +36,7 @@ Role = Literal["algorithm", "runner", "both"]
 DEFAULT_PORT = 4747
 """Where algorithm and runners meet when they are started on their own and nobody says otherwise."""
 _POLL_SECONDS = 0.05
+_HURRY_SECONDS = 1.0
 # The worker's program. Its module path is this process's own, before anything else is imported. Until it has
 # its work, Ctrl+C is not its business: whoever started it will tell.
 _BOOTSTRAP = (
@@ -186,6 +188,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         if self._event is not None:
             self._event.set()
 
+    @terminated_like_interrupted()
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> Any:
         """Runs the side or sides of this strategy's role to the end.
 
@@ -194,6 +197,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
         Raises:
             Exception: what either side raises.
+            SystemExit: after SIGTERM, which is otherwise like Ctrl+C, on the main thread.
             RuntimeError: if a runner process ends with an exit code that is not allowed, or all have ended
                 before what the algorithm waits for.
         """
@@ -236,6 +240,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                 try:
                     result = await _until_done(task)
                 except asyncio.CancelledError:
+                    crew.in_a_hurry = True
                     if not crew.gave_up:
                         raise
                     # Called off, by the runners' failure (which `check` raises) or by `request_stop`.
@@ -270,6 +275,9 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                     break
                 await asyncio.sleep(_POLL_SECONDS)
             failed = False
+        except asyncio.CancelledError:
+            crew.in_a_hurry = True
+            raise
         finally:
             event.set()
             await crew.dismiss()
@@ -402,6 +410,7 @@ class _Crew:
         self._thread_errors: list[tuple[str, BaseException]] = []
         self.gave_up = False
         self.deserted = False
+        self.in_a_hurry = False
 
     def start(self, count: int) -> None:
         """Starts that many runners."""
@@ -522,7 +531,12 @@ class _Crew:
         strategy = self._strategy
         for worker in self._workers:
             threading.Thread(target=worker.send, args=(b"stop",), daemon=True).start()
-        if not await self._ended_within(strategy.graceful_timeout):
+        grace = strategy.graceful_timeout
+        if self.in_a_hurry or strategy.stop_requested or self.failures():
+            # Nobody waits for what they have under way. Ctrl+C in a terminal reaches them, too, though, and
+            # a second interrupt would keep them from reporting.
+            grace = min(grace, _HURRY_SECONDS)
+        if not await self._ended_within(grace):
             requests: list[tuple[str, Callable[[_Worker], None]]] = [
                 ("interrupting", lambda worker: worker.process.send_signal(signal.SIGINT)),
                 ("terminating", lambda worker: worker.process.terminate()),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentlightning.env_var import LightningEnvVar, resolve_bool_env_var
+from agentlightning.execution._signals import terminated_like_interrupted
 from agentlightning.execution.base import DESERTED, ExecutionStrategy, desertion
 from agentlightning.execution.events import ThreadingEvent
 
@@ -74,6 +75,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         if self._event is not None:
             self._event.set()
 
+    @terminated_like_interrupted()
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> Any:
         """Runs both sides to the end.
 
@@ -82,6 +84,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
 
         Raises:
             Exception: what either side raises.
+            SystemExit: after SIGTERM, which is otherwise like Ctrl+C, on the main thread.
             RuntimeError: if the runners have ended before what the algorithm waits for.
         """
         event = self._event = ThreadingEvent()

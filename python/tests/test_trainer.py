@@ -284,6 +284,23 @@ def test_baseline_logs_as_0_3_does(caplog: pytest.LogCaptureFixture) -> None:
     assert f"[Rollout {rollout_id}] Adapted data: []" in caplog.text
 
 
+def test_baseline_wonders_about_missing_spans_of_what_succeeded_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer = _trainer()
+
+    class CallsOff(agl.LitAgent[Any]):
+        async def rollout(self, task: Any, resources: Any, rollout: Any) -> None:  # type: ignore[override]
+            if task == "call off":
+                await trainer.store.update_rollout(rollout.rollout_id, status="cancelled")
+
+    summary = trainer.fit(CallsOff(), ["call off", "succeed"])
+    assert summary.by_status() == {"succeeded": 1, "failed": 0, "cancelled": 1}
+    cancelled, succeeded = summary.rollout_ids
+    assert f"[Rollout {succeeded}] There are no spans to adapt." in caplog.text
+    assert f"[Rollout {cancelled}] There are no spans to adapt." not in caplog.text
+
+
 def test_an_algorithm_of_one_s_own() -> None:
     @agl.algo
     async def learn(*, store: Any, adapter: Any, initial_resources: Any, train_dataset: Any) -> Any:

@@ -347,7 +347,7 @@ class Baseline(FastAlgorithm):
         reward = find_final_reward(spans)
         if reward is not None:
             tally.rewards[mode].append(float(reward))
-        adapted = self._adapt(rollout_id, spans)
+        adapted = self._adapt(rollout, spans)
         if isinstance(adapted, list) and all(isinstance(item, Triplet) for item in adapted):
             tally.add_triplets(adapted)
         self._report(tally)
@@ -386,15 +386,18 @@ class Baseline(FastAlgorithm):
                 shown,
             )
 
-    def _adapt(self, rollout_id: str, spans: list[Span]) -> Any:
+    def _adapt(self, rollout: Rollout, spans: list[Span]) -> Any:
         """What the adapter makes of the spans. That it can make nothing of them is no reason to stop."""
+        rollout_id = rollout.rollout_id
         try:
             adapter = self.get_adapter()
         except ValueError:
             logger.warning("[Rollout %s] There is no adapter; spans are not adapted.", rollout_id)
             return None
         if not spans:
-            logger.warning("[Rollout %s] There are no spans to adapt.", rollout_id)
+            # What has failed or was called off says so by itself.
+            level = logging.WARNING if rollout.status == "succeeded" else logging.DEBUG
+            logger.log(level, "[Rollout %s] There are no spans to adapt.", rollout_id)
             return None
         try:
             adapted = adapter.adapt(spans)

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use agl_store::Error;
 use reqwest::Url;
@@ -12,6 +13,8 @@ use crate::transport::Transport;
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) transport: Arc<Transport>,
+    /// Whether the server was found to take spans one by one only, as that of 0.3 does.
+    pub(crate) one_by_one: Arc<AtomicBool>,
 }
 
 impl Client {
@@ -21,7 +24,7 @@ impl Client {
     /// [`Error::Invalid`] when the address is not an `http://` URL.
     pub fn new(address: &str, options: ClientOptions) -> Result<Self, Error> {
         let transport = Transport::new(parse(address)?, options);
-        Ok(Self { transport: Arc::new(transport) })
+        Ok(Self { transport: Arc::new(transport), one_by_one: Arc::default() })
     }
 
     /// The server's address, without a slash at its end.

@@ -1,12 +1,13 @@
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use agl_store::{Capabilities, Error, SpanDraft, Statistics, Store};
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRequest,
-    EnqueueRolloutRequest, NamedResources, Page, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery,
-    RolloutUpdate, RolloutView, SequenceIdRequest, SortOrder, Span, SpanQuery, StartRollout, WaitRequest,
-    Worker, WorkerQuery, WorkerUpdate,
+    EnqueueRolloutRequest, NamedResources, Page, Patch, ResourcesQuery, ResourcesUpdate, Rollout,
+    RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, SortOrder, Span, SpanQuery, StartRollout,
+    WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::Client;
+use crate::transport::Reply;
 
 /// How long the server is asked to wait at a time, so that a dead connection is noticed.
 const WAIT_SLICE: Duration = Duration::from_secs(20);
@@ -79,6 +81,32 @@ impl Client {
         Ok(Page { items: Vec::new(), limit: JUST_COUNT, ..page })
     }
 
+    /// Sends spans to a server that takes no batches.
+    async fn add_one_by_one(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
+        let mut added = Vec::with_capacity(drafts.len());
+        for SpanDraft { mut span, has_sequence_id } in drafts {
+            if !has_sequence_id {
+                span.sequence_id = self.next_sequence_id(&span.rollout_id, &span.attempt_id).await?;
+            }
+            let reply: Reply<Option<Span>> =
+                self.transport.post_patiently(&["spans"], &span, Duration::ZERO).await?;
+            if reply.maybe_repeated && reply.value.is_none() {
+                let sent = SpanDraft { span, has_sequence_id: true };
+                added.extend(self.stored_by_us(&[sent], Vec::new()).await?);
+            } else {
+                added.extend(reply.value);
+            }
+        }
+        Ok(added)
+    }
+
+    async fn next_sequence_id(&self, rollout_id: &str, attempt_id: &str) -> Result<i64, Error> {
+        let request =
+            SequenceIdRequest { rollout_id: rollout_id.to_owned(), attempt_id: attempt_id.to_owned() };
+        let SequenceId { sequence_id } = self.transport.post(&["spans", "next"], &request).await?;
+        Ok(sequence_id)
+    }
+
     /// Those of `sent` that are in the store as they were sent, although the server named only `answered` as new:
     /// a try whose answer was lost has stored them.
     async fn stored_by_us(&self, sent: &[SpanDraft], answered: Vec<Span>) -> Result<Vec<Span>, Error> {
@@ -112,6 +140,11 @@ impl Client {
         }
         Ok(groups.into_iter().flat_map(|(_, spans)| spans).collect())
     }
+}
+
+#[derive(Deserialize)]
+struct SequenceId {
+    sequence_id: i64,
 }
 
 /// What a span is told apart by.
@@ -166,13 +199,22 @@ impl Store for Client {
         if drafts.is_empty() {
             return Ok(Vec::new());
         }
-        let batch = Batch { spans: drafts.into_iter().map(WireDraft).collect() };
-        let reply = self.transport.post_patiently(&["spans", "batch"], &batch, Duration::ZERO).await?;
-        if !reply.maybe_repeated {
-            return Ok(reply.value);
+        if self.one_by_one.load(Ordering::Relaxed) {
+            return self.add_one_by_one(drafts).await;
         }
+        let batch = Batch { spans: drafts.into_iter().map(WireDraft).collect() };
+        let reply = self.transport.post_patiently(&["spans", "batch"], &batch, Duration::ZERO).await;
         let sent: Vec<SpanDraft> = batch.spans.into_iter().map(|WireDraft(draft)| draft).collect();
-        self.stored_by_us(&sent, reply.value).await
+        match reply {
+            Ok(Reply { value, maybe_repeated: false }) => Ok(value),
+            Ok(Reply { value, maybe_repeated: true }) => self.stored_by_us(&sent, value).await,
+            Err(Error::Unsupported { .. }) => {
+                let added = self.add_one_by_one(sent).await?;
+                self.one_by_one.store(true, Ordering::Relaxed);
+                Ok(added)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn query_rollouts(&self, mut query: RolloutQuery) -> Result<Page<RolloutView>, Error> {
@@ -259,8 +301,17 @@ impl Store for Client {
             return Ok(Vec::new());
         }
         let requests = SequenceIdRequests { requests };
-        let issued: SequenceIds = self.transport.post(&["spans", "next", "batch"], &requests).await?;
-        Ok(issued.sequence_ids)
+        match self.transport.post::<_, SequenceIds>(&["spans", "next", "batch"], &requests).await {
+            Ok(issued) => Ok(issued.sequence_ids),
+            Err(Error::Unsupported { .. }) => {
+                let mut issued = Vec::with_capacity(requests.requests.len());
+                for SequenceIdRequest { rollout_id, attempt_id } in requests.requests {
+                    issued.push(self.next_sequence_id(&rollout_id, &attempt_id).await?);
+                }
+                Ok(issued)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn wait_for_rollouts(&self, request: WaitRequest) -> Result<Vec<Rollout>, Error> {
@@ -297,7 +348,16 @@ impl Store for Client {
         attempt_id: &str,
         update: AttemptUpdate,
     ) -> Result<Attempt, Error> {
-        self.transport.patch(&["rollouts", rollout_id, "attempts", attempt_id], &update).await
+        let path = ["rollouts", rollout_id, "attempts", attempt_id];
+        // POST takes no null; PATCH does, but 0.3 does not know it.
+        let clears = matches!(update.worker_id, Patch::Set(None))
+            || matches!(update.last_heartbeat_time, Patch::Set(None))
+            || matches!(update.metadata, Patch::Set(None));
+        if clears {
+            self.transport.patch(&path, &update).await
+        } else {
+            self.transport.post(&path, &update).await
+        }
     }
 
     async fn query_workers(&self, mut query: WorkerQuery) -> Result<Page<Worker>, Error> {

@@ -254,7 +254,10 @@ impl Failure {
         let field = body.get("field").and_then(Value::as_str);
         let error = match status {
             StatusCode::NOT_FOUND if error_type == "not_found" => Error::NotFound { message: detail.clone() },
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Error::Unsupported {
+            StatusCode::METHOD_NOT_ALLOWED => Error::Unsupported {
+                message: format!("the server at {url} does not know this call ({status}): use a newer one"),
+            },
+            StatusCode::NOT_FOUND => Error::Unsupported {
                 message: format!("the server has nothing at {url} ({status}): is it a store of ours?"),
             },
             StatusCode::NOT_IMPLEMENTED => Error::Unsupported { message: detail.clone() },

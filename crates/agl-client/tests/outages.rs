@@ -9,9 +9,11 @@ use std::time::Duration;
 use agl_client::{Client, ClientOptions};
 use agl_server::ServerOptions;
 use agl_store::{Error, MemoryStore, SpanDraft, Store};
-use agl_types::{EnqueueRolloutRequest, Span, SpanQuery, StartRollout, WaitRequest};
+use agl_types::{
+    AttemptStatus, AttemptUpdate, EnqueueRolloutRequest, Patch, Span, SpanQuery, StartRollout, WaitRequest,
+};
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpListener;
@@ -64,6 +66,46 @@ async fn faulty_server(store: Arc<dyn Store>, fault: Fault, faulty: usize) -> (S
 
 fn memory() -> Arc<dyn Store> {
     Arc::new(MemoryStore::new())
+}
+
+/// A server that takes spans one by one only and knows no PATCH, as that of 0.3; counts what it refused.
+#[tokio::test]
+async fn a_server_of_0_3_will_do() {
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&refusals);
+    let app = agl_server::router(memory(), &ServerOptions::default());
+    let app = app.layer(from_fn(move |request: Request, next: Next| {
+        let is_newer = request.uri().path().ends_with("/batch") || request.method() == Method::PATCH;
+        counter.fetch_add(usize::from(is_newer), Ordering::SeqCst);
+        async move {
+            if is_newer { StatusCode::METHOD_NOT_ALLOWED.into_response() } else { next.run(request).await }
+        }
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(listener.local_addr().unwrap(), impatient());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let attempt = client.start_rollout(StartRollout::default()).await.unwrap().attempt;
+    let draft = |number: u64, place: Option<i64>| {
+        let span =
+            Span::new("s", agl_types::ids::trace_id(1, number), agl_types::ids::span_id(number), 1.0, 2.0);
+        let span = span.placed(&attempt.rollout_id, &attempt.attempt_id, place.unwrap_or_default());
+        SpanDraft { span, has_sequence_id: place.is_some() }
+    };
+    let first = client.add_span_drafts(vec![draft(1, Some(4)), draft(2, None)]).await.unwrap();
+    assert_eq!(first.iter().map(|span| span.sequence_id).collect::<Vec<_>>(), [4, 5]);
+    let second = client.add_span_drafts(vec![draft(2, None), draft(3, None)]).await.unwrap();
+    assert_eq!(second.iter().map(|span| span.sequence_id).collect::<Vec<_>>(), [7]);
+    assert_eq!(refusals.load(Ordering::SeqCst), 1, "the lack of batches is remembered");
+
+    let place = (attempt.rollout_id.as_str(), attempt.attempt_id.as_str());
+    assert_eq!(client.get_next_span_sequence_id(place.0, place.1).await.unwrap(), 8);
+    let update = AttemptUpdate { status: AttemptStatus::Succeeded.into(), ..AttemptUpdate::default() };
+    let updated = client.update_attempt(place.0, place.1, update).await.unwrap();
+    assert_eq!(updated.status, AttemptStatus::Succeeded);
+    let update = AttemptUpdate { worker_id: Patch::Set(None), ..AttemptUpdate::default() };
+    let error = client.update_attempt(place.0, place.1, update).await.unwrap_err();
+    assert!(matches!(&error, Error::Unsupported { message } if message.contains("405")), "{error:?}");
 }
 
 /// An address at which nobody listens.

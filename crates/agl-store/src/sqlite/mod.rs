@@ -103,8 +103,17 @@ struct Threads {
 
 impl Sqlite {
     fn open(path: &Path, sync: Sync, readers: usize) -> Result<Self, Error> {
-        let lock = take_lock(path)?;
-        let writer = schema::open_writer(path, sync)?;
+        check_place(path)?;
+        let (lock, new_lock_file) = take_lock(path)?;
+        let writer = schema::open_writer(path, sync).inspect_err(|error| {
+            // Nothing of ours stays beside a file that is not ours. Whoever might wait for this very lock is
+            // refused that file too.
+            if let (Error::Invalid { .. }, Some(new_lock_file)) = (error, &new_lock_file)
+                && let Err(error) = std::fs::remove_file(new_lock_file)
+            {
+                tracing::warn!(%error, "{} is left behind", new_lock_file.display());
+            }
+        })?;
         let signals = Signals::new();
         let earliest = Session::new(&writer).earliest_deadline()?;
         if let Some(moment) = earliest {
@@ -153,11 +162,32 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
         .map_err(|error| Error::backend(format!("cannot start a thread for the database: {error}")))
 }
 
-fn take_lock(path: &Path) -> Result<File, Error> {
+/// Refuses a path that cannot be a database's, before anything is made there.
+fn check_place(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        let message = format!("cannot open {}: it is a directory: name a file in it", path.display());
+        return Err(Error::invalid("path", message));
+    }
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
+            let message = format!(
+                "cannot open {}: the folder {} does not exist: make it, or choose another",
+                path.display(),
+                folder.display()
+            );
+            Err(Error::invalid("path", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The lock, and the path of its file if that was made for it.
+fn take_lock(path: &Path) -> Result<(File, Option<PathBuf>), Error> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push("-lock");
     let lock_path = PathBuf::from(lock_path);
-    // The file is never removed: whoever removed it could take away a lock that somebody else just took.
+    // The file of a store is never removed: whoever did could take away a lock that somebody else just took.
+    let is_new = !lock_path.exists();
     let file = OpenOptions::new().create(true).append(true).open(&lock_path).map_err(|error| {
         Error::backend(format!(
             "cannot open {}: cannot write {}: {error}",
@@ -166,7 +196,7 @@ fn take_lock(path: &Path) -> Result<File, Error> {
         ))
     })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok((file, is_new.then_some(lock_path))),
         Err(TryLockError::WouldBlock) => Err(Error::invalid(
             "path",
             format!(

@@ -41,7 +41,7 @@ impl CorsOrigins {
     /// Origins as a user gives them: blanks are passed over, and one `*` means all.
     ///
     /// # Errors
-    /// [`Error::Origin`] for text that cannot stand in a header.
+    /// [`Error::Origin`] for text that is not an origin: a scheme and a host, and no path.
     pub fn parse<T: AsRef<str>>(origins: impl IntoIterator<Item = T>) -> Result<Self, Error> {
         let mut list = Vec::new();
         for origin in origins {
@@ -49,8 +49,8 @@ impl CorsOrigins {
                 "" => {}
                 "*" => return Ok(Self::Any),
                 text => {
-                    let value = HeaderValue::from_str(text);
-                    list.push(value.map_err(|_| Error::Origin { origin: text.to_owned() })?);
+                    let value = HeaderValue::from_str(text).ok().filter(|_| is_origin(text));
+                    list.push(value.ok_or_else(|| Error::Origin { origin: text.to_owned() })?);
                 }
             }
         }
@@ -70,6 +70,12 @@ impl CorsOrigins {
             }
         }
     }
+}
+
+/// Whether `text` is like `https://example.org:8443`, as browsers write where a page comes from.
+fn is_origin(text: &str) -> bool {
+    text.split_once("://")
+        .is_some_and(|(scheme, host)| !scheme.is_empty() && !host.is_empty() && !host.contains('/'))
 }
 
 #[cfg(test)]

@@ -396,12 +396,18 @@ def test_ctrl_c_inside_of_an_event_loop(tmp_path: Path) -> None:
 _STORED = _SCRIPT.replace("initial_resources={}", "initial_resources={}, store=STORE, strategy=STRATEGY")
 
 
-@pytest.mark.parametrize(
-    "strategy", ["cs", "{'type': 'shm', 'main_thread': 'algorithm', 'graceful_delay': 0.3, 'n_runners': 2}"]
+_SHM = "{'type': 'shm', 'main_thread': 'algorithm', 'graceful_delay': 0.3, 'n_runners': 2}"
+_FIT = "summary = trainer.fit(MyAgent(), TASKS)"
+_RUN = "import asyncio; trainer.add_agent(MyAgent()); summary = asyncio.run(trainer.run(TASKS))"
+_FIT_INSIDE = (
+    "import asyncio\nasync def main(): return trainer.fit(MyAgent(), TASKS)\nsummary = asyncio.run(main())"
 )
-def test_sigterm_calls_the_run_off(tmp_path: Path, strategy: str) -> None:
+
+
+@pytest.mark.parametrize(("strategy", "how"), [("cs", _FIT), (_SHM, _FIT), ("cs", _RUN), ("cs", _FIT_INSIDE)])
+def test_sigterm_calls_the_run_off(tmp_path: Path, strategy: str, how: str) -> None:
     path = tmp_path / "store.sqlite"
-    text = _STORED.replace("STORE", f"agl.SqliteLightningStore({str(path)!r})")
+    text = _STORED.replace(_FIT, how).replace("STORE", f"agl.SqliteLightningStore({str(path)!r})")
     text = text.replace("STRATEGY", strategy if strategy.startswith("{") else repr(strategy))
     script = _script(tmp_path, "[300, 300, 300]", text)
     pids = _pids(script, 2)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.fast import Baseline, FastAlgorithm
+from agentlightning.execution._signals import terminated_like_interrupted
 from agentlightning.execution.base import ExecutionStrategy
 from agentlightning.execution.client_server import ClientServerExecutionStrategy
 from agentlightning.litagent.litagent import LitAgent
@@ -259,9 +260,10 @@ class Trainer:
         Raises:
             ValueError: without an agent.
         """
-        return await self._execute_in_thread(
-            self._require_agent(None), self.algorithm, train_dataset, val_dataset
-        )
+        with terminated_like_interrupted():
+            return await self._execute_in_thread(
+                self._require_agent(None), self.algorithm, train_dataset, val_dataset
+            )
 
     def fit(
         self,
@@ -332,7 +334,7 @@ class Trainer:
                 done.set()
 
         # The loop's own way with Ctrl+C is to cancel the task that is blocked here.
-        with _interrupts() as interrupted:
+        with terminated_like_interrupted(), _interrupts() as interrupted:
             threading.Thread(target=target, name="trainer", daemon=True).start()
             while not done.wait(_IDLE_SECONDS):
                 if interrupted.is_set():

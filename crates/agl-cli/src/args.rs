@@ -55,6 +55,14 @@ pub(crate) struct StoreOptions {
     /// Origin whose web pages may call the server, or * for all; may be given several times.
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
+
+    /// Taken because 0.3 has it.
+    #[arg(long = "n-workers", value_name = "COUNT", hide = true, value_parser = one_worker)]
+    pub(crate) _n_workers: Option<()>,
+}
+
+fn one_worker(text: &str) -> Result<(), &'static str> {
+    if text == "1" { Ok(()) } else { Err("one process serves all: leave it out") }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -27,6 +27,7 @@ fn arguments_that_make_no_sense_end_with_2() {
     for args in [
         &["store", "--backend", "paper"][..],
         &["store", "--port", "70000"],
+        &["store", "--n-workers", "2"],
         &["sell"],
         &["model", "serve"],
         &["model", "pull", "gpt"],
@@ -67,6 +68,7 @@ fn a_database_that_is_not_ours_is_left_alone() {
         assert!(line.contains(path_text), "{line}");
         assert_eq!(std::fs::read(path).unwrap(), before, "{path_text} was changed");
     }
+    assert_eq!(folder.path().read_dir().unwrap().count(), 2, "nothing is left beside them");
 }
 
 #[test]
@@ -87,6 +89,29 @@ fn a_database_of_a_newer_schema_is_left_alone() {
 }
 
 #[test]
+fn a_path_that_cannot_be_a_file_is_named() {
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let missing = outer.path().join("missing");
+    for (path, named, words) in
+        [(folder.clone(), &folder, "is a directory"), (missing.join("agl.db"), &missing, "does not exist")]
+    {
+        let line = complaint(&output(&["store", "--path", path.to_str().unwrap(), "--port", "0"]));
+        assert!(line.contains(named.to_str().unwrap()) && line.contains(words), "{line}");
+    }
+    assert_eq!(outer.path().read_dir().unwrap().count(), 1, "nothing is made");
+}
+
+#[test]
+fn an_origin_that_is_none_is_refused() {
+    for origin in ["foo", "http://", "http://a/page"] {
+        let line = complaint(&output(&["store", "--n-workers", "1", "--cors-origin", origin]));
+        assert!(line.contains(origin), "{line}");
+    }
+}
+
+#[test]
 fn a_path_needs_the_sqlite_backend() {
     let line = complaint(&output(&["store", "--backend", "memory", "--path", "x.db", "--port", "0"]));
     assert!(line.contains("--backend sqlite"), "{line}");
@@ -97,9 +122,9 @@ fn a_model_file_that_is_none_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, "this is no model").unwrap();
-    for path in [path.to_str().unwrap(), "missing/model.gguf"] {
+    for (path, words) in [(path.to_str().unwrap(), ""), ("missing/model.gguf", "no such file or folder")] {
         let line = complaint(&output(&["model", "serve", "--model", path, "--port", "0"]));
-        assert!(line.contains(path), "{line}");
+        assert!(line.contains(path) && line.contains(words), "{line}");
     }
 }
 

@@ -51,7 +51,9 @@ pub fn resolve(model: &str, cache_dir: Option<&Path>) -> Result<PathBuf> {
         return pull::pull(model, cache_dir);
     }
     if model.contains(['/', '\\']) || model.ends_with(".gguf") {
-        return Err(Error::io(path, std::io::ErrorKind::NotFound.into()));
+        let known = pull::KNOWN_MODELS.join(", ");
+        let problem = format!("no such file or folder (nor a known name: {known})");
+        return Err(Error::io(path, std::io::Error::new(std::io::ErrorKind::NotFound, problem)));
     }
     Err(Error::UnknownModel(model.to_owned()))
 }

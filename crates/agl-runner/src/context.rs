@@ -203,7 +203,8 @@ impl RolloutContext {
 
     async fn emit(&self, name: &str, attributes: Attributes) -> Result<(), Error> {
         let mut span = self.new_span(name);
-        span.attributes = attributes;
+        // An attribute cannot be null; what is null within an annotation is left out.
+        span.attributes = attributes.into_iter().filter(|(_, value)| !value.is_null()).collect();
         self.emit_span(span).await
     }
 

@@ -1,9 +1,7 @@
 //! An OpenAI chat call as span attributes, in the shape that 0.3's tracers record and adapters read.
 
-use agl_types::{Attributes, semconv};
+use agl_types::{Attributes, is_attribute_value, semconv};
 use serde_json::Value;
-
-use crate::attributes::flatten;
 
 /// Name of the span of an OpenAI chat call.
 pub const LLM_CALL: &str = "openai.chat.completion";
@@ -16,11 +14,7 @@ pub const LLM_CALL: &str = "openai.chat.completion";
 #[must_use]
 pub fn chat_attributes(request: &Value, response: &Value) -> Attributes {
     let mut attributes = Attributes::new();
-    let mut put = |key: String, value: Value| {
-        if !value.is_null() {
-            attributes.insert(key, value);
-        }
-    };
+    let mut put = |key: String, value: Value| insert(&mut attributes, key, value);
     put("gen_ai.system".to_owned(), "OpenAI".into());
     put("gen_ai.request.type".to_owned(), "chat".into());
     put("gen_ai.request.streaming".to_owned(), request["stream"].as_bool().unwrap_or(false).into());
@@ -83,16 +77,23 @@ pub fn tool_call_attributes(response: &Value) -> Vec<(String, Attributes)> {
         .iter()
         .map(|call| {
             let name = call["function"]["name"].as_str().unwrap_or_default();
-            let nested = serde_json::json!({
-                "tool": {
-                    "name": name,
-                    "parameters": as_text(&call["function"]["arguments"]),
-                    "call": {"id": call["id"], "type": "function"},
-                }
-            });
-            (format!("tool_call.{name}"), flatten(&nested, false))
+            let mut attributes = Attributes::new();
+            insert(&mut attributes, "tool.name".to_owned(), name.into());
+            insert(&mut attributes, "tool.parameters".to_owned(), as_text(&call["function"]["arguments"]));
+            insert(&mut attributes, "tool.call.id".to_owned(), call["id"].clone());
+            insert(&mut attributes, "tool.call.type".to_owned(), "function".into());
+            (format!("tool_call.{name}"), attributes)
         })
         .collect()
+}
+
+/// Leaves null out, and writes as JSON text what no attribute can be: a server may answer anything.
+fn insert(attributes: &mut Attributes, key: String, value: Value) {
+    if value.is_null() {
+        return;
+    }
+    let value = if is_attribute_value(&value) { value } else { value.to_string().into() };
+    attributes.insert(key, value);
 }
 
 fn list(value: &Value) -> &[Value] {

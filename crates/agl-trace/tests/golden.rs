@@ -543,3 +543,22 @@ fn a_chat_call_on_the_wire_is_recorded_as_adapters_read_it() {
     assert_eq!(triplets[0].prompt["image_urls"], json!(["u"]));
     assert_eq!(triplets[0].response["token_ids"], json!([3, 4]));
 }
+
+#[test]
+fn odd_answers_make_attributes_that_a_store_takes() {
+    let request =
+        json!({"model": ["m"], "messages": [{"role": {"odd": 1}, "content": 3}], "temperature": {}});
+    let response = json!({
+        "id": {"nested": [1, "x"]}, "prompt_token_ids": [1, null],
+        "choices": [{"message": {"tool_calls": [{"id": null, "function": {"name": "f", "arguments": {"a": 1}}}]}}],
+    });
+    let chat = agl_trace::chat_attributes(&request, &response);
+    let (name, tool) = agl_trace::tool_call_attributes(&response).remove(0);
+    assert_eq!(chat["gen_ai.response.id"], r#"{"nested":[1,"x"]}"#);
+    assert_eq!(name, "tool_call.f");
+    assert_eq!(tool["tool.parameters"], r#"{"a":1}"#);
+    assert!(!tool.contains_key("tool.call.id"));
+    for attributes in [chat, tool] {
+        assert!(attributes.values().all(agl_types::is_attribute_value), "{attributes:?}");
+    }
+}

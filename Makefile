@@ -67,7 +67,7 @@ licenses: ## Checks the licenses of all crates against deny.toml.
 
 .PHONY: test-rust
 test-rust: ## Runs the Rust tests.
-	$(call stage,Rust tests,cargo test --workspace --locked --quiet)
+	$(call stage,Rust tests,cargo test --workspace --locked --quiet --no-fail-fast)
 
 .PHONY: stubs
 stubs: wheel ## Proves the type stub of the native module, and type-checks the package.

@@ -139,7 +139,7 @@ def test_what_is_no_database(tmp_path: Path) -> None:
         agl.SqliteLightningStore(path)
     with pytest.raises(ValueError, match="normal or full"):
         agl.SqliteLightningStore(tmp_path / "x.db", sync="sometimes")  # type: ignore[arg-type]
-    with pytest.raises(agl.StoreError):
+    with pytest.raises(ValueError, match="does not exist"):
         agl.SqliteLightningStore(tmp_path / "no" / "such" / "folder.db")
 
 

@@ -318,7 +318,7 @@ class MyAgent(agl.LitAgent):
         agl.emit_message("begin")
         import asyncio, os
         # In one piece: runners that are threads print side by side.
-        os.write(1, f"pid {os.getpid()}\n".encode())
+        os.write(1, f"pid {os.getpid()}\\n".encode())
         await asyncio.sleep(task)
         return 1.0
 

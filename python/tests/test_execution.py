@@ -418,7 +418,9 @@ def test_sigterm_calls_the_run_off(tmp_path: Path, strategy: str, how: str) -> N
     assert "summary" not in output
     assert all(_gone(pid, 10) for pid in pids)
     rollouts = asyncio.run(agl.SqliteLightningStore(str(path)).query_rollouts())
-    assert {rollout.status for rollout in rollouts} == {"cancelled"}
+    # An agent that is cancelled may report its failure before its rollout is called off.
+    assert {rollout.status for rollout in rollouts} <= {"cancelled", "failed"}
+    assert rollouts[-1].status == "cancelled"
 
 
 async def _busy(store: Any, worker_id: int, event: Any) -> None:

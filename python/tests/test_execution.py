@@ -397,7 +397,8 @@ def test_ctrl_c_inside_of_an_event_loop(tmp_path: Path) -> None:
 _STORED = _SCRIPT.replace("initial_resources={}", "initial_resources={}, store=STORE, strategy=STRATEGY")
 
 
-_SHM = "{'type': 'shm', 'main_thread': 'algorithm', 'graceful_delay': 0.3, 'n_runners': 2}"
+# Agents are cancelled, and fail, when the grace is over; the call-off has to come first.
+_SHM = "{'type': 'shm', 'main_thread': 'algorithm', 'graceful_delay': 3.0, 'n_runners': 2}"
 _FIT = "summary = trainer.fit(MyAgent(), TASKS)"
 _RUN = "import asyncio; trainer.add_agent(MyAgent()); summary = asyncio.run(trainer.run(TASKS))"
 _FIT_INSIDE = (

@@ -8,6 +8,7 @@ __all__ = [
     "CoreError",
     "ServerHandle",
     "Store",
+    "Subscription",
     "Task",
     "chat_attributes",
     "cli_main",
@@ -77,8 +78,18 @@ class Store:
     def submit(self, method: str, payload: bytes, queue: CompletionQueue, ticket: int) -> bytes | Task:
         """Starts a call: its answer if it is there at once, else a task whose outcome the queue will have."""
 
+    def subscribe(self, payload: bytes) -> Subscription:
+        """Follows the store's events; `payload` is an `EventQuery`."""
+
     def call(self, method: str, payload: bytes) -> bytes:
         """Makes a call and waits for its answer, JSON. Ctrl+C ends the wait."""
+
+@final
+class Subscription:
+    """The events of a store, one after the other."""
+
+    def next(self, queue: CompletionQueue, ticket: int) -> Task:
+        """Starts to wait for the next event, JSON, which the queue will have; null when there are no more."""
 
 @final
 class ServerHandle:

@@ -12,23 +12,25 @@ import itertools
 import os
 import re
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from pydantic_core import to_json
 
 from agentlightning import _core
 from agentlightning.store.errors import (
+    ConflictError,
     InvalidArgumentError,
     NotFoundError,
+    SpansGoneError,
     StoreError,
     StoreUnavailableError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["as_exception", "call", "call_blocking", "encode"]
+__all__ = ["as_exception", "call", "call_blocking", "encode", "next_event"]
 
 
 class _Waiters:
@@ -82,6 +84,10 @@ def as_exception(kind: str, message: str, field: str | None = None) -> Exception
             return NotFoundError(message)
         case "invalid":
             return InvalidArgumentError(message, field)
+        case "conflict":
+            return ConflictError(message)
+        case "gone":
+            return SpansGoneError(message)
         case "unsupported":
             return NotImplementedError(message)
         case "unavailable":
@@ -94,18 +100,27 @@ async def call(store: _core.Store, method: str, payload: bytes) -> bytes:
     """Calls a store's method and waits for its answer. Cancelling the wait ends the call."""
     # A store in memory answers at once. Others still get their turn, and a cancellation precedes the effect.
     await asyncio.sleep(0)
+    return await _answer(lambda queue, ticket: store.submit(method, payload, queue, ticket))
+
+
+async def next_event(subscription: _core.Subscription) -> bytes:
+    """Waits for the next event of a store, JSON; null when there are no more."""
+    return await _answer(subscription.next)
+
+
+async def _answer(submit: Callable[[_core.CompletionQueue, int], bytes | _core.Task]) -> bytes:
     loop = asyncio.get_running_loop()
     waiters = _waiters_of(loop)
     ticket = next(waiters.tickets)
     try:
-        answer = store.submit(method, payload, waiters.queue, ticket)
+        answer = submit(waiters.queue, ticket)
     except _core.CoreError as error:
         raise as_exception(*error.args) from None
     if isinstance(answer, bytes):
         return answer
     future = waiters.futures[ticket] = loop.create_future()
     try:
-        return cast("bytes", await future)
+        return await future
     except asyncio.CancelledError:
         answer.cancel()
         raise

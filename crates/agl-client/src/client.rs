@@ -15,6 +15,8 @@ pub struct Client {
     pub(crate) transport: Arc<Transport>,
     /// Whether the server was found to take spans one by one only, as that of 0.3 does.
     pub(crate) one_by_one: Arc<AtomicBool>,
+    /// The idempotency key that every changing call is sent under; a new one for each when absent.
+    pub(crate) key: Option<Arc<str>>,
 }
 
 impl Client {
@@ -24,7 +26,7 @@ impl Client {
     /// [`Error::Invalid`] when the address is not an `http://` URL.
     pub fn new(address: &str, options: ClientOptions) -> Result<Self, Error> {
         let transport = Transport::new(parse(address)?, options);
-        Ok(Self { transport: Arc::new(transport), one_by_one: Arc::default() })
+        Ok(Self { transport: Arc::new(transport), one_by_one: Arc::default(), key: None })
     }
 
     /// The server's address, without a slash at its end.

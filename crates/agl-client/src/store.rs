@@ -1,26 +1,35 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use agl_store::{Capabilities, Error, SpanDraft, Statistics, Store};
+use agl_store::{
+    Capabilities, Clock as _, Error, IdempotencyKey, SpanDraft, Statistics, Store, Subscription, SystemClock,
+};
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRequest,
-    EnqueueRolloutRequest, NamedResources, Page, Patch, ResourcesQuery, ResourcesUpdate, Rollout,
-    RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, SortOrder, Span, SpanQuery, StartRollout,
-    WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+    EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest,
+    ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest,
+    SortOrder, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;
+use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::Client;
 use crate::transport::Reply;
+use crate::{Client, feed};
 
 /// How long the server is asked to wait at a time, so that a dead connection is noticed.
 const WAIT_SLICE: Duration = Duration::from_secs(20);
 /// A server that answers sooner than this part of the time it was given has nothing left to wait for.
 const WAITED_OUT: f64 = 0.9;
+
+/// When to look again at the queue of a server that does not wait.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How much longer than other calls a purge may take.
+const PURGE_TIME: Duration = Duration::from_secs(600);
 
 /// A limit that REST refuses, although it makes sense: "just count".
 const JUST_COUNT: i64 = 0;
@@ -62,6 +71,30 @@ struct SequenceIds {
 }
 
 impl Client {
+    /// A call that changes something.
+    async fn change<B, T>(&self, path: &[&str], body: &B) -> Result<T, Error>
+    where
+        B: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        Ok(self.change_patiently(Method::POST, path, body, Duration::ZERO).await?.value)
+    }
+
+    async fn change_patiently<B, T>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: &B,
+        longer: Duration,
+    ) -> Result<Reply<T>, Error>
+    where
+        B: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        let key = self.key.clone().unwrap_or_else(fresh_key);
+        self.transport.change(method, path, body, &key, longer).await
+    }
+
     /// Asks for a page; `limit` is the query's own.
     async fn search<Q, T>(
         &self,
@@ -74,10 +107,10 @@ impl Client {
         T: DeserializeOwned,
     {
         if *limit(query) != JUST_COUNT {
-            return self.transport.post(path, query).await;
+            return self.transport.post(path, query, Duration::ZERO).await;
         }
         *limit(query) = 1;
-        let page: Page<T> = self.transport.post(path, query).await?;
+        let page: Page<T> = self.transport.post(path, query, Duration::ZERO).await?;
         Ok(Page { items: Vec::new(), limit: JUST_COUNT, ..page })
     }
 
@@ -89,7 +122,7 @@ impl Client {
                 span.sequence_id = self.next_sequence_id(&span.rollout_id, &span.attempt_id).await?;
             }
             let reply: Reply<Option<Span>> =
-                self.transport.post_patiently(&["spans"], &span, Duration::ZERO).await?;
+                self.change_patiently(Method::POST, &["spans"], &span, Duration::ZERO).await?;
             if reply.maybe_repeated && reply.value.is_none() {
                 let sent = SpanDraft { span, has_sequence_id: true };
                 added.extend(self.stored_by_us(&[sent], Vec::new()).await?);
@@ -103,7 +136,7 @@ impl Client {
     async fn next_sequence_id(&self, rollout_id: &str, attempt_id: &str) -> Result<i64, Error> {
         let request =
             SequenceIdRequest { rollout_id: rollout_id.to_owned(), attempt_id: attempt_id.to_owned() };
-        let SequenceId { sequence_id } = self.transport.post(&["spans", "next"], &request).await?;
+        let SequenceId { sequence_id } = self.change(&["spans", "next"], &request).await?;
         Ok(sequence_id)
     }
 
@@ -167,7 +200,7 @@ impl Store for Client {
     }
 
     async fn start_rollout(&self, request: StartRollout) -> Result<AttemptedRollout, Error> {
-        self.transport.post(&["rollouts"], &request).await
+        self.change(&["rollouts"], &request).await
     }
 
     async fn enqueue_many_rollouts(
@@ -177,14 +210,34 @@ impl Store for Client {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        self.transport.post(&["queues", "rollouts", "enqueue"], &EnqueueRequest { rollouts: requests }).await
+        self.change(&["queues", "rollouts", "enqueue"], &EnqueueRequest { rollouts: requests }).await
     }
 
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error> {
         if request.limit <= 0 {
             return Ok(Vec::new());
         }
-        self.transport.post(&["queues", "rollouts", "dequeue"], &request).await
+        let started = Instant::now();
+        let wait = request.wait.filter(|seconds| *seconds > 0.0);
+        // A wait beyond what a duration can hold is for ever.
+        let limit = wait.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+        loop {
+            let slice = limit.map(|limit| limit.saturating_sub(started.elapsed()).min(WAIT_SLICE));
+            let ask = DequeueRequest { wait: slice.map(|slice| slice.as_secs_f64()), ..request.clone() };
+            let longer = slice.unwrap_or_default();
+            let asked = Instant::now();
+            let path = ["queues", "rollouts", "dequeue"];
+            let claimed: Vec<AttemptedRollout> =
+                self.change_patiently(Method::POST, &path, &ask, longer).await?.value;
+            let Some(limit) = limit.filter(|_| claimed.is_empty()) else { return Ok(claimed) };
+            if asked.elapsed() < longer.mul_f64(WAITED_OUT) {
+                // It is about to stop, or is one of 0.3, which does not wait.
+                tokio::time::sleep(LOOK_AGAIN.min(limit.saturating_sub(started.elapsed()))).await;
+            }
+            if started.elapsed() >= limit {
+                return Ok(claimed);
+            }
+        }
     }
 
     async fn start_attempt(
@@ -192,7 +245,7 @@ impl Store for Client {
         rollout_id: &str,
         worker_id: Option<String>,
     ) -> Result<AttemptedRollout, Error> {
-        self.transport.post(&["rollouts", rollout_id, "attempts"], &Who { worker_id }).await
+        self.change(&["rollouts", rollout_id, "attempts"], &Who { worker_id }).await
     }
 
     async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
@@ -203,7 +256,7 @@ impl Store for Client {
             return self.add_one_by_one(drafts).await;
         }
         let batch = Batch { spans: drafts.into_iter().map(WireDraft).collect() };
-        let reply = self.transport.post_patiently(&["spans", "batch"], &batch, Duration::ZERO).await;
+        let reply = self.change_patiently(Method::POST, &["spans", "batch"], &batch, Duration::ZERO).await;
         let sent: Vec<SpanDraft> = batch.spans.into_iter().map(|WireDraft(draft)| draft).collect();
         match reply {
             Ok(Reply { value, maybe_repeated: false }) => Ok(value),
@@ -285,7 +338,7 @@ impl Store for Client {
     }
 
     async fn add_resources(&self, resources: NamedResources) -> Result<ResourcesUpdate, Error> {
-        self.transport.post(&["resources"], &resources).await
+        self.change(&["resources"], &resources).await
     }
 
     async fn update_resources(
@@ -293,7 +346,7 @@ impl Store for Client {
         resources_id: &str,
         resources: NamedResources,
     ) -> Result<ResourcesUpdate, Error> {
-        self.transport.post(&["resources", resources_id], &resources).await
+        self.change(&["resources", resources_id], &resources).await
     }
 
     async fn get_many_span_sequence_ids(&self, requests: Vec<SequenceIdRequest>) -> Result<Vec<i64>, Error> {
@@ -301,7 +354,7 @@ impl Store for Client {
             return Ok(Vec::new());
         }
         let requests = SequenceIdRequests { requests };
-        match self.transport.post::<_, SequenceIds>(&["spans", "next", "batch"], &requests).await {
+        match self.change::<_, SequenceIds>(&["spans", "next", "batch"], &requests).await {
             Ok(issued) => Ok(issued.sequence_ids),
             Err(Error::Unsupported { .. }) => {
                 let mut issued = Vec::with_capacity(requests.requests.len());
@@ -324,8 +377,7 @@ impl Store for Client {
             let slice = left.map_or(WAIT_SLICE, |left| left.min(WAIT_SLICE));
             let ask = WaitRequest { rollout_ids: rollout_ids.clone(), timeout: Some(slice.as_secs_f64()) };
             let asked = Instant::now();
-            let reply = self.transport.post_patiently(&["waits", "rollouts"], &ask, slice).await?;
-            let ended: Vec<Rollout> = reply.value;
+            let ended: Vec<Rollout> = self.transport.post(&["waits", "rollouts"], &ask, slice).await?;
             let waited_out = asked.elapsed() >= slice.mul_f64(WAITED_OUT);
             let time_is_up = limit.is_some_and(|limit| started.elapsed() >= limit);
             if ended.len() >= rollout_ids.len() || !waited_out || time_is_up {
@@ -339,7 +391,7 @@ impl Store for Client {
     }
 
     async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error> {
-        self.transport.post(&["rollouts", rollout_id], &update).await
+        self.change(&["rollouts", rollout_id], &update).await
     }
 
     async fn update_attempt(
@@ -354,9 +406,9 @@ impl Store for Client {
             || matches!(update.last_heartbeat_time, Patch::Set(None))
             || matches!(update.metadata, Patch::Set(None));
         if clears {
-            self.transport.patch(&path, &update).await
+            Ok(self.change_patiently(Method::PATCH, &path, &update, Duration::ZERO).await?.value)
         } else {
-            self.transport.post(&path, &update).await
+            self.change(&path, &update).await
         }
     }
 
@@ -369,6 +421,32 @@ impl Store for Client {
     }
 
     async fn update_worker(&self, worker_id: &str, update: WorkerUpdate) -> Result<Worker, Error> {
-        self.transport.post(&["workers", worker_id], &update).await
+        self.change(&["workers", worker_id], &update).await
     }
+
+    fn once(&self, key: IdempotencyKey) -> Option<Arc<dyn Store>> {
+        // The server makes the fingerprint of what it is sent.
+        Some(Arc::new(Self { key: Some(key.key), ..self.clone() }))
+    }
+
+    async fn subscribe(&self, query: EventQuery) -> Result<Subscription, Error> {
+        feed::subscribe(self.clone(), query).await
+    }
+
+    async fn purge(&self, request: PurgeRequest) -> Result<PurgeReport, Error> {
+        // Nothing that is gone goes again, so this needs no key; but it may take its time.
+        self.transport.post(&["purge"], &request, PURGE_TIME).await
+    }
+}
+
+/// A name for a call that no other call has. Names that follow each other in time do so in order, which makes them
+/// cheap to keep.
+fn fresh_key() -> Arc<str> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "microseconds of this age fit"
+    )]
+    let micros = (SystemClock.now() * 1e6) as u64;
+    format!("{micros:014x}-{:016x}", rand::random::<u64>()).into()
 }

@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agl_store::Error;
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +20,8 @@ use crate::ClientOptions;
 /// What may stand in a path segment as it is.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// For how many runtimes connections are kept.
 const RUNTIMES: usize = 16;
 
@@ -29,6 +32,14 @@ pub(crate) struct Transport {
     options: ClientOptions,
     /// A connection is driven by the runtime that opened it, and stands still when that one does.
     clients: Mutex<HashMap<Id, reqwest::Client>>,
+}
+
+/// One call.
+struct Request {
+    method: Method,
+    url: Url,
+    body: Option<Bytes>,
+    key: Option<HeaderValue>,
 }
 
 /// An answer.
@@ -85,35 +96,29 @@ impl Transport {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let reply = self.call(Method::GET, url, None, self.options.request_timeout).await?;
-        Ok(reply.value)
+        let request = Request { method: Method::GET, url, body: None, key: None };
+        Ok(self.call(request, self.options.request_timeout).await?.value)
     }
 
-    /// `POST` on the store's API.
-    pub(crate) async fn post<B, T>(&self, path: &[&str], body: &B) -> Result<T, Error>
+    /// `POST` on the store's API that changes nothing, and takes the server `longer` than usual.
+    pub(crate) async fn post<B, T>(&self, path: &[&str], body: &B, longer: Duration) -> Result<T, Error>
     where
         B: Serialize + ?Sized,
         T: DeserializeOwned,
     {
-        Ok(self.post_patiently(path, body, Duration::ZERO).await?.value)
+        let timeout = self.options.request_timeout.saturating_add(longer);
+        let request =
+            Request { method: Method::POST, url: self.url(path), body: Some(json(body)?), key: None };
+        Ok(self.call(request, timeout).await?.value)
     }
 
-    /// `PATCH` on the store's API.
-    pub(crate) async fn patch<B, T>(&self, path: &[&str], body: &B) -> Result<T, Error>
-    where
-        B: Serialize + ?Sized,
-        T: DeserializeOwned,
-    {
-        let reply =
-            self.call(Method::PATCH, self.url(path), Some(json(body)?), self.options.request_timeout).await?;
-        Ok(reply.value)
-    }
-
-    /// `POST` of something that takes the server `longer` than usual.
-    pub(crate) async fn post_patiently<B, T>(
+    /// A call that changes something, is carried out once under `key`, and takes the server `longer` than usual.
+    pub(crate) async fn change<B, T>(
         &self,
+        method: Method,
         path: &[&str],
         body: &B,
+        key: &str,
         longer: Duration,
     ) -> Result<Reply<T>, Error>
     where
@@ -121,7 +126,31 @@ impl Transport {
         T: DeserializeOwned,
     {
         let timeout = self.options.request_timeout.saturating_add(longer);
-        self.call(Method::POST, self.url(path), Some(json(body)?), timeout).await
+        let key = HeaderValue::from_str(key).map_err(|_| {
+            Error::invalid("key", format!("an idempotency key must be ASCII, unlike {key:?}"))
+        })?;
+        let request = Request { method, url: self.url(path), body: Some(json(body)?), key: Some(key) };
+        self.call(request, timeout).await
+    }
+
+    /// Opens a stream of events: an answer whose body does not end.
+    pub(crate) async fn open(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<reqwest::Response, Error> {
+        let mut url = self.url(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = Request { method: Method::GET, url, body: None, key: None };
+        let mut tries = Tries::new(&self.options);
+        loop {
+            match self.send(&request, None).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => tries.pause_after(&request, failure).await?,
+            }
+        }
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -142,68 +171,50 @@ impl Transport {
 
     async fn call<T: DeserializeOwned>(
         &self,
-        method: Method,
-        url: Url,
-        body: Option<Vec<u8>>,
+        request: Request,
         timeout: Duration,
     ) -> Result<Reply<T>, Error> {
-        let body = body.map(bytes::Bytes::from);
-        let mut maybe_repeated = false;
-        let mut first_failure = None;
-        let mut pause = self.options.first_pause;
-        let mut tries: u32 = 0;
+        let mut tries = Tries::new(&self.options);
         loop {
-            let started = Instant::now();
-            let failure = match self.try_once(&method, &url, body.clone(), timeout).await {
-                Ok(value) => return Ok(Reply { value, maybe_repeated }),
-                Err(failure) => failure,
-            };
-            tries += 1;
-            maybe_repeated |= failure.maybe_done;
-            let failing_for = first_failure.get_or_insert(started).elapsed();
-            let patience_is_up = failing_for >= self.options.max_outage;
-            match failure.kind {
-                FailureKind::Final(error) => return Err(error),
-                FailureKind::Server(error) if patience_is_up || tries >= self.options.server_error_tries => {
-                    return Err(error);
-                }
-                FailureKind::Outage if patience_is_up => {
-                    let times = if tries == 1 { "once".to_owned() } else { format!("{tries} times") };
-                    let message = format!("{method} {url} was tried {times}, last: {}", failure.message);
-                    return Err(Error::Unavailable { message, elapsed: failing_for });
-                }
-                FailureKind::Server(_) | FailureKind::Outage => {}
+            match self.try_once(&request, timeout).await {
+                Ok(value) => return Ok(Reply { value, maybe_repeated: tries.maybe_done }),
+                Err(failure) => tries.pause_after(&request, failure).await?,
             }
-            if tries == 1 {
-                tracing::warn!("{method} {url}: {}; trying again", failure.message);
-            } else {
-                tracing::debug!("{method} {url}: {} (try {tries})", failure.message);
-            }
-            let left = self.options.max_outage.saturating_sub(failing_for);
-            tokio::time::sleep(jittered(pause).min(left)).await;
-            pause = (pause * 2).min(self.options.longest_pause);
         }
+    }
+
+    /// Sends a request and returns an answer that is no error.
+    async fn send(&self, request: &Request, timeout: Option<Duration>) -> Result<reqwest::Response, Failure> {
+        let Request { method, url, body, key } = request;
+        let client = self.client().map_err(Failure::decided)?;
+        let mut builder = client.request(method.clone(), url.clone());
+        if let Some(timeout) = timeout {
+            builder = builder.timeout(timeout);
+        }
+        if let Some(body) = body {
+            builder = builder.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        if let Some(key) = key {
+            builder = builder.header(IDEMPOTENCY_KEY, key.clone());
+        }
+        let response = builder.send().await.map_err(|error| Failure::of_transfer(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let bytes = response.bytes().await.map_err(|error| Failure::of_transfer(&error))?;
+        Err(Failure::of_answer(status, &bytes, url))
     }
 
     async fn try_once<T: DeserializeOwned>(
         &self,
-        method: &Method,
-        url: &Url,
-        body: Option<bytes::Bytes>,
+        request: &Request,
         timeout: Duration,
     ) -> Result<T, Failure> {
-        let client = self.client().map_err(Failure::decided)?;
-        let mut request = client.request(method.clone(), url.clone()).timeout(timeout);
-        if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
-        }
-        let response = request.send().await.map_err(|error| Failure::of_transfer(&error))?;
-        let status = response.status();
+        let response = self.send(request, Some(timeout)).await?;
         let bytes = response.bytes().await.map_err(|error| Failure::of_transfer(&error))?;
-        if !status.is_success() {
-            return Err(Failure::of_answer(status, &bytes, url));
-        }
         serde_json::from_slice(&bytes).map_err(|error| {
+            let Request { method, url, .. } = request;
             let message = format!("{method} {url} was answered, but not by a store of ours: {error}");
             Failure::decided(Error::backend(message))
         })
@@ -236,6 +247,66 @@ impl Transport {
     }
 }
 
+/// The tries of one call that have failed so far.
+struct Tries<'a> {
+    options: &'a ClientOptions,
+    /// When the try under way began.
+    started: Instant,
+    /// When the first try that failed began.
+    failing_since: Option<Instant>,
+    failed: u32,
+    pause: Duration,
+    /// Whether one of them may have been carried out.
+    maybe_done: bool,
+}
+
+impl<'a> Tries<'a> {
+    fn new(options: &'a ClientOptions) -> Self {
+        Self {
+            options,
+            started: Instant::now(),
+            failing_since: None,
+            failed: 0,
+            pause: options.first_pause,
+            maybe_done: false,
+        }
+    }
+
+    /// Waits for the moment to try again; the error when that is over.
+    async fn pause_after(&mut self, request: &Request, failure: Failure) -> Result<(), Error> {
+        let Request { method, url, .. } = request;
+        self.failed += 1;
+        self.maybe_done |= failure.maybe_done;
+        let failing_for = self.failing_since.get_or_insert(self.started).elapsed();
+        let patience_is_up = failing_for >= self.options.max_outage;
+        match failure.kind {
+            FailureKind::Final(error) => return Err(error),
+            FailureKind::Server(error)
+                if patience_is_up || self.failed >= self.options.server_error_tries =>
+            {
+                return Err(error);
+            }
+            FailureKind::Outage if patience_is_up => {
+                let times =
+                    if self.failed == 1 { "once".to_owned() } else { format!("{} times", self.failed) };
+                let message = format!("{method} {url} was tried {times}, last: {}", failure.message);
+                return Err(Error::Unavailable { message, elapsed: failing_for });
+            }
+            FailureKind::Server(_) | FailureKind::Outage => {}
+        }
+        if self.failed == 1 {
+            tracing::warn!("{method} {url}: {}; trying again", failure.message);
+        } else {
+            tracing::debug!("{method} {url}: {} (try {})", failure.message, self.failed);
+        }
+        let left = self.options.max_outage.saturating_sub(failing_for);
+        tokio::time::sleep(jittered(self.pause).min(left)).await;
+        self.pause = (self.pause * 2).min(self.options.longest_pause);
+        self.started = Instant::now();
+        Ok(())
+    }
+}
+
 impl Failure {
     fn decided(error: Error) -> Self {
         Self { message: error.to_string(), maybe_done: false, kind: FailureKind::Final(error) }
@@ -261,6 +332,8 @@ impl Failure {
                 message: format!("the server has nothing at {url} ({status}): is it a store of ours?"),
             },
             StatusCode::NOT_IMPLEMENTED => Error::Unsupported { message: detail.clone() },
+            StatusCode::CONFLICT => Error::Conflict { message: detail.clone() },
+            StatusCode::GONE => Error::Gone { message: detail.clone() },
             StatusCode::BAD_REQUEST => Error::invalid(field.unwrap_or("request"), detail.clone()),
             StatusCode::UNPROCESSABLE_ENTITY => {
                 Error::invalid(refused_field(&body).unwrap_or_default(), detail.clone())
@@ -280,8 +353,9 @@ impl Failure {
     }
 }
 
-fn json(body: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
+fn json(body: &(impl Serialize + ?Sized)) -> Result<Bytes, Error> {
     serde_json::to_vec(body)
+        .map(Bytes::from)
         .map_err(|error| Error::invalid("body", format!("the request cannot be written as JSON: {error}")))
 }
 

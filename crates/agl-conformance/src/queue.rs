@@ -81,7 +81,7 @@ pub async fn dequeue_many_takes_up_to_its_limit(s: &Subject) {
     }
     let mut taken = Vec::new();
     for (limit, count) in [(2, 2), (2, 2), (2, 1), (2, 0)] {
-        let request = DequeueRequest { limit, worker_id: None };
+        let request = DequeueRequest { limit, worker_id: None, wait: None };
         let claimed = s.store.dequeue_many_rollouts(request).await.unwrap();
         assert_eq!(claimed.len(), count);
         taken.extend(claimed.into_iter().map(|claim| claim.rollout.rollout_id));
@@ -93,7 +93,7 @@ pub async fn dequeue_many_takes_up_to_its_limit(s: &Subject) {
 pub async fn a_limit_of_nothing_takes_nothing(s: &Subject) {
     let rollout = s.enqueue("task").await;
     for limit in [0, -1] {
-        let request = DequeueRequest { limit, worker_id: None };
+        let request = DequeueRequest { limit, worker_id: None, wait: None };
         assert_eq!(s.store.dequeue_many_rollouts(request).await.unwrap(), []);
     }
     assert_eq!(s.dequeue().await.unwrap().rollout.rollout_id, rollout.rollout_id);

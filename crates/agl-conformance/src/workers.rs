@@ -81,7 +81,7 @@ pub async fn the_last_claim_of_many_is_shown(s: &Subject) {
     for number in 0..3 {
         s.enqueue(number).await;
     }
-    let request = DequeueRequest { limit: 3, worker_id: Some("w".to_owned()) };
+    let request = DequeueRequest { limit: 3, worker_id: Some("w".to_owned()), wait: None };
     let claimed = s.store.dequeue_many_rollouts(request).await.unwrap();
     let worker = s.worker("w").await;
     assert_eq!(worker.current_attempt_id.as_ref(), Some(&claimed[2].attempt.attempt_id));
@@ -126,7 +126,7 @@ pub async fn the_worker_is_on_every_attempt(s: &Subject) {
     for number in 0..3 {
         s.enqueue(number).await;
     }
-    let request = DequeueRequest { limit: 9, worker_id: Some("w".to_owned()) };
+    let request = DequeueRequest { limit: 9, worker_id: Some("w".to_owned()), wait: None };
     let claimed = s.store.dequeue_many_rollouts(request).await.unwrap();
     assert_eq!(claimed.len(), 3);
     assert!(claimed.iter().all(|claim| claim.attempt.worker_id.as_deref() == Some("w")));

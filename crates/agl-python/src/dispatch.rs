@@ -2,8 +2,8 @@
 
 use agl_store::Store;
 use agl_types::{
-    AttemptQuery, AttemptUpdate, EnqueueRequest, NamedResources, RolloutUpdate, SequenceIdRequest, Span,
-    WorkerUpdate,
+    AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, NamedResources, RolloutUpdate,
+    SequenceIdRequest, Span, WorkerUpdate,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,6 @@ use crate::failure::Failure;
 #[derive(Deserialize)]
 struct ById {
     id: String,
-}
-
-#[derive(Deserialize)]
-struct ByWorker {
-    worker_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -99,8 +94,8 @@ pub(crate) async fn dispatch(store: &dyn Store, method: &str, json: &[u8]) -> Ou
             reply(&store.enqueue_many_rollouts(rollouts).await?)
         }
         "dequeue_rollout" => {
-            let ByWorker { worker_id } = read(json)?;
-            reply(&store.dequeue_rollout(worker_id).await?)
+            let request = DequeueRequest { limit: 1, ..read(json)? };
+            reply(&store.dequeue_many_rollouts(request).await?.into_iter().next())
         }
         "dequeue_many_rollouts" => reply(&store.dequeue_many_rollouts(read(json)?).await?),
         "start_attempt" => {
@@ -156,6 +151,7 @@ pub(crate) async fn dispatch(store: &dyn Store, method: &str, json: &[u8]) -> Ou
             let UpdateWorker { worker_id, update } = read(json)?;
             reply(&store.update_worker(&worker_id, update).await?)
         }
+        "purge" => reply(&store.purge(read(json)?).await?),
         other => Err(Failure::invalid(None, format!("a store has no method {other:?}"))),
     }
 }

@@ -8,6 +8,7 @@ mod failure;
 mod runtime;
 mod server;
 mod store;
+mod subscription;
 mod trace;
 
 /// The extension module.
@@ -23,6 +24,8 @@ mod _core {
     use crate::server::{ServerHandle, serve_store};
     #[pymodule_export]
     use crate::store::{Store, Task};
+    #[pymodule_export]
+    use crate::subscription::Subscription;
     #[pymodule_export]
     use crate::trace::{
         chat_attributes, find_final_reward, get_reward_value, get_rewards_from_span, tool_call_attributes,

@@ -14,9 +14,10 @@ use pyo3::types::PyBytes;
 use tokio::task::AbortHandle;
 
 use crate::completion::{CompletionQueue, Outcome};
-use crate::dispatch::{dispatch, reply};
+use crate::dispatch::{dispatch, read, reply};
 use crate::failure::Failure;
 use crate::runtime::runtime;
+use crate::subscription::Subscription;
 
 /// How often a blocking call looks whether Ctrl+C has been pressed.
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
@@ -57,6 +58,12 @@ impl Drop for Task {
             // As with a store.
             std::mem::forget(self.handle.clone());
         }
+    }
+}
+
+impl Task {
+    pub(crate) fn over(handle: AbortHandle) -> Self {
+        Self { handle, process: std::process::id() }
     }
 }
 
@@ -189,8 +196,12 @@ impl Store {
         }
         let completion = queue.completion(ticket);
         let task = runtime.spawn(async move { completion.finish(call.await) });
-        let task = Task { handle: task.abort_handle(), process: std::process::id() };
-        Ok(Py::new(py, task)?.into_any())
+        Ok(Py::new(py, Task::over(task.abort_handle()))?.into_any())
+    }
+
+    /// Follows the store's events; `payload` is an `EventQuery` of agl-types.
+    fn subscribe(&self, payload: &[u8]) -> PyResult<Subscription> {
+        Ok(Subscription::new(self.inner(), read(payload)?))
     }
 
     /// Makes a call and waits for its answer, JSON. Ctrl+C ends the wait.

@@ -34,12 +34,12 @@ impl Backoff {
 
 /// Whether the same call may succeed later.
 pub(crate) fn is_passing(error: &Error) -> bool {
-    matches!(error, Error::Unavailable { .. } | Error::Backend { .. })
+    matches!(error, Error::Unavailable { .. } | Error::Unwritable { .. } | Error::Backend { .. })
 }
 
 /// How long a store that fails is waited for.
 ///
-/// One that cannot be reached: for ever. One that answers with a failure of its own: for a minute. Once `signal` was
+/// One that cannot be reached, or takes no changes for now: for ever. One that answers with a failure of its own: for a minute. Once `signal` was
 /// given: for `after_stop` at most.
 #[derive(Debug, Clone)]
 pub struct Patience {

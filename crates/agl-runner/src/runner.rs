@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use agl_store::{Clock, Error as StoreError, IdSource, RandomIds, Store, SystemClock};
 use agl_types::{
-    AttemptQuery, AttemptStatus, AttemptUpdate, AttemptedRollout, JsonMap, NamedResources, Patch,
-    RolloutView, StartRollout, WorkerUpdate,
+    AttemptQuery, AttemptStatus, AttemptUpdate, AttemptedRollout, DequeueRequest, JsonMap, NamedResources,
+    Patch, RolloutView, StartRollout, WorkerUpdate,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -29,8 +29,9 @@ pub struct RunnerOptions {
     pub max_rollouts: Option<u64>,
     /// How often to tell the store that the worker lives; never when zero.
     pub heartbeat_interval: Duration,
-    /// The longest wait between two looks at an empty queue; waits start short and grow.
-    pub longest_idle_wait: Duration,
+    /// How long the store is asked to wait for work at a time. It answers the moment there is some; meanwhile the
+    /// signal to stop is not heeded, because a request that is given up may have claimed something.
+    pub idle_wait: Duration,
     /// How often to look whether the rollout being run was called off meanwhile; never when zero.
     pub recall_interval: Duration,
     /// How long a store that fails is waited for after the signal to stop; before it, for ever.
@@ -45,7 +46,7 @@ impl RunnerOptions {
             worker_id: worker_id.into(),
             max_rollouts: None,
             heartbeat_interval: Duration::from_secs(10),
-            longest_idle_wait: Duration::from_millis(250),
+            idle_wait: Duration::from_millis(500),
             recall_interval: Duration::from_secs(2),
             patience_after_stop: Duration::from_secs(10),
         }
@@ -118,25 +119,25 @@ impl Runner {
     pub async fn run(&self, signal: &StopSignal) -> RunnerReport {
         let heartbeat = AbortOnDrop(self.start_heartbeat());
         let mut report = RunnerReport::default();
-        let mut idle = self.fresh_backoff();
+        let mut failing = self.fresh_backoff();
         let mut done = 0;
         while !signal.is_stopped() && self.options.max_rollouts.is_none_or(|most| done < most) {
             // Never dropped half-way: a claim whose answer nobody reads would be lost.
-            match self.store.dequeue_rollout(Some(self.options.worker_id.clone())).await {
-                Ok(Some(attempted)) => {
-                    idle = self.fresh_backoff();
-                    report.count(self.work_on(attempted, signal).await);
-                    done += 1;
-                    continue;
+            match self.claim().await {
+                Ok(claimed) => {
+                    failing = self.fresh_backoff();
+                    for attempted in claimed {
+                        report.count(self.work_on(attempted, signal).await);
+                        done += 1;
+                    }
                 }
-                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, worker = self.options.worker_id, "asking for work failed");
+                    tokio::select! {
+                        () = signal.stopped() => {}
+                        () = sleep(failing.next()) => {}
+                    }
                 }
-            }
-            tokio::select! {
-                () = signal.stopped() => {}
-                () = sleep(idle.next()) => {}
             }
         }
         drop(heartbeat);
@@ -160,8 +161,19 @@ impl Runner {
         view.ok_or_else(|| StoreError::rollout_not_found(&rollout_id))
     }
 
+    /// One rollout, or none when there was none for as long as the store was asked to wait.
+    async fn claim(&self) -> Result<Vec<AttemptedRollout>, StoreError> {
+        let RunnerOptions { worker_id, idle_wait, .. } = &self.options;
+        let request = DequeueRequest {
+            limit: 1,
+            worker_id: Some(worker_id.clone()),
+            wait: Some(idle_wait.as_secs_f64()),
+        };
+        self.store.dequeue_many_rollouts(request).await
+    }
+
     fn fresh_backoff(&self) -> Backoff {
-        Backoff::up_to(self.options.longest_idle_wait)
+        Backoff::up_to(self.options.idle_wait)
     }
 
     fn start_heartbeat(&self) -> JoinHandle<()> {

@@ -81,7 +81,13 @@ impl From<agl_store::Error> for ApiError {
             agl_store::Error::NotFound { .. } => StatusCode::NOT_FOUND,
             agl_store::Error::Invalid { .. } => StatusCode::BAD_REQUEST,
             agl_store::Error::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
+            agl_store::Error::Conflict { .. } => StatusCode::CONFLICT,
+            agl_store::Error::Gone { .. } => StatusCode::GONE,
             agl_store::Error::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            agl_store::Error::Unwritable { message } => {
+                tracing::error!(%message, "the store takes no changes");
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             agl_store::Error::Backend { message } => {
                 tracing::error!(%message, "the store failed");
                 return Self::internal(error.kind());

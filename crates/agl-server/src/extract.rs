@@ -1,17 +1,22 @@
 //! Requests into the request types of `agl-types`, with errors in the shape that 0.3 answers.
 
+use std::sync::Arc;
+
+use agl_store::{IdempotencyKey, Store};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use serde_path_to_error::Segment;
+use sha2::{Digest as _, Sha256};
 
 use crate::error::ApiError;
+use crate::routes::App;
 
 /// Query parameters that are whole numbers.
 const WHOLE_NUMBERS: &[&str] = &["limit", "offset", "version"];
@@ -86,13 +91,25 @@ fn scalar(key: &str, text: &str) -> Value {
 }
 
 /// A JSON body, not yet parsed; empty when there was none.
-pub(crate) struct Body(Bytes);
+pub(crate) struct Body {
+    bytes: Bytes,
+    /// What the request is to be carried out once under.
+    once: Option<IdempotencyKey>,
+}
+
+/// The name under which a client sends a request again that it does not know the fate of.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Bytes of the longest idempotency key.
+const LONGEST_KEY: usize = 255;
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let is_json = names_json(request.headers());
+        let key = idempotency_key(request.headers())?;
+        let target = key.as_ref().map(|_| format!("{} {}\n", request.method(), request.uri()));
         let limit = request.extensions().get::<BodyLimit>().map_or(usize::MAX, |limit| limit.0);
         let bytes = read_bytes(request, state, limit).await?;
         if !is_json && !bytes.is_empty() {
@@ -102,7 +119,24 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                 json!({ "type": "model_attributes_type", "loc": ["body"], "msg": message, "input": input }),
             ]));
         }
-        Ok(Self(bytes))
+        let once = key.zip(target).map(|(key, target)| {
+            let digest = Sha256::new().chain_update(target).chain_update(&bytes).finalize();
+            let mut fingerprint = [0; 16];
+            fingerprint.copy_from_slice(&digest[..16]);
+            IdempotencyKey { key, fingerprint }
+        });
+        Ok(Self { bytes, once })
+    }
+}
+
+/// The idempotency key of a request, if it has one.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) => Ok(Some(key.into())),
+        _ => Err(ApiError::bad_request(format!(
+            "the header Idempotency-Key must be 1 to {LONGEST_KEY} visible ASCII characters"
+        ))),
     }
 }
 
@@ -134,11 +168,17 @@ fn names_json(headers: &HeaderMap) -> bool {
 }
 
 impl Body {
+    /// The store as it is to be used for this request: where the request carries an idempotency key, once.
+    pub(crate) fn store(&self, app: &App) -> Arc<dyn Store> {
+        let once = self.once.clone().and_then(|key| app.store.once(key));
+        once.unwrap_or_else(|| Arc::clone(&app.store))
+    }
+
     /// The body as this type.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         // Straight from the bytes when all is well; the detour through a value finds out what is not.
-        if starts_like_object(&self.0)
-            && let Ok(parsed) = serde_json::from_slice(&self.0)
+        if starts_like_object(&self.bytes)
+            && let Ok(parsed) = serde_json::from_slice(&self.bytes)
         {
             return Ok(parsed);
         }
@@ -162,24 +202,24 @@ impl Body {
 
     /// Whether there is none, or null.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty() || self.0.trim_ascii() == b"null"
+        self.bytes.is_empty() || self.bytes.trim_ascii() == b"null"
     }
 
     /// The body as JSON. Numbers that JSON cannot write, but Python's `json.dumps` does, are null, as in 0.3.
     pub(crate) fn value(&self) -> Result<Value, ApiError> {
-        if self.0.is_empty() {
+        if self.bytes.is_empty() {
             let issue = json!({ "type": "missing", "loc": ["body"], "msg": "Field required", "input": null });
             return Err(ApiError::validation(vec![issue]));
         }
-        let parsed = serde_json::from_slice(&self.0);
+        let parsed = serde_json::from_slice(&self.bytes);
         parsed
             .or_else(|error| {
-                nulled(&self.0).and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or(error)
+                nulled(&self.bytes).and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or(error)
             })
             .map_err(|error| {
                 ApiError::validation(vec![json!({
                     "type": "json_invalid",
-                    "loc": ["body", offset_of(&self.0, &error)],
+                    "loc": ["body", offset_of(&self.bytes, &error)],
                     "msg": "JSON decode error",
                     "input": {},
                     "ctx": { "error": error.to_string() },

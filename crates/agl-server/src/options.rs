@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use agl_store::Retention;
 use axum::http::HeaderValue;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
@@ -17,11 +18,21 @@ pub struct ServerOptions {
     pub body_limit: usize,
     /// How long requests in flight may take to finish after the server was told to stop.
     pub drain: Duration,
+    /// What the store forgets by itself.
+    pub retention: Retention,
+    /// How often the store is told to forget what is past its time.
+    pub housekeeping: Duration,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { cors: CorsOrigins::None, body_limit: 256 << 20, drain: Duration::from_secs(10) }
+        Self {
+            cors: CorsOrigins::None,
+            body_limit: 256 << 20,
+            drain: Duration::from_secs(10),
+            retention: Retention::default(),
+            housekeeping: Duration::from_secs(10),
+        }
     }
 }
 

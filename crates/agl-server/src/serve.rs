@@ -1,7 +1,10 @@
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use agl_store::Store;
+use agl_store::{Retention, Store};
+use agl_types::PurgeReport;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -24,6 +27,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (drain, draining) = watch::channel(false);
+    let housekeeping = keep_house(Arc::clone(&store), options.retention, options.housekeeping);
     let app = application(store, options, draining.clone());
     let listener = listener.tap_io(|stream| {
         // Small answers should not wait for more to send.
@@ -44,10 +48,28 @@ pub async fn serve(
         tokio::time::sleep(options.drain).await;
     };
     tokio::select! {
+        never = housekeeping => match never {},
         served = axum::serve(listener, app).with_graceful_shutdown(told) => served,
         () = deadline => {
             tracing::warn!("requests in flight did not finish within {:?} and were cut off", options.drain);
             Ok(())
         }
+    }
+}
+
+/// Has the store forget what is past its time, now and then.
+async fn keep_house(store: Arc<dyn Store>, retention: Retention, every: Duration) -> Infallible {
+    loop {
+        let store = Arc::clone(&store);
+        // In a task of its own, so that a defect costs this round and not the server.
+        match tokio::spawn(async move { store.housekeep(&retention).await }).await {
+            Ok(Ok(PurgeReport { rollouts: 0, .. })) => {}
+            Ok(Ok(PurgeReport { rollouts, spans })) => {
+                tracing::info!(rollouts, spans, "removed spans of ended rollouts");
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the store could not forget what is past its time"),
+            Err(error) => tracing::error!(%error, "housekeeping broke down"),
+        }
+        tokio::time::sleep(every).await;
     }
 }

@@ -106,7 +106,8 @@ async fn lives(store: &Arc<dyn Store>, callers: u64) -> Outcome<String> {
             let (started, mut count) = (Instant::now(), 0);
             while started.elapsed() < WINDOW {
                 store.enqueue_rollout(EnqueueRolloutRequest::new("a task")).await?;
-                let request = DequeueRequest { limit: 1, worker_id: Some(format!("worker-{caller}")) };
+                let request =
+                    DequeueRequest { limit: 1, worker_id: Some(format!("worker-{caller}")), wait: None };
                 for claim in store.dequeue_many_rollouts(request).await? {
                     let attempt = claim.attempt;
                     store.add_span(span(&attempt.rollout_id, &attempt.attempt_id, 1)).await?;

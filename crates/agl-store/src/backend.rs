@@ -3,10 +3,13 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Span, Worker};
+use agl_types::{
+    Attempt, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView, StoreEvent, Worker,
+};
 
 use crate::Error;
 use crate::query::Selection;
+use crate::raw::{RawSpan, WrittenSpan};
 use crate::signals::Signals;
 
 /// How much of a rollout is read.
@@ -18,19 +21,34 @@ pub enum Part {
     Brief,
 }
 
-/// How many of each thing there are.
-#[derive(Debug, Clone, Copy, Default)]
+/// How many of each thing there are, or by how many there are more or fewer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Rollouts.
-    pub rollouts: u64,
+    pub rollouts: i64,
     /// Attempts.
-    pub attempts: u64,
+    pub attempts: i64,
     /// Spans.
-    pub spans: u64,
+    pub spans: i64,
     /// Resources ids.
-    pub resources: u64,
+    pub resources: i64,
     /// Workers.
-    pub workers: u64,
+    pub workers: i64,
+    /// Rollouts in the queue.
+    pub queued: i64,
+}
+
+impl Counts {
+    /// Adds a difference.
+    pub(crate) fn add(&mut self, difference: &Self) {
+        let Self { rollouts, attempts, spans, resources, workers, queued } = difference;
+        self.rollouts += rollouts;
+        self.attempts += attempts;
+        self.spans += spans;
+        self.resources += resources;
+        self.workers += workers;
+        self.queued += queued;
+    }
 }
 
 /// The items of a page, and how many match in all.
@@ -58,8 +76,17 @@ pub trait Read {
     fn earliest_deadline(&self) -> Result<Option<f64>, Error>;
     /// Up to `limit` rollouts whose deadline is before `now`, the most overdue first.
     fn overdue(&self, now: f64, limit: usize) -> Result<Vec<String>, Error>;
-    /// How many of each thing there are.
+    /// How many of each thing there are, counted one by one.
     fn counts(&self) -> Result<Counts, Error>;
+    /// What was written down about a call under this idempotency key.
+    fn receipt(&self, key: &str) -> Result<Option<Receipt>, Error>;
+    /// Up to `limit` rollouts that have ended before `ended_before` and whose spans were not purged since, those
+    /// that ended first first.
+    fn purgeable(&self, ended_before: f64, limit: usize) -> Result<Vec<String>, Error>;
+    /// How many bytes the store takes up on disk, without what it will use again; none where there is no disk.
+    fn bytes(&self) -> Result<Option<u64>, Error>;
+    /// Whether the spans of a rollout were purged.
+    fn is_purged(&self, rollout_id: &str) -> Result<bool, Error>;
     /// Rollouts with their latest attempts.
     fn select_rollouts(&self, selection: &Selection) -> Result<Found<RolloutView>, Error>;
     /// Attempts of one rollout.
@@ -70,7 +97,7 @@ pub trait Read {
         rollout_id: &str,
         attempt_id: Option<&str>,
         selection: &Selection,
-    ) -> Result<Found<Span>, Error>;
+    ) -> Result<Found<RawSpan>, Error>;
     /// Resources: the newest version of each id, or every version.
     fn select_resources(
         &self,
@@ -97,25 +124,67 @@ pub trait Tx: Read {
     fn set_deadline(&mut self, rollout_id: &str, deadline: Option<f64>) -> Result<(), Error>;
     /// Puts a rollout that is not in the queue at its tail.
     fn push_queue(&mut self, rollout_id: &str) -> Result<(), Error>;
-    /// Takes a rollout out of the queue, if it is there.
-    fn leave_queue(&mut self, rollout_id: &str) -> Result<(), Error>;
+    /// Takes a rollout out of the queue; tells whether it was there.
+    fn leave_queue(&mut self, rollout_id: &str) -> Result<bool, Error>;
     /// Sets the last span sequence id of a rollout, known or not.
     fn set_counter(&mut self, rollout_id: &str, last: i64) -> Result<(), Error>;
     /// Adds spans of one known rollout; tells of each whether it was new in its attempt.
-    fn insert_spans(&mut self, rollout_id: &str, spans: &[Span]) -> Result<Vec<bool>, Error>;
+    fn insert_spans(&mut self, rollout_id: &str, spans: &[WrittenSpan]) -> Result<Vec<bool>, Error>;
     /// Adds a version of a resources id, one higher than the last.
     fn insert_resources(&mut self, update: &ResourcesUpdate) -> Result<(), Error>;
     /// Adds or replaces a worker.
     fn put_worker(&mut self, worker: &Worker) -> Result<(), Error>;
+    /// Writes down a call under a new idempotency key.
+    fn put_receipt(&mut self, key: &str, receipt: &Receipt) -> Result<(), Error>;
+    /// Forgets up to `limit` of the oldest receipts made before this moment; tells how many.
+    fn forget_receipts(&mut self, made_before: f64, limit: usize) -> Result<usize, Error>;
+    /// Removes up to `limit` spans of a rollout; tells how many.
+    fn delete_spans(&mut self, rollout_id: &str, limit: usize) -> Result<usize, Error>;
+    /// Notes when the spans of a known rollout were purged.
+    fn set_purged(&mut self, rollout_id: &str, now: f64) -> Result<(), Error>;
+}
+
+/// What is kept about a call that carried an idempotency key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Receipt {
+    /// Stands for the request.
+    pub fingerprint: [u8; 16],
+    /// When it was carried out.
+    pub made: f64,
+    /// What the answer is made from, as JSON.
+    pub answer: String,
 }
 
 /// What must become known once a transaction is kept.
 #[derive(Debug, Default)]
 pub struct Aftermath {
     /// Rollouts that have ended.
-    pub finished: Vec<String>,
+    pub finished: Vec<Ended>,
+    /// Rollouts that there are no more.
+    pub deleted: Vec<String>,
+    /// Of each rollout claimed for the first time, the seconds since it was created.
+    pub claim_waits: Vec<f64>,
+    /// How many rollouts have entered the queue.
+    pub queued: usize,
+    /// By how many there are more or fewer of each thing.
+    pub counts: Counts,
+    /// What has changed, in this order.
+    pub events: Vec<Arc<StoreEvent>>,
     /// What is known about the earliest deadline.
     pub deadline: Deadline,
+}
+
+/// A rollout that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which one.
+    pub rollout_id: String,
+    /// How.
+    pub status: RolloutStatus,
+    /// What it was for.
+    pub mode: Option<RolloutMode>,
+    /// How long after its creation.
+    pub seconds: f64,
 }
 
 /// News about the earliest deadline.

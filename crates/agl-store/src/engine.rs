@@ -1,24 +1,34 @@
 //! The one engine: [`Store`] over any backend.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agl_types::{
-    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, JsonMap,
-    NamedResources, Page, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView,
-    SequenceIdRequest, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
+    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, ResourcesQuery, ResourcesUpdate,
+    Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery, StartRollout,
+    WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::backend::{Backend, Found, Lane, Part, Read};
+use crate::feed::Feed;
+use crate::idempotency::Replay;
 use crate::query::Selection;
-use crate::work::Work;
-use crate::{Capabilities, Clock, Error, IdSource, SpanDraft, Statistics, Store};
+use crate::raw::RawSpan;
+use crate::work::{Work, WrittenDraft};
+use crate::{
+    Capabilities, Clock, Error, IdSource, IdempotencyKey, Retention, SpanDraft, Statistics, Store,
+    Subscription, metrics,
+};
 
 /// A batch of at least this many items lets single operations go first.
 const BULK: usize = 16;
+
+/// How many rollouts are looked up at once to be purged.
+const PURGED_AT_ONCE: usize = 16;
 
 /// How long the watchdog rests after the backend failed it.
 const WATCHDOG_REST: Duration = Duration::from_secs(1);
@@ -30,6 +40,8 @@ const WATCHDOG_REST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct LocalStore<B: Backend> {
     inner: Arc<Inner<B>>,
+    /// Where this is a view for one call: see [`Store::once`].
+    key: Option<IdempotencyKey>,
 }
 
 #[derive(Debug)]
@@ -47,7 +59,7 @@ impl<B: Backend> LocalStore<B> {
         let deadlines = backend.signals().deadlines();
         let inner = Arc::new(Inner { backend, clock: Arc::clone(&clock), ids, opened });
         start_watchdog(Arc::downgrade(&inner), clock, deadlines);
-        Self { inner }
+        Self { inner, key: None }
     }
 
     pub(crate) fn backend(&self) -> &B {
@@ -58,7 +70,9 @@ impl<B: Backend> LocalStore<B> {
 impl<B: Backend> Drop for LocalStore<B> {
     fn drop(&mut self) {
         // The watchdog may hold the inner store for a moment longer; files are let go of now.
-        self.inner.backend.close();
+        if self.key.is_none() {
+            self.inner.backend.close();
+        }
     }
 }
 
@@ -137,16 +151,7 @@ impl<B: Backend> Inner<B> {
             .await
     }
 
-    async fn write<T, F>(&self, lane: Lane, operation: F) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut Work<'_>) -> Result<T, Error> + Send + 'static,
-    {
-        self.catch_up().await;
-        self.transact(lane, operation).await
-    }
-
-    async fn read<T, F>(&self, operation: F) -> Result<T, Error>
+    async fn look<T, F>(&self, operation: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static,
@@ -156,6 +161,72 @@ impl<B: Backend> Inner<B> {
     }
 }
 
+impl<B: Backend> LocalStore<B> {
+    /// A changing call.
+    async fn write<T, F>(&self, call: &'static str, lane: Lane, operation: F) -> Result<T, Error>
+    where
+        T: Replay,
+        F: FnOnce(&mut Work<'_>) -> Result<T, Error> + Send + 'static,
+    {
+        let started = Instant::now();
+        self.inner.catch_up().await;
+        let outcome = match self.key.clone() {
+            None => self.inner.transact(lane, operation).await,
+            Some(key) => self.inner.transact(lane, move |work| work.once(&key, operation)).await,
+        };
+        metrics::answered(call, started.elapsed(), &outcome);
+        outcome
+    }
+
+    /// A looking call.
+    async fn read<T, F>(&self, call: &'static str, operation: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static,
+    {
+        let started = Instant::now();
+        let outcome = self.inner.look(operation).await;
+        metrics::answered(call, started.elapsed(), &outcome);
+        outcome
+    }
+
+    /// Removes the spans of these rollouts, or of all that ended before a moment, in transactions that are short.
+    async fn remove_spans(
+        &self,
+        rollout_ids: Option<Vec<String>>,
+        ended_before: Option<f64>,
+    ) -> Result<PurgeReport, Error> {
+        let mut report = PurgeReport::default();
+        let mut named = rollout_ids.map(VecDeque::from);
+        loop {
+            let targets = match &mut named {
+                Some(named) => std::mem::take(named),
+                None => self
+                    .inner
+                    .look(move |read| read.purgeable(ended_before.unwrap_or(f64::INFINITY), PURGED_AT_ONCE))
+                    .await?
+                    .into(),
+            };
+            if targets.is_empty() {
+                return Ok(report);
+            }
+            let purge = move |work: &mut Work<'_>| work.purge(targets, ended_before);
+            let (purged, left) = self.inner.transact(Lane::Bulk, purge).await?;
+            report.rollouts += purged.rollouts;
+            report.spans += purged.spans;
+            if let Some(named) = &mut named {
+                *named = left;
+            }
+        }
+    }
+}
+
+/// Seconds as a moment from now; none when it is further away than anybody waits.
+fn moment_in(seconds: f64) -> Option<tokio::time::Instant> {
+    let duration = Duration::try_from_secs_f64(seconds.max(0.0)).ok()?;
+    tokio::time::Instant::now().checked_add(duration)
+}
+
 fn lane(items: usize) -> Lane {
     if items < BULK { Lane::Fast } else { Lane::Bulk }
 }
@@ -163,6 +234,12 @@ fn lane(items: usize) -> Lane {
 fn page<T>(found: Found<T>, limit: i64, offset: i64) -> Page<T> {
     let (items, total) = found;
     Page { items, limit, offset, total }
+}
+
+/// Whether a rollout has no spans at all.
+fn is_bare(read: &dyn Read, rollout_id: &str) -> Result<bool, Error> {
+    let count = SpanQuery { limit: 0, ..SpanQuery::default() };
+    Ok(read.select_spans(rollout_id, None, &Selection::spans(&count)?)?.1 == 0)
 }
 
 fn view(read: &dyn Read, rollout_id: &str) -> Result<Option<RolloutView>, Error> {
@@ -178,33 +255,59 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn statistics(&self) -> Result<Statistics, Error> {
-        let counts = self.inner.read(|read| read.counts()).await?;
+        let bytes = self.read("statistics", |read| read.bytes()).await?;
+        let signals = self.inner.backend.signals();
+        let (counts, feed) = (signals.counts(), signals.feed().figures());
+        let count = |number: i64| u64::try_from(number).unwrap_or_default();
+        let mut extra = JsonMap::new();
+        extra.insert("queued_rollouts".to_owned(), count(counts.queued).into());
+        extra.insert("feed_subscribers".to_owned(), feed.subscribers.into());
+        extra.insert("feed_lag".to_owned(), feed.lag.into());
+        extra.insert("feed_dropped".to_owned(), feed.dropped.into());
+        extra.extend(bytes.map(|bytes| ("store_bytes".to_owned(), bytes.into())));
         Ok(Statistics {
             name: B::NAME.to_owned(),
-            total_rollouts: counts.rollouts,
-            total_attempts: counts.attempts,
-            total_spans: counts.spans,
-            total_resources: counts.resources,
-            total_workers: counts.workers,
+            total_rollouts: count(counts.rollouts),
+            total_attempts: count(counts.attempts),
+            total_spans: count(counts.spans),
+            total_resources: count(counts.resources),
+            total_workers: count(counts.workers),
             uptime: self.inner.clock.now() - self.inner.opened,
-            extra: JsonMap::new(),
+            extra,
         })
     }
 
     async fn start_rollout(&self, request: StartRollout) -> Result<AttemptedRollout, Error> {
-        self.inner.write(Lane::Fast, |work| work.start_rollout(request)).await
+        self.write("start_rollout", Lane::Fast, |work| work.start_rollout(request)).await
     }
 
     async fn enqueue_many_rollouts(
         &self,
         requests: Vec<EnqueueRolloutRequest>,
     ) -> Result<Vec<Rollout>, Error> {
-        self.inner.write(lane(requests.len()), |work| work.enqueue(requests)).await
+        self.write("enqueue_many_rollouts", lane(requests.len()), |work| work.enqueue(requests)).await
     }
 
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error> {
         let lane = lane(usize::try_from(request.limit).unwrap_or_default());
-        self.inner.write(lane, move |work| work.dequeue(&request)).await
+        let wait = request.wait.filter(|seconds| *seconds > 0.0 && request.limit > 0);
+        let mut waiting = wait.map(|seconds| (moment_in(seconds), self.inner.backend.signals().idle()));
+        loop {
+            let asked = request.clone();
+            let claim = move |work: &mut Work<'_>| work.dequeue(&asked);
+            let claimed = self.write("dequeue_many_rollouts", lane, claim).await?;
+            match &mut waiting {
+                Some((deadline, idle)) if claimed.is_empty() => match deadline {
+                    None => idle.work().await,
+                    Some(moment) => {
+                        if tokio::time::timeout_at(*moment, idle.work()).await.is_err() {
+                            return Ok(claimed);
+                        }
+                    }
+                },
+                _ => return Ok(claimed),
+            }
+        }
     }
 
     async fn start_attempt(
@@ -213,7 +316,7 @@ impl<B: Backend> Store for LocalStore<B> {
         worker_id: Option<String>,
     ) -> Result<AttemptedRollout, Error> {
         let rollout_id = rollout_id.to_owned();
-        self.inner.write(Lane::Fast, move |work| work.start_attempt(&rollout_id, worker_id)).await
+        self.write("start_attempt", Lane::Fast, move |work| work.start_attempt(&rollout_id, worker_id)).await
     }
 
     async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
@@ -221,36 +324,40 @@ impl<B: Backend> Store for LocalStore<B> {
         for SpanDraft { span, .. } in &drafts {
             span.check_attributes().map_err(|odd| Error::invalid(odd.field.clone(), odd.to_string()))?;
         }
-        self.inner.write(lane(drafts.len()), |work| work.add_spans(drafts)).await
+        // Written out here, so that the one writer of the backend does not have to.
+        let drafts = drafts.into_iter().map(WrittenDraft::try_from).collect::<Result<Vec<_>, Error>>()?;
+        self.write("add_span_drafts", lane(drafts.len()), |work| work.add_spans(drafts)).await
     }
 
     async fn query_rollouts(&self, query: RolloutQuery) -> Result<Page<RolloutView>, Error> {
         let selection = Selection::rollouts(&query)?;
-        let found = self.inner.read(move |read| read.select_rollouts(&selection)).await?;
+        let found = self.read("query_rollouts", move |read| read.select_rollouts(&selection)).await?;
         Ok(page(found, query.limit, query.offset))
     }
 
     async fn query_attempts(&self, query: AttemptQuery) -> Result<Page<Attempt>, Error> {
         let selection = Selection::attempts(&query)?;
         let AttemptQuery { rollout_id, limit, offset, .. } = query;
-        let found = self.inner.read(move |read| read.select_attempts(&rollout_id, &selection)).await?;
+        let found =
+            self.read("query_attempts", move |read| read.select_attempts(&rollout_id, &selection)).await?;
         Ok(page(found, limit, offset))
     }
 
     async fn get_rollout_by_id(&self, rollout_id: &str) -> Result<Option<RolloutView>, Error> {
         let rollout_id = rollout_id.to_owned();
-        self.inner.read(move |read| view(read, &rollout_id)).await
+        self.read("get_rollout_by_id", move |read| view(read, &rollout_id)).await
     }
 
     async fn get_latest_attempt(&self, rollout_id: &str) -> Result<Option<Attempt>, Error> {
         let rollout_id = rollout_id.to_owned();
-        self.inner.read(move |read| read.latest_attempt(&rollout_id)).await
+        self.read("get_latest_attempt", move |read| read.latest_attempt(&rollout_id)).await
     }
 
     async fn query_resources(&self, query: ResourcesQuery) -> Result<Page<ResourcesUpdate>, Error> {
         let selection = Selection::resources(&query)?;
         let all_versions = query.all_versions;
-        let found = self.inner.read(move |read| read.select_resources(all_versions, &selection)).await?;
+        let found =
+            self.read("query_resources", move |read| read.select_resources(all_versions, &selection)).await?;
         Ok(page(found, query.limit, query.offset))
     }
 
@@ -260,7 +367,7 @@ impl<B: Backend> Store for LocalStore<B> {
         version: Option<u32>,
     ) -> Result<Option<ResourcesUpdate>, Error> {
         let resources_id = resources_id.to_owned();
-        self.inner.read(move |read| read.resources(&resources_id, version)).await
+        self.read("get_resources_by_id", move |read| read.resources(&resources_id, version)).await
     }
 
     async fn get_latest_resources(&self) -> Result<Option<ResourcesUpdate>, Error> {
@@ -268,11 +375,11 @@ impl<B: Backend> Store for LocalStore<B> {
             Some(resources_id) => read.resources(&resources_id, None),
             None => Ok(None),
         };
-        self.inner.read(latest).await
+        self.read("get_latest_resources", latest).await
     }
 
     async fn add_resources(&self, resources: NamedResources) -> Result<ResourcesUpdate, Error> {
-        self.inner.write(Lane::Fast, |work| work.add_resources(resources)).await
+        self.write("add_resources", Lane::Fast, |work| work.add_resources(resources)).await
     }
 
     async fn update_resources(
@@ -281,11 +388,15 @@ impl<B: Backend> Store for LocalStore<B> {
         resources: NamedResources,
     ) -> Result<ResourcesUpdate, Error> {
         let resources_id = resources_id.to_owned();
-        self.inner.write(Lane::Fast, |work| work.update_resources(resources_id, resources)).await
+        self.write("update_resources", Lane::Fast, |work| work.update_resources(resources_id, resources))
+            .await
     }
 
     async fn get_many_span_sequence_ids(&self, requests: Vec<SequenceIdRequest>) -> Result<Vec<i64>, Error> {
-        self.inner.write(lane(requests.len()), move |work| work.issue_sequence_ids(&requests)).await
+        self.write("get_many_span_sequence_ids", lane(requests.len()), move |work| {
+            work.issue_sequence_ids(&requests)
+        })
+        .await
     }
 
     async fn wait_for_rollouts(&self, request: WaitRequest) -> Result<Vec<Rollout>, Error> {
@@ -301,7 +412,7 @@ impl<B: Backend> Store for LocalStore<B> {
             let asked_for = rollout_ids.clone();
             let known = self
                 .inner
-                .read(move |read| {
+                .look(move |read| {
                     asked_for
                         .iter()
                         .map(|id| read.rollout(id, Part::Whole))
@@ -333,6 +444,12 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn query_spans(&self, query: SpanQuery) -> Result<Page<Span>, Error> {
+        let Page { items, limit, offset, total } = self.query_raw_spans(query).await?;
+        let items = items.iter().map(RawSpan::parse).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Page { items, limit, offset, total })
+    }
+
+    async fn query_raw_spans(&self, query: SpanQuery) -> Result<Page<RawSpan>, Error> {
         let selection = Selection::spans(&query)?;
         let SpanQuery { rollout_id, attempt_id, limit, offset, .. } = query;
         let select = move |read: &dyn Read| {
@@ -343,14 +460,20 @@ impl<B: Backend> Store for LocalStore<B> {
                 },
                 other => other,
             };
-            read.select_spans(&rollout_id, attempt_id.as_deref(), &selection)
+            let found = read.select_spans(&rollout_id, attempt_id.as_deref(), &selection)?;
+            if found.1 == 0 && read.is_purged(&rollout_id)? && is_bare(read, &rollout_id)? {
+                return Err(Error::Gone {
+                    message: format!("Spans for rollout {rollout_id} have been evicted"),
+                });
+            }
+            Ok(found)
         };
-        Ok(page(self.inner.read(select).await?, limit, offset))
+        Ok(page(self.read("query_spans", select).await?, limit, offset))
     }
 
     async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error> {
         let rollout_id = rollout_id.to_owned();
-        self.inner.write(Lane::Fast, move |work| work.update_rollout(&rollout_id, update)).await
+        self.write("update_rollout", Lane::Fast, move |work| work.update_rollout(&rollout_id, update)).await
     }
 
     async fn update_attempt(
@@ -360,22 +483,67 @@ impl<B: Backend> Store for LocalStore<B> {
         update: AttemptUpdate,
     ) -> Result<Attempt, Error> {
         let (rollout_id, attempt_id) = (rollout_id.to_owned(), attempt_id.to_owned());
-        self.inner.write(Lane::Fast, move |work| work.update_attempt(&rollout_id, &attempt_id, update)).await
+        self.write("update_attempt", Lane::Fast, move |work| {
+            work.update_attempt(&rollout_id, &attempt_id, update)
+        })
+        .await
     }
 
     async fn query_workers(&self, query: WorkerQuery) -> Result<Page<Worker>, Error> {
         let selection = Selection::workers(&query)?;
-        let found = self.inner.read(move |read| read.select_workers(&selection)).await?;
+        let found = self.read("query_workers", move |read| read.select_workers(&selection)).await?;
         Ok(page(found, query.limit, query.offset))
     }
 
     async fn get_worker_by_id(&self, worker_id: &str) -> Result<Option<Worker>, Error> {
         let worker_id = worker_id.to_owned();
-        self.inner.read(move |read| read.worker(&worker_id)).await
+        self.read("get_worker_by_id", move |read| read.worker(&worker_id)).await
     }
 
     async fn update_worker(&self, worker_id: &str, update: WorkerUpdate) -> Result<Worker, Error> {
         let worker_id = worker_id.to_owned();
-        self.inner.write(Lane::Fast, move |work| work.update_worker(&worker_id, update)).await
+        self.write("update_worker", Lane::Fast, move |work| work.update_worker(&worker_id, update)).await
+    }
+
+    fn once(&self, key: IdempotencyKey) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(Self { inner: Arc::clone(&self.inner), key: Some(key) }))
+    }
+
+    async fn subscribe(&self, query: EventQuery) -> Result<Subscription, Error> {
+        Feed::subscribe(self.inner.backend.signals().feed(), query)
+    }
+
+    async fn purge(&self, request: PurgeRequest) -> Result<PurgeReport, Error> {
+        let PurgeRequest { rollout_id_in, ended_before } = request;
+        if rollout_id_in.is_none() && ended_before.is_none() {
+            let message = "a purge needs rollout_id_in or ended_before, or it would remove everything";
+            return Err(Error::invalid("rollout_id_in", message));
+        }
+        self.remove_spans(rollout_id_in, ended_before).await
+    }
+
+    async fn housekeep(&self, retention: &Retention) -> Result<PurgeReport, Error> {
+        while self.inner.transact(Lane::Bulk, |work| work.forget_receipts()).await? {}
+        let mut report = PurgeReport::default();
+        if let Some(seconds) = retention.keep_spans_for {
+            report = self.remove_spans(None, Some(self.inner.clock.now() - seconds)).await?;
+        }
+        let Some(most) = retention.max_bytes else { return Ok(report) };
+        let mut enough = most;
+        while self.inner.look(|read| read.bytes()).await?.is_some_and(|bytes| bytes > enough) {
+            // Once begun, some room is made, so that it does not have to be made again at once.
+            enough = most / 10 * 9;
+            let oldest = self.inner.look(|read| read.purgeable(f64::INFINITY, PURGED_AT_ONCE)).await?;
+            if oldest.is_empty() {
+                tracing::warn!(
+                    "the store takes up more than {most} bytes, and there are no more spans of ended rollouts to remove"
+                );
+                break;
+            }
+            let purged = self.remove_spans(Some(oldest), None).await?;
+            report.rollouts += purged.rollouts;
+            report.spans += purged.spans;
+        }
+        Ok(report)
     }
 }

@@ -25,6 +25,25 @@ pub enum Error {
         /// What it does not do, and what to use instead.
         message: String,
     },
+    /// The call does not fit what the store holds. HTTP 409; a `ValueError` in Python.
+    #[error("{message}")]
+    Conflict {
+        /// What it collides with, and what would be right.
+        message: String,
+    },
+    /// What was asked for was there, and was removed to make room. HTTP 410; a `RuntimeError` in Python.
+    #[error("{message}")]
+    Gone {
+        /// What is gone.
+        message: String,
+    },
+    /// The store takes no changes for now: its disk is full, its file read-only or held by another program. Nothing
+    /// is lost that was acknowledged, and it goes on when that passes. HTTP 503; a `RuntimeError` in Python.
+    #[error("{message}")]
+    Unwritable {
+        /// Why, and what to do about it.
+        message: String,
+    },
     /// The store could not be reached, or did not answer, for this long. A `ConnectionError` in Python.
     #[error("the store did not answer for {:.1} s: {message}", elapsed.as_secs_f64())]
     Unavailable {
@@ -33,7 +52,7 @@ pub enum Error {
         /// How long it was tried.
         elapsed: Duration,
     },
-    /// The backend failed: the disk is full, the database is damaged. HTTP 500; a `RuntimeError` in Python.
+    /// The backend failed: the database is damaged. HTTP 500; a `RuntimeError` in Python.
     #[error("{message}")]
     Backend {
         /// What failed.
@@ -59,6 +78,11 @@ impl Error {
         Self::Invalid { field: field.into(), message: message.into() }
     }
 
+    /// The call does not fit what the store holds.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::Conflict { message: message.into() }
+    }
+
     /// The backend failed.
     pub fn backend(message: impl Into<String>) -> Self {
         Self::Backend { message: message.into() }
@@ -71,6 +95,9 @@ impl Error {
             Self::NotFound { .. } => "not_found",
             Self::Invalid { .. } => "invalid",
             Self::Unsupported { .. } => "unsupported",
+            Self::Conflict { .. } => "conflict",
+            Self::Gone { .. } => "gone",
+            Self::Unwritable { .. } => "unwritable",
             Self::Unavailable { .. } => "unavailable",
             Self::Backend { .. } => "backend",
         }

@@ -1,15 +1,17 @@
 //! The memory backend: everything is gone when the process ends.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Span, Worker};
+use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Worker};
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use crate::backend::{Aftermath, Backend, Counts, Found, Lane, Part, Read, Tx};
+use crate::backend::{Aftermath, Backend, Counts, Found, Lane, Part, Read, Receipt, Tx};
 use crate::engine::LocalStore;
-use crate::query::Selection;
+use crate::metrics;
+use crate::query::{Cell, Row, Selection};
+use crate::raw::{RawSpan, WrittenSpan};
 use crate::signals::Signals;
 use crate::{Clock, Error, IdSource, RandomIds, SystemClock};
 
@@ -26,7 +28,7 @@ impl MemoryStore {
     /// An empty store with its own time and ids.
     #[must_use]
     pub fn with(clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Self {
-        Self::over(Memory { data: RwLock::default(), signals: Signals::new() }, clock, ids)
+        Self::over(Memory { data: RwLock::default(), signals: Signals::new(Counts::default()) }, clock, ids)
     }
 }
 
@@ -87,8 +89,11 @@ struct Data {
     /// The order in which versions were written.
     resources_log: Vec<(String, u32)>,
     workers: IndexMap<String, Worker>,
-    attempts: u64,
-    spans: u64,
+    receipts: HashMap<String, Receipt>,
+    /// The keys of the receipts in the order in which they were made.
+    receipts_log: VecDeque<String>,
+    /// Ended rollouts whose spans may be purged, by the time of their end.
+    purgeable: BTreeSet<(Moment, String)>,
 }
 
 /// A rollout with all that belongs to it.
@@ -98,9 +103,39 @@ struct Record {
     place: Option<u64>,
     deadline: Option<f64>,
     attempts: Vec<Attempt>,
-    spans: Vec<Span>,
+    spans: Vec<KeptSpan>,
     /// Attempt id and span id.
     span_ids: HashSet<(String, String)>,
+    purged_at: Option<f64>,
+}
+
+/// A span with what queries look at.
+#[derive(Debug)]
+struct KeptSpan {
+    raw: RawSpan,
+    trace_id: String,
+    span_id: String,
+    parent_id: Option<String>,
+    name: String,
+    start_time: Option<f64>,
+    end_time: Option<f64>,
+}
+
+impl Row for KeptSpan {
+    fn cell(&self, column: &str) -> Cell<'_> {
+        match column {
+            "rollout_id" => (&self.raw.rollout_id).into(),
+            "attempt_id" => (&self.raw.attempt_id).into(),
+            "sequence_id" => Cell::Integer(self.raw.sequence_id),
+            "trace_id" => (&self.trace_id).into(),
+            "span_id" => (&self.span_id).into(),
+            "parent_id" => self.parent_id.as_ref().into(),
+            "name" => (&self.name).into(),
+            "start_time" => self.start_time.into(),
+            "end_time" => self.end_time.into(),
+            _ => Cell::Null,
+        }
+    }
 }
 
 /// A time that has a place in an order.
@@ -121,8 +156,8 @@ impl Ord for Moment {
     }
 }
 
-fn count(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
+fn count(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
 }
 
 fn cloned<T: Clone>((items, total): (Vec<&T>, i64)) -> Found<T> {
@@ -197,13 +232,32 @@ impl Read for Data {
     }
 
     fn counts(&self) -> Result<Counts, Error> {
+        let total = |of: fn(&Record) -> usize| count(self.rollouts.values().map(of).sum());
         Ok(Counts {
             rollouts: count(self.rollouts.len()),
-            attempts: self.attempts,
-            spans: self.spans,
+            attempts: total(|record| record.attempts.len()),
+            spans: total(|record| record.spans.len()),
             resources: count(self.resources.len()),
             workers: count(self.workers.len()),
+            queued: count(self.queue.len()),
         })
+    }
+
+    fn receipt(&self, key: &str) -> Result<Option<Receipt>, Error> {
+        Ok(self.receipts.get(key).cloned())
+    }
+
+    fn purgeable(&self, ended_before: f64, limit: usize) -> Result<Vec<String>, Error> {
+        let ended = self.purgeable.iter().take_while(|(moment, _)| moment.0 < ended_before);
+        Ok(ended.take(limit).map(|(_, rollout_id)| rollout_id.clone()).collect())
+    }
+
+    fn bytes(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
+    fn is_purged(&self, rollout_id: &str) -> Result<bool, Error> {
+        Ok(self.rollouts.get(rollout_id).is_some_and(|record| record.purged_at.is_some()))
     }
 
     fn select_rollouts(&self, selection: &Selection) -> Result<Found<RolloutView>, Error> {
@@ -238,11 +292,12 @@ impl Read for Data {
         rollout_id: &str,
         attempt_id: Option<&str>,
         selection: &Selection,
-    ) -> Result<Found<Span>, Error> {
+    ) -> Result<Found<RawSpan>, Error> {
         let spans = self.rollouts.get(rollout_id).map(|record| &record.spans).into_iter().flatten();
         let of_attempt =
-            spans.filter(|span| attempt_id.is_none_or(|attempt_id| span.attempt_id == attempt_id));
-        Ok(cloned(selection.pick(of_attempt)))
+            spans.filter(|span| attempt_id.is_none_or(|attempt_id| span.raw.attempt_id == attempt_id));
+        let (found, total) = selection.pick(of_attempt);
+        Ok((found.into_iter().map(|span| span.raw.clone()).collect(), total))
     }
 
     fn select_resources(
@@ -275,12 +330,14 @@ impl Tx for Data {
             attempts: Vec::new(),
             spans: Vec::new(),
             span_ids: HashSet::new(),
+            purged_at: None,
         };
         self.rollouts.insert(rollout.rollout_id.clone(), record);
         Ok(())
     }
 
     fn put_rollout(&mut self, rollout: &Rollout) -> Result<(), Error> {
+        self.put_rollout_status(rollout)?;
         self.record(&rollout.rollout_id)?.rollout.clone_from(rollout);
         Ok(())
     }
@@ -288,13 +345,18 @@ impl Tx for Data {
     fn put_rollout_status(&mut self, rollout: &Rollout) -> Result<(), Error> {
         let record = self.record(&rollout.rollout_id)?;
         record.rollout.status = rollout.status;
-        record.rollout.end_time = rollout.end_time;
+        let before = std::mem::replace(&mut record.rollout.end_time, rollout.end_time);
+        if let Some(end_time) = before {
+            self.purgeable.remove(&(Moment(end_time), rollout.rollout_id.clone()));
+        }
+        if let Some(end_time) = rollout.end_time {
+            self.purgeable.insert((Moment(end_time), rollout.rollout_id.clone()));
+        }
         Ok(())
     }
 
     fn insert_attempt(&mut self, attempt: &Attempt) -> Result<(), Error> {
         self.record(&attempt.rollout_id)?.attempts.push(attempt.clone());
-        self.attempts += 1;
         Ok(())
     }
 
@@ -327,11 +389,9 @@ impl Tx for Data {
         Ok(())
     }
 
-    fn leave_queue(&mut self, rollout_id: &str) -> Result<(), Error> {
-        if let Some(place) = self.record(rollout_id)?.place.take() {
-            self.queue.remove(&place);
-        }
-        Ok(())
+    fn leave_queue(&mut self, rollout_id: &str) -> Result<bool, Error> {
+        let place = self.record(rollout_id)?.place.take();
+        Ok(place.is_some_and(|place| self.queue.remove(&place).is_some()))
     }
 
     fn set_counter(&mut self, rollout_id: &str, last: i64) -> Result<(), Error> {
@@ -339,19 +399,31 @@ impl Tx for Data {
         Ok(())
     }
 
-    fn insert_spans(&mut self, rollout_id: &str, spans: &[Span]) -> Result<Vec<bool>, Error> {
+    fn insert_spans(&mut self, rollout_id: &str, spans: &[WrittenSpan]) -> Result<Vec<bool>, Error> {
         let record = self.record(rollout_id)?;
         let mut answers = Vec::with_capacity(spans.len());
-        let mut added = 0;
-        for span in spans {
+        for WrittenSpan { span, rest, is_plain } in spans {
             let is_new = record.span_ids.insert((span.attempt_id.clone(), span.span_id.clone()));
             if is_new {
-                record.spans.push(span.clone());
-                added += 1;
+                metrics::span_written(rest.len());
+                record.spans.push(KeptSpan {
+                    raw: RawSpan {
+                        rollout_id: rollout_id.to_owned(),
+                        attempt_id: span.attempt_id.clone(),
+                        sequence_id: span.sequence_id,
+                        rest: rest.clone(),
+                        is_plain: *is_plain,
+                    },
+                    trace_id: span.trace_id.clone(),
+                    span_id: span.span_id.clone(),
+                    parent_id: span.parent_id.clone(),
+                    name: span.name.clone(),
+                    start_time: span.start_time,
+                    end_time: span.end_time,
+                });
             }
             answers.push(is_new);
         }
-        self.spans += added;
         Ok(answers)
     }
 
@@ -363,6 +435,45 @@ impl Tx for Data {
 
     fn put_worker(&mut self, worker: &Worker) -> Result<(), Error> {
         self.workers.insert(worker.worker_id.clone(), worker.clone());
+        Ok(())
+    }
+
+    fn put_receipt(&mut self, key: &str, receipt: &Receipt) -> Result<(), Error> {
+        if self.receipts.insert(key.to_owned(), receipt.clone()).is_some() {
+            self.receipts_log.retain(|other| other != key);
+        }
+        self.receipts_log.push_back(key.to_owned());
+        Ok(())
+    }
+
+    fn forget_receipts(&mut self, made_before: f64, limit: usize) -> Result<usize, Error> {
+        let is_old = |key: &&String| self.receipts.get(*key).is_none_or(|receipt| receipt.made < made_before);
+        let old = self.receipts_log.iter().take(limit).take_while(is_old).count();
+        for key in self.receipts_log.drain(..old) {
+            self.receipts.remove(&key);
+        }
+        Ok(old)
+    }
+
+    fn delete_spans(&mut self, rollout_id: &str, limit: usize) -> Result<usize, Error> {
+        let record = self.record(rollout_id)?;
+        let deleted = limit.min(record.spans.len());
+        for span in record.spans.drain(..deleted) {
+            record.span_ids.remove(&(span.raw.attempt_id, span.span_id));
+        }
+        if record.spans.is_empty() {
+            record.spans.shrink_to_fit();
+            record.span_ids.shrink_to_fit();
+        }
+        Ok(deleted)
+    }
+
+    fn set_purged(&mut self, rollout_id: &str, now: f64) -> Result<(), Error> {
+        let record = self.record(rollout_id)?;
+        record.purged_at = Some(now);
+        if let Some(end_time) = record.rollout.end_time {
+            self.purgeable.remove(&(Moment(end_time), rollout_id.to_owned()));
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use agl_types::{
     Attempt, AttemptQuery, FilterLogic, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, SortOrder,
-    Span, SpanQuery, UNLIMITED, Worker, WorkerQuery,
+    SpanQuery, UNLIMITED, Worker, WorkerQuery,
 };
 
 use crate::Error;
@@ -379,23 +379,6 @@ impl Row for Attempt {
             "status" => self.status.as_str().into(),
             "worker_id" => self.worker_id.as_ref().into(),
             "last_heartbeat_time" => self.last_heartbeat_time.into(),
-            _ => Cell::Null,
-        }
-    }
-}
-
-impl Row for Span {
-    fn cell(&self, column: &str) -> Cell<'_> {
-        match column {
-            "rollout_id" => (&self.rollout_id).into(),
-            "attempt_id" => (&self.attempt_id).into(),
-            "sequence_id" => Cell::Integer(self.sequence_id),
-            "trace_id" => (&self.trace_id).into(),
-            "span_id" => (&self.span_id).into(),
-            "parent_id" => self.parent_id.as_ref().into(),
-            "name" => (&self.name).into(),
-            "start_time" => self.start_time.into(),
-            "end_time" => self.end_time.into(),
             _ => Cell::Null,
         }
     }

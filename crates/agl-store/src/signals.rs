@@ -1,17 +1,27 @@
-//! How the kept state is told to those who wait: ended rollouts, and the earliest deadline.
+//! How the kept state is told to those who wait: ended rollouts, new work, the earliest deadline, every change.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use crate::backend::{Aftermath, Deadline};
+use crate::backend::{Aftermath, Counts, Deadline};
+use crate::feed::Feed;
+use crate::metrics;
 
 /// The notice board of one store.
 #[derive(Debug)]
 pub struct Signals {
     waiters: Mutex<HashMap<String, Vec<Arc<Waiter>>>>,
     earliest: watch::Sender<f64>,
+    /// One is woken for each rollout that enters the queue.
+    work: Notify,
+    /// How many wait for work.
+    idle: AtomicUsize,
+    feed: Arc<Feed>,
+    counts: Mutex<Counts>,
 }
 
 /// Takes a lock whatever became of its last holder: the state behind our locks is valid between any two lines.
@@ -20,9 +30,16 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Signals {
-    /// An empty board.
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { waiters: Mutex::default(), earliest: watch::Sender::new(f64::INFINITY) })
+    /// A board that nothing is on yet, of a store that holds so much.
+    pub(crate) fn new(counts: Counts) -> Arc<Self> {
+        Arc::new(Self {
+            waiters: Mutex::default(),
+            earliest: watch::Sender::new(f64::INFINITY),
+            work: Notify::new(),
+            idle: AtomicUsize::new(0),
+            feed: Arc::new(Feed::new()),
+            counts: Mutex::new(counts),
+        })
     }
 
     /// Tells what a kept transaction has brought about. Calls must come in the order of the transactions.
@@ -42,15 +59,41 @@ impl Signals {
                 self.earliest.send_replace(moment);
             }
         }
-        if aftermath.finished.is_empty() {
+        lock(&self.counts).add(&aftermath.counts);
+        self.feed.publish(&aftermath.events);
+        for _ in 0..aftermath.queued.min(self.idle.load(Ordering::SeqCst)) {
+            self.work.notify_one();
+        }
+        aftermath.finished.iter().for_each(metrics::ended);
+        aftermath.claim_waits.iter().copied().for_each(metrics::claimed);
+        if aftermath.finished.is_empty() && aftermath.deleted.is_empty() {
             return;
         }
         let waiters = lock(&self.waiters);
-        for rollout_id in &aftermath.finished {
+        let finished = aftermath.finished.iter().map(|ended| &ended.rollout_id);
+        for rollout_id in finished.chain(&aftermath.deleted) {
             for waiter in waiters.get(rollout_id).into_iter().flatten() {
                 waiter.strike(rollout_id);
             }
         }
+    }
+
+    /// How much the store holds.
+    pub(crate) fn counts(&self) -> Counts {
+        *lock(&self.counts)
+    }
+
+    /// Where every change is told.
+    pub(crate) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// Starts to wait for work. To miss none, call this before looking for some.
+    pub(crate) fn idle(&self) -> Idle<'_> {
+        self.idle.fetch_add(1, Ordering::SeqCst);
+        let mut work = Box::pin(self.work.notified());
+        work.as_mut().enable();
+        Idle { signals: self, work }
     }
 
     /// No deadline passes before this moment; infinite when there is none at all.
@@ -71,6 +114,28 @@ impl Signals {
             waiters.entry(rollout_id.clone()).or_default().push(Arc::clone(&waiter));
         }
         Listener { signals: self, rollout_ids, waiter }
+    }
+}
+
+/// Waits for work until it is dropped; what woke it for nothing then wakes another.
+#[derive(Debug)]
+pub(crate) struct Idle<'a> {
+    signals: &'a Signals,
+    work: std::pin::Pin<Box<Notified<'a>>>,
+}
+
+impl Idle<'_> {
+    /// Returns when a rollout has entered the queue that nobody else was woken for.
+    pub(crate) async fn work(&mut self) {
+        self.work.as_mut().await;
+        self.work.set(self.signals.work.notified());
+        self.work.as_mut().enable();
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.signals.idle.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -1,12 +1,15 @@
+use std::sync::Arc;
+
 use agl_types::{
-    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, JsonMap,
-    NamedResources, Page, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView,
-    SequenceIdRequest, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
+    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, ResourcesQuery, ResourcesUpdate,
+    Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery, StartRollout,
+    WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, IdempotencyKey, RawSpan, Subscription};
 
 /// What a store can do; the names are those of the Python interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,9 +29,9 @@ pub struct Capabilities {
 pub struct Statistics {
     /// The kind of store, e.g. `InMemoryLightningStore`.
     pub name: String,
-    /// Rollouts ever made.
+    /// Rollouts held.
     pub total_rollouts: u64,
-    /// Attempts ever made.
+    /// Attempts held.
     pub total_attempts: u64,
     /// Spans held.
     pub total_spans: u64,
@@ -58,7 +61,16 @@ impl From<Span> for SpanDraft {
     }
 }
 
-/// The store's interface: 0.3's methods, one for one.
+/// What a store may forget by itself, and when.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Retention {
+    /// For how many seconds after the end of a rollout its spans are kept; for ever when absent.
+    pub keep_spans_for: Option<f64>,
+    /// How many bytes the store may take up on disk. Beyond it, the spans of those rollouts go that ended first.
+    pub max_bytes: Option<u64>,
+}
+
+/// The store's interface: 0.3's methods, one for one, and what came on top.
 ///
 /// An `Ok` of a mutating call means that the change is kept (see the backend for what "kept" survives).
 /// Methods that only look never change anything, except that a deadline which has passed is acted upon first.
@@ -95,13 +107,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         requests: Vec<EnqueueRolloutRequest>,
     ) -> Result<Vec<Rollout>, Error>;
 
-    /// Claims the rollout at the head of the queue, if there is one. Never waits.
+    /// Claims the rollout at the head of the queue, if there is one. Does not wait for one.
     async fn dequeue_rollout(&self, worker_id: Option<String>) -> Result<Option<AttemptedRollout>, Error> {
-        let claimed = self.dequeue_many_rollouts(DequeueRequest { limit: 1, worker_id }).await?;
+        let claimed =
+            self.dequeue_many_rollouts(DequeueRequest { worker_id, ..DequeueRequest::default() }).await?;
         Ok(claimed.into_iter().next())
     }
 
-    /// Claims up to `limit` rollouts from the head of the queue. Never waits.
+    /// Claims up to `limit` rollouts from the head of the queue. With `wait`, and nothing there, the call waits
+    /// that many seconds for something to claim and returns the moment there is.
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error>;
 
     /// Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be.
@@ -200,6 +214,13 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Looks for spans of one rollout; an empty page for an unknown one.
     async fn query_spans(&self, query: SpanQuery) -> Result<Page<Span>, Error>;
 
+    /// Like [`Store::query_spans`], for those who only send the spans on.
+    async fn query_raw_spans(&self, query: SpanQuery) -> Result<Page<RawSpan>, Error> {
+        let Page { items, limit, offset, total } = self.query_spans(query).await?;
+        let items = items.into_iter().map(RawSpan::try_from).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Page { items, limit, offset, total })
+    }
+
     /// Changes a rollout.
     ///
     /// # Errors
@@ -225,4 +246,37 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Takes a worker's heartbeat in; an unknown worker is made.
     async fn update_worker(&self, worker_id: &str, update: WorkerUpdate) -> Result<Worker, Error>;
+
+    /// The same store for one changing call, which is carried out once under this key: when it comes again, within
+    /// a day, its answer is made again, and [`Error::Conflict`] tells that the key was used for something else.
+    /// None when the store knows no such keys.
+    fn once(&self, key: IdempotencyKey) -> Option<Arc<dyn Store>> {
+        let _ = key;
+        None
+    }
+
+    /// Follows what changes, from now on or from the event after `query.after`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `query.after` is not the id of an event; [`Error::Unsupported`] where there is no feed.
+    async fn subscribe(&self, query: EventQuery) -> Result<Subscription, Error> {
+        let _ = query;
+        Err(Error::Unsupported { message: "this store has no feed of events".to_owned() })
+    }
+
+    /// Removes the spans of ended rollouts for good; looking for them is [`Error::Gone`] from then on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a request without any condition.
+    async fn purge(&self, request: PurgeRequest) -> Result<PurgeReport, Error> {
+        let _ = request;
+        Err(Error::Unsupported { message: "this store removes nothing".to_owned() })
+    }
+
+    /// Forgets what is past its time: receipts of idempotent calls, and what `retention` says. To be called now and
+    /// then by whoever serves the store.
+    async fn housekeep(&self, retention: &Retention) -> Result<PurgeReport, Error> {
+        let _ = retention;
+        Ok(PurgeReport::default())
+    }
 }

@@ -3,21 +3,44 @@
 //! Every transition is decided by [`agl_types::lifecycle`]; what is here reads the state, applies the event, and
 //! writes back what came out, effects included. An operation checks everything it can before its first write.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use agl_types::lifecycle::{self, Effect, Event, State, WorkerEvent};
 use agl_types::{
     Attempt, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, NamedResources,
-    ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, Span, StartRollout, Worker, WorkerUpdate,
-    ids,
+    PurgeReport, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, Span, StartRollout, StoreEvent,
+    Worker, WorkerUpdate, ids,
 };
 use indexmap::IndexMap;
 
-use crate::backend::{Aftermath, Deadline, Part, Tx};
+use crate::backend::{Aftermath, Deadline, Ended, Part, Receipt, Tx};
+use crate::idempotency::{IdempotencyKey, KEPT, Replay};
+use crate::raw::WrittenSpan;
 use crate::{Error, IdSource, SpanDraft};
 
 /// How many overdue rollouts one transaction deals with at most, so that it stays short.
 const OVERDUE_AT_ONCE: usize = 128;
+
+/// How many receipts one transaction forgets at most.
+const RECEIPTS_AT_ONCE: usize = 2_000;
+
+/// How many spans one transaction removes at most.
+const SPANS_PURGED_AT_ONCE: usize = 1_000;
+
+/// A span on its way into the store, which may not have its number in the rollout yet.
+pub(crate) struct WrittenDraft {
+    pub(crate) written: WrittenSpan,
+    pub(crate) has_sequence_id: bool,
+}
+
+impl TryFrom<SpanDraft> for WrittenDraft {
+    type Error = Error;
+
+    fn try_from(SpanDraft { span, has_sequence_id }: SpanDraft) -> Result<Self, Error> {
+        Ok(Self { written: WrittenSpan::new(span)?, has_sequence_id })
+    }
+}
 
 /// One operation at work in its transaction.
 pub(crate) struct Work<'a> {
@@ -35,9 +58,10 @@ impl<'a> Work<'a> {
     }
 
     /// Ends an operation that has succeeded.
-    pub(crate) fn finish(self) -> Result<Aftermath, Error> {
+    pub(crate) fn finish(mut self) -> Result<Aftermath, Error> {
         for worker in self.workers.values() {
             self.tx.put_worker(worker)?;
+            self.aftermath.events.push(Arc::new(worker.into()));
         }
         Ok(self.aftermath)
     }
@@ -49,8 +73,8 @@ impl<'a> Work<'a> {
         for request in requests {
             let rollout_id = self.fresh_rollout_id()?;
             let rollout = lifecycle::create(request, rollout_id, latest_resources_id.as_deref(), self.now);
-            self.tx.insert_rollout(&rollout)?;
-            self.tx.push_queue(&rollout.rollout_id)?;
+            self.insert_rollout(&rollout)?;
+            self.push_queue(&rollout.rollout_id)?;
             rollouts.push(rollout);
         }
         Ok(rollouts)
@@ -62,8 +86,91 @@ impl<'a> Work<'a> {
         let rollout_id = self.fresh_rollout_id()?;
         let rollout =
             lifecycle::create(request.rollout, rollout_id, latest_resources_id.as_deref(), self.now);
-        self.tx.insert_rollout(&rollout)?;
+        self.insert_rollout(&rollout)?;
         self.begin_attempt(rollout, request.worker_id)
+    }
+
+    /// Carries an operation out, unless a call under this key has done so before.
+    pub(crate) fn once<T: Replay>(
+        &mut self,
+        key: &IdempotencyKey,
+        operation: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let IdempotencyKey { key, fingerprint } = key;
+        let known = self.tx.receipt(key)?.filter(|receipt| receipt.made > self.now - KEPT);
+        if let Some(receipt) = known {
+            if receipt.fingerprint != *fingerprint {
+                let message = format!("idempotency key {key} was used for another request: take a new one");
+                return Err(Error::Conflict { message });
+            }
+            let receipt = serde_json::from_str(&receipt.answer)
+                .map_err(|error| Error::backend(format!("the receipt of {key} cannot be read: {error}")))?;
+            return T::replay(receipt, &*self.tx);
+        }
+        let value = operation(self)?;
+        if let Some(receipt) = value.receipt() {
+            let answer = serde_json::to_string(&receipt)
+                .map_err(|error| Error::backend(format!("a receipt cannot be written: {error}")))?;
+            self.tx.put_receipt(key, &Receipt { fingerprint: *fingerprint, made: self.now, answer })?;
+        }
+        Ok(value)
+    }
+
+    /// Forgets some of the receipts that are too old to count; tells whether there may be more.
+    pub(crate) fn forget_receipts(&mut self) -> Result<bool, Error> {
+        Ok(self.tx.forget_receipts(self.now - KEPT, RECEIPTS_AT_ONCE)? == RECEIPTS_AT_ONCE)
+    }
+
+    /// Removes spans of ended rollouts, so many that the transaction stays short, and returns those that remain to
+    /// be looked at. Of `rollout_ids`, those that have not ended, or not before `ended_before`, are passed over.
+    pub(crate) fn purge(
+        &mut self,
+        mut rollout_ids: VecDeque<String>,
+        ended_before: Option<f64>,
+    ) -> Result<(PurgeReport, VecDeque<String>), Error> {
+        let mut report = PurgeReport::default();
+        let mut left = SPANS_PURGED_AT_ONCE;
+        while left > 0
+            && let Some(rollout_id) = rollout_ids.pop_front()
+        {
+            let Some(rollout) = self.tx.rollout(&rollout_id, Part::Brief)? else { continue };
+            let Some(end_time) =
+                rollout.end_time.filter(|end| ended_before.is_none_or(|moment| *end < moment))
+            else {
+                continue;
+            };
+            let deleted = self.tx.delete_spans(&rollout_id, left)?;
+            self.aftermath.counts.spans -= i64::try_from(deleted).unwrap_or(i64::MAX);
+            report.spans += u64::try_from(deleted).unwrap_or(u64::MAX);
+            left -= deleted;
+            if left == 0 {
+                rollout_ids.push_front(rollout_id);
+            } else {
+                // Never before the end, or it would be found purgeable again.
+                self.tx.set_purged(&rollout_id, self.now.max(end_time))?;
+                report.rollouts += 1;
+            }
+        }
+        Ok((report, rollout_ids))
+    }
+
+    fn insert_rollout(&mut self, rollout: &Rollout) -> Result<(), Error> {
+        self.tx.insert_rollout(rollout)?;
+        self.aftermath.counts.rollouts += 1;
+        self.tell(rollout);
+        Ok(())
+    }
+
+    fn push_queue(&mut self, rollout_id: &str) -> Result<(), Error> {
+        self.tx.push_queue(rollout_id)?;
+        self.aftermath.queued += 1;
+        self.aftermath.counts.queued += 1;
+        Ok(())
+    }
+
+    /// Tells the world of a change, once it is kept.
+    fn tell(&mut self, change: impl Into<StoreEvent>) {
+        self.aftermath.events.push(Arc::new(change.into()));
     }
 
     /// Claims rollouts from the head of the queue.
@@ -78,7 +185,12 @@ impl<'a> Work<'a> {
         }
         while let Some(rollout_id) = head {
             let rollout = self.rollout(&rollout_id, Part::Whole)?;
-            claimed.push(self.begin_attempt(rollout, request.worker_id.clone())?);
+            let queued_at = rollout.start_time;
+            let claim = self.begin_attempt(rollout, request.worker_id.clone())?;
+            if claim.attempt.sequence_id == 1 {
+                self.aftermath.claim_waits.push((self.now - queued_at).max(0.0));
+            }
+            claimed.push(claim);
             let is_enough = i64::try_from(claimed.len()).is_ok_and(|count| count >= request.limit);
             head = if is_enough { None } else { self.tx.queue_head()? };
         }
@@ -113,16 +225,17 @@ impl<'a> Work<'a> {
     }
 
     /// Stores spans and returns the new ones, grouped by attempt.
-    pub(crate) fn add_spans(&mut self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
-        let mut groups: IndexMap<(String, String), Vec<SpanDraft>> = IndexMap::new();
+    pub(crate) fn add_spans(&mut self, drafts: Vec<WrittenDraft>) -> Result<Vec<Span>, Error> {
+        let mut groups: IndexMap<(String, String), Vec<WrittenSpan>> = IndexMap::new();
+        // Of each draft in the order given, where it went, and whether its sequence id counts.
         let mut order = Vec::with_capacity(drafts.len());
-        for draft in drafts {
-            let key = (draft.span.rollout_id.clone(), draft.span.attempt_id.clone());
+        for WrittenDraft { written, has_sequence_id } in drafts {
+            let key = (written.span.rollout_id.clone(), written.span.attempt_id.clone());
             let entry = groups.entry(key);
             let group = entry.index();
             let spans = entry.or_default();
-            order.push((group, spans.len()));
-            spans.push(draft);
+            order.push((group, spans.len(), has_sequence_id));
+            spans.push(written);
         }
         for (rollout_id, attempt_id) in groups.keys() {
             if self.tx.attempt(rollout_id, attempt_id)?.is_none() {
@@ -132,12 +245,12 @@ impl<'a> Work<'a> {
         }
         self.number(&mut groups, order)?;
         let mut added = Vec::new();
-        for ((rollout_id, attempt_id), drafts) in groups {
-            let spans: Vec<Span> = drafts.into_iter().map(|draft| draft.span).collect();
+        for ((rollout_id, attempt_id), spans) in groups {
             let is_new = self.tx.insert_spans(&rollout_id, &spans)?;
             let before = added.len();
-            for (span, is_new) in spans.into_iter().zip(is_new) {
+            for (WrittenSpan { span, .. }, is_new) in spans.into_iter().zip(is_new) {
                 if is_new {
+                    self.tell(&span);
                     added.push(span);
                 } else {
                     tracing::error!(
@@ -149,6 +262,7 @@ impl<'a> Work<'a> {
                 }
             }
             if added.len() > before {
+                self.aftermath.counts.spans += i64::try_from(added.len() - before).unwrap_or(i64::MAX);
                 self.about_attempt(&rollout_id, &attempt_id, &Event::SpanReceived)?;
             }
         }
@@ -158,21 +272,21 @@ impl<'a> Work<'a> {
     /// Issues the sequence ids that are missing and takes note of the others, in the order given.
     fn number(
         &mut self,
-        groups: &mut IndexMap<(String, String), Vec<SpanDraft>>,
-        order: Vec<(usize, usize)>,
+        groups: &mut IndexMap<(String, String), Vec<WrittenSpan>>,
+        order: Vec<(usize, usize, bool)>,
     ) -> Result<(), Error> {
         let mut counters: HashMap<String, i64> = HashMap::new();
-        for (group, place) in order {
-            let Some(((rollout_id, _), drafts)) = groups.get_index_mut(group) else { continue };
-            let Some(draft) = drafts.get_mut(place) else { continue };
+        for (group, place, has_sequence_id) in order {
+            let Some(((rollout_id, _), spans)) = groups.get_index_mut(group) else { continue };
+            let Some(WrittenSpan { span, .. }) = spans.get_mut(place) else { continue };
             let last = match counters.get(rollout_id) {
                 Some(last) => *last,
                 None => self.tx.counter(rollout_id)?,
             };
-            if !draft.has_sequence_id {
-                draft.span.sequence_id = last.saturating_add(1);
+            if !has_sequence_id {
+                span.sequence_id = last.saturating_add(1);
             }
-            counters.insert(rollout_id.clone(), last.max(draft.span.sequence_id));
+            counters.insert(rollout_id.clone(), last.max(span.sequence_id));
         }
         for (rollout_id, last) in counters {
             self.tx.set_counter(&rollout_id, last)?;
@@ -207,6 +321,7 @@ impl<'a> Work<'a> {
         resources: NamedResources,
     ) -> Result<ResourcesUpdate, Error> {
         let last = self.tx.resources(&resources_id, None)?;
+        self.aftermath.counts.resources += i64::from(last.is_none());
         let update = ResourcesUpdate {
             resources_id,
             create_time: last.as_ref().map_or(self.now, |last| last.create_time),
@@ -215,6 +330,7 @@ impl<'a> Work<'a> {
             resources,
         };
         self.tx.insert_resources(&update)?;
+        self.tell(&update);
         Ok(update)
     }
 
@@ -306,12 +422,26 @@ impl<'a> Work<'a> {
 
         if matches!(event, Event::RolloutUpdated(_)) {
             self.tx.put_rollout(&state.rollout)?;
+            self.tell(&state.rollout);
         } else if status_before != (state.rollout.status, state.rollout.end_time) {
             self.tx.put_rollout_status(&state.rollout)?;
+            self.tell(&state.rollout);
         }
         match (&attempt_before, &state.attempt) {
-            (None, Some(attempt)) => self.tx.insert_attempt(attempt)?,
-            (Some(before), Some(attempt)) if before != attempt => self.tx.put_attempt(attempt)?,
+            (None, Some(attempt)) => {
+                self.tx.insert_attempt(attempt)?;
+                self.aftermath.counts.attempts += 1;
+                self.tell(attempt);
+            }
+            (Some(before), Some(attempt)) if before != attempt => {
+                self.tx.put_attempt(attempt)?;
+                // A heartbeat alone is no news: the span that it came with is.
+                if (before.status, &before.worker_id, &before.metadata)
+                    != (attempt.status, &attempt.worker_id, &attempt.metadata)
+                {
+                    self.tell(attempt);
+                }
+            }
             _ => {}
         }
 
@@ -325,9 +455,17 @@ impl<'a> Work<'a> {
         }
         for effect in transition.effects {
             match effect {
-                Effect::Enqueue => self.tx.push_queue(&state.rollout.rollout_id)?,
-                Effect::Unqueue => self.tx.leave_queue(&state.rollout.rollout_id)?,
-                Effect::Finished => self.aftermath.finished.push(state.rollout.rollout_id.clone()),
+                Effect::Enqueue => self.push_queue(&state.rollout.rollout_id)?,
+                Effect::Unqueue => {
+                    let was_queued = self.tx.leave_queue(&state.rollout.rollout_id)?;
+                    self.aftermath.counts.queued -= i64::from(was_queued);
+                }
+                Effect::Finished => self.aftermath.finished.push(Ended {
+                    rollout_id: state.rollout.rollout_id.clone(),
+                    status: state.rollout.status,
+                    mode: state.rollout.mode,
+                    seconds: (self.now - state.rollout.start_time).max(0.0),
+                }),
                 Effect::Worker { worker_id, event } => {
                     self.tell_worker(&worker_id, &event)?;
                 }
@@ -347,7 +485,13 @@ impl<'a> Work<'a> {
     fn tell_worker(&mut self, worker_id: &str, event: &WorkerEvent) -> Result<Worker, Error> {
         let mut worker = match self.workers.get(worker_id) {
             Some(worker) => worker.clone(),
-            None => self.tx.worker(worker_id)?.unwrap_or_else(|| Worker::new(worker_id)),
+            None => match self.tx.worker(worker_id)? {
+                Some(worker) => worker,
+                None => {
+                    self.aftermath.counts.workers += 1;
+                    Worker::new(worker_id)
+                }
+            },
         };
         lifecycle::apply_to_worker(&mut worker, event, self.now);
         self.workers.insert(worker_id.to_owned(), worker.clone());

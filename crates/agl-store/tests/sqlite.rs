@@ -193,7 +193,7 @@ async fn child_process() {
                 for rollout in store.enqueue_many_rollouts(requests.collect()).await.unwrap() {
                     say(format!("rollout {}", rollout.rollout_id));
                 }
-                let request = DequeueRequest { limit: 2, worker_id: Some(format!("w{worker}")) };
+                let request = DequeueRequest { limit: 2, worker_id: Some(format!("w{worker}")), wait: None };
                 for claim in store.dequeue_many_rollouts(request).await.unwrap() {
                     let (rollout, attempt) = (claim.rollout.rollout_id, claim.attempt.attempt_id);
                     say(format!("attempt {rollout} {attempt}"));
@@ -283,7 +283,7 @@ async fn check(store: &SqliteStore, acknowledged: &[String]) {
     for acknowledgment in acknowledged {
         assert!(known.contains(acknowledgment), "lost: {acknowledgment}");
     }
-    let everything = DequeueRequest { limit: 1_000_000, worker_id: None };
+    let everything = DequeueRequest { limit: 1_000_000, worker_id: None, wait: None };
     let queue = store.dequeue_many_rollouts(everything).await.unwrap();
     let queued: BTreeSet<String> = queue.into_iter().map(|claim| claim.rollout.rollout_id).collect();
     assert_eq!(queued, waiting, "the queue holds exactly the rollouts that wait");

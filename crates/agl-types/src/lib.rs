@@ -4,6 +4,7 @@
 //! Every type serializes to the JSON that Agent Lightning 0.3 puts on the wire: all declared keys, nulls
 //! included, in declaration order. All times are wall-clock seconds since the Unix epoch as `f64`.
 
+mod feed;
 pub mod ids;
 pub mod legacy;
 pub mod lifecycle;
@@ -17,12 +18,13 @@ mod span;
 mod triplet;
 mod worker;
 
+pub use feed::{EventKind, EventQuery, FeedItem, Gap, StoreEvent};
 pub use page::{FilterLogic, Page, SortOrder, UNLIMITED};
 pub use patch::Patch;
 pub use requests::{
-    AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, EnqueueRolloutRequest, ResourcesQuery,
-    RolloutQuery, RolloutUpdate, SequenceIdRequest, SpanQuery, StartRollout, WaitRequest, WorkerQuery,
-    WorkerUpdate,
+    AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, EnqueueRolloutRequest, PurgeReport,
+    PurgeRequest, ResourcesQuery, RolloutQuery, RolloutUpdate, SequenceIdRequest, SpanQuery, StartRollout,
+    WaitRequest, WorkerQuery, WorkerUpdate,
 };
 pub use resource::{Llm, NamedResources, PromptTemplate, Resource, ResourcesUpdate, TemplateEngine};
 pub use rollout::{

@@ -59,12 +59,36 @@ pub struct DequeueRequest {
     pub limit: i64,
     /// Who asks.
     pub worker_id: Option<String>,
+    /// Seconds to wait for work when there is none; the answer comes the moment there is some. None and 0 do not
+    /// wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<f64>,
 }
 
 impl Default for DequeueRequest {
     fn default() -> Self {
-        Self { limit: 1, worker_id: None }
+        Self { limit: 1, worker_id: None, wait: None }
     }
+}
+
+/// Asks for the spans of ended rollouts to be removed for good. Conditions that are there must all hold; at least
+/// one must be there. Rollouts that have not ended are left alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PurgeRequest {
+    /// The rollout is one of these.
+    pub rollout_id_in: Option<Vec<String>>,
+    /// The rollout ended before this moment.
+    pub ended_before: Option<f64>,
+}
+
+/// What a purge has removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurgeReport {
+    /// Rollouts that have lost their spans.
+    pub rollouts: u64,
+    /// Spans removed.
+    pub spans: u64,
 }
 
 /// Asks for the next span sequence id of a rollout.

@@ -17,6 +17,7 @@ from agentlightning.emitter.exception import emit_exception
 from agentlightning.emitter.reward import emit_reward, find_final_reward
 from agentlightning.litagent.litagent import running_runner
 from agentlightning.runner.base import Runner
+from agentlightning.store.delegate import DelegatingStore
 from agentlightning.store.errors import StoreUnavailableError
 from agentlightning.tracer.base import get_active_tracer
 from agentlightning.tracer.otel import OtelTracer
@@ -45,6 +46,9 @@ T = TypeVar("T")
 
 _FIRST_IDLE_SECONDS = 0.05
 _EVENT_CHECK_SECONDS = 0.1
+# How long the store is asked to wait for work at a time. Meanwhile nobody looks whether to stop, for a call that is
+# given up may have claimed something.
+_WAIT_SECONDS = 0.5
 _REPORT_SECONDS = 60.0
 """How long the end of an attempt is offered to a store that can't be reached."""
 _CANCEL_SECONDS = 5.0
@@ -173,6 +177,9 @@ class LitAgentRunner(Runner[T]):
         """
         store = self.get_store()
         stop_heartbeat = self._start_heartbeat_loop(store)
+        # A store that can wait answers the moment there is work; others are asked again and again.
+        waits = _can_wait(store)
+        options = {"wait": _WAIT_SECONDS} if waits else {}
         done = 0
         idle_since: float | None = None
         try:
@@ -180,10 +187,14 @@ class LitAgentRunner(Runner[T]):
                 if self._max_rollouts is not None and done >= self._max_rollouts:
                     break
                 try:
-                    claimed = await store.dequeue_rollout(worker_id=self.get_worker_id())
+                    claimed = await store.dequeue_rollout(worker_id=self.get_worker_id(), **options)
+                    has_waited = waits
                 except StoreUnavailableError as exc:
                     logger.warning("%s The store can't be reached: %s", self._log_prefix(), exc)
                     claimed = None
+                    has_waited = False
+                if claimed is None and has_waited:
+                    continue
                 if claimed is None:
                     idle_since = idle_since or time.monotonic()
                     await self._sleep(self._idle_interval(time.monotonic() - idle_since), event)
@@ -652,3 +663,10 @@ async def _in_thread(function: Callable[[], Any], *, name: str) -> Any:
 
     threading.Thread(target=run, args=(contextvars.copy_context(),), name=name, daemon=True).start()
     return await future
+
+
+def _can_wait(store: LightningStore) -> bool:
+    """Whether a store can be asked to wait for work; a user's own may not know how."""
+    while isinstance(store, DelegatingStore):
+        store = store._target()
+    return "wait" in inspect.signature(store.dequeue_rollout).parameters

@@ -164,14 +164,22 @@ class LightningStore:
         """Puts rollouts at the tail of the queue, in this order, all or none."""
         self._unsupported("enqueue_many_rollouts")
 
-    async def dequeue_rollout(self, worker_id: str | None = None) -> AttemptedRollout | None:
-        """Claims the rollout at the head of the queue; None when there is none. Never waits."""
+    async def dequeue_rollout(
+        self, worker_id: str | None = None, *, wait: float | None = None
+    ) -> AttemptedRollout | None:
+        """Claims the rollout at the head of the queue; None when there is none.
+
+        With `wait`, waits for so many seconds until there is one, and returns the moment there is.
+        """
         self._unsupported("dequeue_rollout")
 
     async def dequeue_many_rollouts(
-        self, *, limit: int = 1, worker_id: str | None = None
+        self, *, limit: int = 1, worker_id: str | None = None, wait: float | None = None
     ) -> Sequence[AttemptedRollout]:
-        """Claims up to `limit` rollouts from the head of the queue. Never waits."""
+        """Claims up to `limit` rollouts from the head of the queue.
+
+        With `wait`, waits for so many seconds until there is one, and returns the moment there is.
+        """
         self._unsupported("dequeue_many_rollouts")
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:

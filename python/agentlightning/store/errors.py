@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 __all__ = [
+    "ConflictError",
     "InvalidArgumentError",
     "NotFoundError",
+    "SpansGoneError",
     "StoreError",
     "StoreUnavailableError",
 ]
@@ -25,9 +27,17 @@ class InvalidArgumentError(ValueError):
         return (type(self), (str(self), self.field))
 
 
+class ConflictError(ValueError):
+    """The call does not fit what the store holds."""
+
+
 class StoreUnavailableError(ConnectionError):
     """The store could not be reached, or did not answer in time."""
 
 
 class StoreError(RuntimeError):
     """The store itself failed: the disk is full, the database is damaged."""
+
+
+class SpansGoneError(StoreError):
+    """The spans were there, and were removed to make room."""

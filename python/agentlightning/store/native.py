@@ -6,14 +6,14 @@ import json
 import logging
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args
 
 from pydantic import Discriminator, Tag, TypeAdapter
 
 from agentlightning import _core
-from agentlightning._native import as_exception, call, encode
+from agentlightning._native import as_exception, call, encode, next_event
 from agentlightning.types import (
     Attempt,
     AttemptedRollout,
@@ -135,15 +135,25 @@ class NativeStore(LightningStore):
         answer = await self._call("enqueue_many_rollouts", rollouts=requests)
         return _list_of(Rollout, answer)
 
-    async def dequeue_rollout(self, worker_id: str | None = None) -> AttemptedRollout | None:
-        """Claims the rollout at the head of the queue; None when there is none. Never waits."""
-        return _optional(AttemptedRollout, await self._call("dequeue_rollout", worker_id=worker_id))
+    async def dequeue_rollout(
+        self, worker_id: str | None = None, *, wait: float | None = None
+    ) -> AttemptedRollout | None:
+        """Claims the rollout at the head of the queue; None when there is none.
+
+        With `wait`, waits for so many seconds until there is one, and returns the moment there is. Cancelling
+        the call while it claims may lose the claim.
+        """
+        answer = await self._call("dequeue_rollout", worker_id=worker_id, wait=wait)
+        return _optional(AttemptedRollout, answer)
 
     async def dequeue_many_rollouts(
-        self, *, limit: int = 1, worker_id: str | None = None
+        self, *, limit: int = 1, worker_id: str | None = None, wait: float | None = None
     ) -> Sequence[AttemptedRollout]:
-        """Claims up to `limit` rollouts from the head of the queue. Never waits."""
-        answer = await self._call("dequeue_many_rollouts", limit=limit, worker_id=worker_id)
+        """Claims up to `limit` rollouts from the head of the queue.
+
+        With `wait`, waits for so many seconds until there is one, and returns the moment there is.
+        """
+        answer = await self._call("dequeue_many_rollouts", limit=limit, worker_id=worker_id, wait=wait)
         return _list_of(AttemptedRollout, answer)
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
@@ -333,6 +343,45 @@ class NativeStore(LightningStore):
         """Waits until all of the rollouts have ended or the time (in seconds) is up."""
         answer = await self._call("wait_for_rollouts", rollout_ids=rollout_ids, timeout=timeout)
         return _list_of(Rollout, answer)
+
+    async def subscribe(
+        self,
+        *,
+        kind_in: Sequence[Literal["rollout", "attempt", "span", "resources", "worker"]] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        span_name: str | None = None,
+        after: str | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Follows what changes, in the order in which it was kept; every condition given must hold.
+
+        Each event is a dictionary with its `kind`, the ids of what it is about, where that stands now, and an
+        `id` to resume `after`. The first has the kind `start` and nothing but its id. The kind `gap` tells that
+        events are missing: how many were `dropped`, if that is known, and the `reason`.
+        """
+        query = {
+            "kind_in": _list_or_none(kind_in),
+            "rollout_id_in": _list_or_none(rollout_id_in),
+            "span_name": span_name,
+            "after": after,
+        }
+        try:
+            subscription = self._core().subscribe(encode(query))
+        except _core.CoreError as error:
+            raise as_exception(*error.args) from None
+        while (event := json.loads(await next_event(subscription))) is not None:
+            yield event
+
+    async def purge(
+        self, *, rollout_id_in: Sequence[str] | None = None, ended_before: float | None = None
+    ) -> dict[str, int]:
+        """Removes the spans of ended rollouts for good, and tells of how many `rollouts` and `spans`.
+
+        At least one condition must be given. Looking for spans of such a rollout is a `SpansGoneError`.
+        """
+        removed: dict[str, int] = json.loads(
+            await self._call("purge", rollout_id_in=_list_or_none(rollout_id_in), ended_before=ended_before)
+        )
+        return removed
 
     async def query_spans(
         self,

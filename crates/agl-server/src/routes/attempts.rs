@@ -33,7 +33,7 @@ async fn start(
     body: Body,
 ) -> Result<(StatusCode, Json<AttemptedRollout>), ApiError> {
     let Who { worker_id } = body.parse_or_default()?;
-    let started = app.store.start_attempt(&rollout_id, worker_id).await?;
+    let started = body.store(&app).start_attempt(&rollout_id, worker_id).await?;
     Ok((StatusCode::CREATED, Json(started)))
 }
 
@@ -65,7 +65,7 @@ async fn update(
 ) -> Answer<Attempt> {
     let update: AttemptUpdate =
         body.parse_without_nulls(&["status", "worker_id", "last_heartbeat_time", "metadata"])?;
-    Ok(Json(app.store.update_attempt(&rollout_id, &attempt_id, update).await?))
+    Ok(Json(body.store(&app).update_attempt(&rollout_id, &attempt_id, update).await?))
 }
 
 async fn patch_latest(state: State<App>, Path(rollout_id): Path<String>, body: Body) -> Answer<Attempt> {
@@ -79,5 +79,5 @@ async fn patch(
     body: Body,
 ) -> Answer<Attempt> {
     let update: AttemptUpdate = body.parse()?;
-    Ok(Json(app.store.update_attempt(&rollout_id, &attempt_id, update).await?))
+    Ok(Json(body.store(&app).update_attempt(&rollout_id, &attempt_id, update).await?))
 }

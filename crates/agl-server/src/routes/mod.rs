@@ -1,6 +1,8 @@
 //! The routes, one file a resource.
 
 mod attempts;
+mod events;
+mod maintenance;
 mod otlp;
 mod queues;
 mod resources;
@@ -35,6 +37,19 @@ pub(crate) struct App {
     pub(crate) body_limit: usize,
 }
 
+impl App {
+    /// Returns when the server is about to stop.
+    pub(crate) fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut draining = self.draining.clone();
+        async move {
+            if draining.wait_for(|draining| *draining).await.is_err() {
+                // Without a server around us there is nobody to say so.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 /// What most handlers return.
 type Answer<T> = Result<Json<T>, ApiError>;
 
@@ -59,7 +74,9 @@ pub(crate) fn application(
         .merge(attempts::routes())
         .merge(spans::routes())
         .merge(resources::routes())
-        .merge(workers::routes());
+        .merge(workers::routes())
+        .merge(events::routes())
+        .merge(maintenance::routes());
     let app = Router::new()
         .nest("/v1/agl", api)
         .route("/v1/traces", post(otlp::traces))

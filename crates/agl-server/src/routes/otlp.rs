@@ -68,9 +68,13 @@ impl From<Error> for Refusal {
                 tracing::error!(%message, "the store failed");
                 (StatusCode::SERVICE_UNAVAILABLE, "the store failed; see the server's log".to_owned())
             }
-            Error::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Error::Unavailable { .. } | Error::Unwritable { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
             Error::Unsupported { .. } => (StatusCode::NOT_IMPLEMENTED, error.to_string()),
-            Error::NotFound { .. } | Error::Invalid { .. } => (StatusCode::BAD_REQUEST, error.to_string()),
+            Error::NotFound { .. } | Error::Invalid { .. } | Error::Conflict { .. } | Error::Gone { .. } => {
+                (StatusCode::BAD_REQUEST, error.to_string())
+            }
         };
         Self { status, message }
     }

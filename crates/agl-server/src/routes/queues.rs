@@ -17,25 +17,26 @@ pub(super) fn routes() -> Router<App> {
 
 async fn enqueue(State(app): State<App>, body: Body) -> Result<(StatusCode, Json<Vec<Rollout>>), ApiError> {
     let EnqueueRequest { rollouts } = body.parse()?;
-    let enqueued = app.store.enqueue_many_rollouts(rollouts).await?;
+    let enqueued = body.store(&app).enqueue_many_rollouts(rollouts).await?;
     Ok((StatusCode::CREATED, Json(enqueued)))
 }
 
+/// Waits as long as asked to for something to hand out; when the server is about to stop, there is nothing.
 async fn dequeue(State(app): State<App>, body: Body) -> Answer<Vec<AttemptedRollout>> {
     let request: DequeueRequest = body.parse_or_default()?;
-    Ok(Json(app.store.dequeue_many_rollouts(request).await?))
+    let store = body.store(&app);
+    tokio::select! {
+        biased;
+        claimed = store.dequeue_many_rollouts(request) => Ok(Json(claimed?)),
+        () = app.stopping() => Ok(Json(Vec::new())),
+    }
 }
 
 /// Waits as long as asked to, unless the server is about to stop: the caller is then better served elsewhere.
-async fn wait(State(mut app): State<App>, body: Body) -> Answer<Vec<Rollout>> {
+async fn wait(State(app): State<App>, body: Body) -> Answer<Vec<Rollout>> {
     let request: WaitRequest = body.parse()?;
-    let stopping = async {
-        if app.draining.wait_for(|draining| *draining).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     tokio::select! {
         ended = app.store.wait_for_rollouts(request) => Ok(Json(ended?)),
-        () = stopping => Err(ApiError::shutting_down()),
+        () = app.stopping() => Err(ApiError::shutting_down()),
     }
 }

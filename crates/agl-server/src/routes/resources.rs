@@ -25,7 +25,7 @@ async fn list(State(app): State<App>, Query(query): Query<ResourcesQuery>) -> An
 
 async fn add(State(app): State<App>, body: Body) -> Result<(StatusCode, Json<ResourcesUpdate>), ApiError> {
     let resources: NamedResources = body.parse()?;
-    Ok((StatusCode::CREATED, Json(app.store.add_resources(resources).await?)))
+    Ok((StatusCode::CREATED, Json(body.store(&app).add_resources(resources).await?)))
 }
 
 async fn latest(State(app): State<App>) -> Answer<Option<ResourcesUpdate>> {
@@ -50,5 +50,5 @@ async fn update(
     body: Body,
 ) -> Answer<ResourcesUpdate> {
     let resources: NamedResources = body.parse()?;
-    Ok(Json(app.store.update_resources(&resources_id, resources).await?))
+    Ok(Json(body.store(&app).update_resources(&resources_id, resources).await?))
 }

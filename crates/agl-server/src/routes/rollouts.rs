@@ -24,7 +24,7 @@ async fn start(State(app): State<App>, body: Body) -> Result<(StatusCode, Json<A
     // In two steps, because a flattened field could not say where it was refused.
     let rollout: EnqueueRolloutRequest = body.parse()?;
     let Who { worker_id } = body.parse()?;
-    let started = app.store.start_rollout(StartRollout { rollout, worker_id }).await?;
+    let started = body.store(&app).start_rollout(StartRollout { rollout, worker_id }).await?;
     Ok((StatusCode::CREATED, Json(started)))
 }
 
@@ -44,5 +44,5 @@ async fn by_id(State(app): State<App>, Path(rollout_id): Path<String>) -> Answer
 
 async fn update(State(app): State<App>, Path(rollout_id): Path<String>, body: Body) -> Answer<Rollout> {
     let update: RolloutUpdate = body.parse_without_nulls(&["status", "config"])?;
-    Ok(Json(app.store.update_rollout(&rollout_id, update).await?))
+    Ok(Json(body.store(&app).update_rollout(&rollout_id, update).await?))
 }

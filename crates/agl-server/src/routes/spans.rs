@@ -22,7 +22,7 @@ pub(super) fn routes() -> Router<App> {
 
 async fn add(State(app): State<App>, body: Body) -> Result<(StatusCode, Json<Option<Span>>), ApiError> {
     let span: Span = body.parse()?;
-    Ok((StatusCode::CREATED, Json(app.store.add_span(span).await?)))
+    Ok((StatusCode::CREATED, Json(body.store(&app).add_span(span).await?)))
 }
 
 #[derive(Deserialize)]
@@ -37,7 +37,7 @@ async fn add_many(State(app): State<App>, body: Body) -> Result<(StatusCode, Jso
     let Batch { spans } = parse_value("body", &value)?;
     let drafts =
         spans.into_iter().zip(placed).map(|(span, has_sequence_id)| SpanDraft { span, has_sequence_id });
-    let stored = app.store.add_span_drafts(drafts.collect()).await?;
+    let stored = body.store(&app).add_span_drafts(drafts.collect()).await?;
     Ok((StatusCode::CREATED, Json(stored)))
 }
 
@@ -77,7 +77,7 @@ struct SequenceId {
 
 async fn next(State(app): State<App>, body: Body) -> Answer<SequenceId> {
     let SequenceIdRequest { rollout_id, attempt_id } = body.parse()?;
-    let sequence_id = app.store.get_next_span_sequence_id(&rollout_id, &attempt_id).await?;
+    let sequence_id = body.store(&app).get_next_span_sequence_id(&rollout_id, &attempt_id).await?;
     Ok(Json(SequenceId { sequence_id }))
 }
 
@@ -93,6 +93,6 @@ struct SequenceIds {
 
 async fn next_many(State(app): State<App>, body: Body) -> Answer<SequenceIds> {
     let SequenceIdRequests { requests } = body.parse()?;
-    let sequence_ids = app.store.get_many_span_sequence_ids(requests).await?;
+    let sequence_ids = body.store(&app).get_many_span_sequence_ids(requests).await?;
     Ok(Json(SequenceIds { sequence_ids }))
 }

@@ -32,5 +32,5 @@ async fn update(State(app): State<App>, Path(worker_id): Path<String>, body: Bod
     } else {
         body.parse_without_nulls(&["heartbeat_stats"])?
     };
-    Ok(Json(app.store.update_worker(&worker_id, update).await?))
+    Ok(Json(body.store(&app).update_worker(&worker_id, update).await?))
 }

@@ -110,3 +110,75 @@ async fn a_sequence_id_without_a_successor_does_no_harm() {
     assert_ne!(body["error_type"], "panic", "{status}: {body}");
     assert_eq!(server.get(&format!("/rollouts/{rollout_id}")).await.0, StatusCode::OK);
 }
+
+/// A file system of its own and small size; none where this user may not mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder.path());
+        mount.output().is_ok_and(|output| output.status.success()).then(|| Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, for the store may not have let go of its file yet.
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// A full disk is 503 with the reason, loses nothing that was acknowledged, and is over when there is room again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_503_until_there_is_room() {
+    let Some(disk) = SmallDisk::mount("4m") else {
+        eprintln!("skipped: no file system can be mounted here");
+        return;
+    };
+    let ballast = disk.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 2 << 20]).unwrap();
+    let store = SqliteStore::open(disk.0.path().join("agl.db"), SqliteOptions::default()).unwrap();
+    let server = Server::over(Arc::new(store), ServerOptions::default()).await;
+    let mut acknowledged = Vec::new();
+    let refusal = loop {
+        let (status, answer) = server.post("/rollouts", json!({"input": "x".repeat(20_000)})).await;
+        if status != StatusCode::CREATED {
+            break (status, answer);
+        }
+        acknowledged.push(answer["rollout_id"].clone());
+        assert!(acknowledged.len() < 1_000, "the disk does not fill up");
+    };
+    assert!(!acknowledged.is_empty());
+    assert_eq!(refusal.0, StatusCode::SERVICE_UNAVAILABLE, "{}", refusal.1);
+    assert_eq!(refusal.1["error_type"], "unwritable");
+    assert!(refusal.1["detail"].as_str().unwrap().contains("the disk is full"), "{}", refusal.1);
+    assert_eq!(server.get("/rollouts?limit=1").await.1["total"], acknowledged.len());
+    std::fs::remove_file(&ballast).unwrap();
+    let (status, answer) = server.post("/rollouts", json!({"input": "x".repeat(20_000)})).await;
+    assert_eq!(status, StatusCode::CREATED, "{answer}");
+    for rollout_id in &acknowledged {
+        assert_eq!(
+            server.get(&format!("/rollouts/{}", rollout_id.as_str().unwrap())).await.0,
+            StatusCode::OK
+        );
+    }
+}
+
+/// Another program that writes to the file is waited for, and then named as the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_held_by_another_program_is_503_until_it_is_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agl.db");
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    let server = Server::over(Arc::new(store), ServerOptions::default()).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (status, answer) = server.post("/rollouts", json!({"input": 1})).await;
+    assert_eq!((status, &answer["error_type"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unwritable")));
+    assert!(answer["detail"].as_str().unwrap().contains("another program"), "{answer}");
+    assert_eq!(server.get("/rollouts").await.0, StatusCode::OK);
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(server.post("/rollouts", json!({"input": 1})).await.0, StatusCode::CREATED);
+}

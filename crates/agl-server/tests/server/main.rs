@@ -4,5 +4,7 @@
 mod common;
 mod conformance;
 mod failures;
+mod once;
 mod otlp;
+mod push;
 mod rest;

@@ -1,5 +1,4 @@
--- `seq` is the order of insertion. Rows are never deleted from tables that have it, so the highest one is also
--- the number of rows.
+-- `seq` is the order of insertion.
 
 CREATE TABLE rollouts (
     seq INTEGER PRIMARY KEY,

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::log::Log;
 use super::session::Session;
 use crate::Error;
 use crate::backend::{Aftermath, Lane, Read, Tx};
+use crate::metrics;
 use crate::signals::{Signals, lock};
 
 /// How many operations share a commit at most.
@@ -153,8 +155,14 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
 }
 
 /// The writer: commits groups of operations until there are none any more.
-pub(super) fn write_all(connection: &Connection, jobs: &Jobs<Box<dyn WriteJob>>, signals: &Signals) {
+pub(super) fn write_all(
+    connection: &Connection,
+    jobs: &Jobs<Box<dyn WriteJob>>,
+    signals: &Signals,
+    log: &Log,
+) {
     while jobs.wait() {
+        let started = Instant::now();
         let group = match begin(connection) {
             Ok(()) => {
                 let mut group = gather(connection, jobs);
@@ -164,6 +172,7 @@ pub(super) fn write_all(connection: &Connection, jobs: &Jobs<Box<dyn WriteJob>>,
                     roll_back(connection, "ROLLBACK");
                     group.iter_mut().for_each(|job| job.fail(error.clone()));
                 }
+                metrics::committed(group.len(), started.elapsed());
                 group
             }
             Err(error) => {
@@ -180,6 +189,7 @@ pub(super) fn write_all(connection: &Connection, jobs: &Jobs<Box<dyn WriteJob>>,
         for job in group {
             job.answer();
         }
+        log.finish(connection);
     }
 }
 
@@ -262,6 +272,7 @@ mod tests {
     use agl_types::lifecycle::create;
 
     use super::*;
+    use crate::backend::Counts;
     use crate::sqlite::{Sync, schema};
 
     struct Writer {
@@ -289,7 +300,7 @@ mod tests {
         fn run(&self) -> Connection {
             self.jobs.close();
             let connection = schema::open_writer(&self.folder.path().join("agl.db"), Sync::Normal).unwrap();
-            write_all(&connection, &self.jobs, &Signals::new());
+            write_all(&connection, &self.jobs, &Signals::new(Counts::default()), &Log::default());
             connection
         }
     }

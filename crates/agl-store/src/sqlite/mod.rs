@@ -1,8 +1,10 @@
 //! The SQLite backend: one file, WAL, one writer thread with group commit, readers on connections of their own.
 
 mod jobs;
+mod log;
 mod schema;
 mod session;
+mod upgrade;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use crate::engine::LocalStore;
 use crate::signals::{Signals, lock};
 use crate::{Clock, Error, IdSource, RandomIds, SystemClock};
 use jobs::{Jobs, WriteJob};
+use log::Log;
 use session::Session;
 
 /// A store in an SQLite file.
@@ -87,6 +90,7 @@ impl SqliteStore {
 pub struct Sqlite {
     writes: Arc<Jobs<Box<dyn WriteJob>>>,
     reads: Arc<Jobs<jobs::ReadJob>>,
+    log: Arc<Log>,
     signals: Arc<Signals>,
     threads: Mutex<Option<Threads>>,
     /// The process that the threads live in; a fork has none of them.
@@ -98,6 +102,7 @@ pub struct Sqlite {
 struct Threads {
     readers: Vec<JoinHandle<()>>,
     writer: Option<JoinHandle<()>>,
+    log_keeper: Option<JoinHandle<()>>,
     lock: File,
 }
 
@@ -105,7 +110,7 @@ impl Sqlite {
     fn open(path: &Path, sync: Sync, readers: usize) -> Result<Self, Error> {
         check_place(path)?;
         let (lock, new_lock_file) = take_lock(path)?;
-        let writer = schema::open_writer(path, sync).inspect_err(|error| {
+        let mut writer = schema::open_writer(path, sync).inspect_err(|error| {
             // Nothing of ours stays beside a file that is not ours. Whoever might wait for this very lock is
             // refused that file too.
             if let (Error::Invalid { .. }, Some(new_lock_file)) = (error, &new_lock_file)
@@ -114,28 +119,34 @@ impl Sqlite {
                 tracing::warn!(%error, "{} is left behind", new_lock_file.display());
             }
         })?;
-        let signals = Signals::new();
-        let earliest = Session::new(&writer).earliest_deadline()?;
+        let session = Session::new(&writer);
+        let signals = Signals::new(session.counts()?);
+        let earliest = session.earliest_deadline()?;
         if let Some(moment) = earliest {
-            signals.publish(&Aftermath { finished: Vec::new(), deadline: Deadline::Exactly(moment) });
+            signals.publish(&Aftermath { deadline: Deadline::Exactly(moment), ..Aftermath::default() });
         }
         let writes = Arc::new(Jobs::default());
         let reads = Arc::new(Jobs::default());
-        let mut threads = Threads { readers: Vec::with_capacity(readers), writer: None, lock };
+        let log = Arc::new(Log::default());
+        log.follow(&mut writer)?;
+        let mut threads =
+            Threads { readers: Vec::with_capacity(readers), writer: None, log_keeper: None, lock };
         let start = || {
             for _ in 0..readers {
                 let connection = schema::open_reader(path)?;
                 let jobs = Arc::clone(&reads);
                 threads.readers.push(spawn("agl-sqlite-read", move || jobs::read_all(&connection, &jobs))?);
             }
-            let (jobs, signals) = (Arc::clone(&writes), Arc::clone(&signals));
-            let write = move || jobs::write_all(&writer, &jobs, &signals);
+            let (connection, its_log) = (schema::open_log_keeper(path, sync)?, Arc::clone(&log));
+            threads.log_keeper = Some(spawn("agl-sqlite-log", move || its_log.keep_short(&connection))?);
+            let (jobs, signals, its_log) = (Arc::clone(&writes), Arc::clone(&signals), Arc::clone(&log));
+            let write = move || jobs::write_all(&writer, &jobs, &signals, &its_log);
             threads.writer = Some(spawn("agl-sqlite-write", write)?);
             Ok(())
         };
         let started = start();
         let threads = Mutex::new(Some(threads));
-        let backend = Self { writes, reads, signals, threads, process: std::process::id() };
+        let backend = Self { writes, reads, log, signals, threads, process: std::process::id() };
         if let Err(error) = started {
             backend.close();
             return Err(error);
@@ -247,7 +258,10 @@ impl Backend for Sqlite {
         if std::process::id() != self.process {
             return;
         }
-        let Some(Threads { readers, writer, lock: file_lock }) = lock(&self.threads).take() else { return };
+        let Some(Threads { readers, writer, log_keeper, lock: file_lock }) = lock(&self.threads).take()
+        else {
+            return;
+        };
         let join = |thread: JoinHandle<()>| {
             if thread.join().is_err() {
                 tracing::error!("a thread of the database panicked");
@@ -256,10 +270,13 @@ impl Backend for Sqlite {
         // The writer is the last to let go of the file, because only it can bring the log home into the database.
         self.reads.close();
         readers.into_iter().for_each(join);
+        self.log.close();
+        log_keeper.into_iter().for_each(join);
         self.writes.close();
         writer.into_iter().for_each(join);
         // There are no deadlines in a store that is closed.
-        self.signals.publish(&Aftermath { finished: Vec::new(), deadline: Deadline::Exactly(f64::INFINITY) });
+        self.signals
+            .publish(&Aftermath { deadline: Deadline::Exactly(f64::INFINITY), ..Aftermath::default() });
         if let Err(error) = file_lock.unlock() {
             tracing::error!(%error, "the lock of the database could not be let go of");
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::Sync;
+use super::{Sync, upgrade};
 use crate::Error;
 
 /// Marks a database as ours: `AGLS` in ASCII.
@@ -18,7 +18,17 @@ const PREPARED: usize = 96;
 
 /// The steps from an empty file to the schema of today. A step that was released is never changed; the number of
 /// steps taken is the database's `user_version`.
-const MIGRATIONS: &[&str] = &[include_str!("001.sql")];
+const MIGRATIONS: &[Migration] = &[
+    Migration { sql: include_str!("001.sql"), finish: None },
+    Migration { sql: include_str!("002.sql"), finish: Some(upgrade::write_spans_out) },
+];
+
+/// One step.
+struct Migration {
+    sql: &'static str,
+    /// What SQL cannot do, in the same transaction.
+    finish: Option<fn(&Connection) -> Result<(), Error>>,
+}
 
 /// Opens or creates the database for writing.
 pub(super) fn open_writer(path: &Path, sync: Sync) -> Result<Connection, Error> {
@@ -28,6 +38,7 @@ pub(super) fn open_writer(path: &Path, sync: Sync) -> Result<Connection, Error> 
     prepare(&connection).map_err(|error| cannot_open(path, &error))?;
     check_owner(&connection, path)?;
     set_up(&connection, sync).map_err(|error| cannot_open(path, &error))?;
+    migrate(&connection)?;
     Ok(connection)
 }
 
@@ -37,6 +48,28 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
     let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
     prepare(&connection).map_err(|error| cannot_open(path, &error))?;
     Ok(connection)
+}
+
+/// Opens the database for copying its log home, after it has been opened for writing.
+pub(super) fn open_log_keeper(path: &Path, sync: Sync) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    let set_up = || {
+        connection.busy_timeout(BUSY)?;
+        connection
+            .execute_batch(&format!("PRAGMA synchronous = {}; PRAGMA cache_size = -256;", sync.as_sql()))
+    };
+    set_up().map_err(|error| cannot_open(path, &error))?;
+    Ok(connection)
+}
+
+impl Sync {
+    fn as_sql(self) -> &'static str {
+        match self {
+            Self::Normal => "NORMAL",
+            Self::Full => "FULL",
+        }
+    }
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
@@ -89,20 +122,25 @@ fn user_version(connection: &Connection) -> rusqlite::Result<usize> {
 fn set_up(connection: &Connection, sync: Sync) -> rusqlite::Result<()> {
     // The answer is the mode in force, which is of no use: a file system without shared memory fails by itself.
     let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    let synchronous = match sync {
-        Sync::Normal => "NORMAL",
-        Sync::Full => "FULL",
-    };
-    // A checkpoint waits for the disk, so it comes every 64 MiB of log only, and has each page written once.
     connection.execute_batch(&format!(
-        "PRAGMA synchronous = {synchronous}; PRAGMA wal_autocheckpoint = 16384; \
-         PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -65536;"
+        "PRAGMA synchronous = {}; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -65536;",
+        sync.as_sql()
     ))?;
-    let version = user_version(connection)?;
-    for (number, migration) in (1..).zip(MIGRATIONS).skip(version) {
-        connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {migration} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
+    Ok(())
+}
+
+/// Takes the steps that the database has not been through.
+fn migrate(connection: &Connection) -> Result<(), Error> {
+    for (number, Migration { sql, finish }) in (1..).zip(MIGRATIONS).skip(user_version(connection)?) {
+        let transaction = connection.unchecked_transaction()?;
+        transaction.execute_batch(sql)?;
+        if let Some(finish) = finish {
+            finish(&transaction)?;
+        }
+        transaction.execute_batch(&format!(
+            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
         ))?;
+        transaction.commit()?;
     }
     Ok(())
 }

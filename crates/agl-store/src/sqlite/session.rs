@@ -1,32 +1,41 @@
 //! The primitives in SQL.
 
 use agl_types::{
-    Attempt, AttemptStatus, Attributes, Event, FilterLogic, JsonMap, Link, OtelResource, ResourcesUpdate,
-    Rollout, RolloutMode, RolloutStatus, RolloutView, SortOrder, Span, SpanContext, TraceStatus, UNLIMITED,
-    Worker, WorkerStatus,
+    Attempt, AttemptStatus, FilterLogic, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView,
+    SortOrder, UNLIMITED, Worker, WorkerStatus,
 };
 use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, OptionalExtension, Params, Row, params, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params, params_from_iter};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::backend::{Counts, Found, Part, Read, Tx};
+use crate::backend::{Counts, Found, Part, Read, Receipt, Tx};
+use crate::metrics;
 use crate::query::{Selection, Test};
+use crate::raw::{RawSpan, WrittenSpan};
 
 const ROLLOUT: &str = "SELECT rollout_id, input, start_time, end_time, mode, resources_id, status, config, \
      metadata FROM rollouts JOIN rollout_bodies USING (seq)";
 const ATTEMPT: &str = "SELECT rollout_id, attempt_id, sequence_id, start_time, end_time, status, worker_id, \
      last_heartbeat_time, metadata FROM attempts";
-const SPAN: &str = "SELECT rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, start_time, \
-     end_time, body FROM spans";
+const SPAN: &str = "SELECT rollout_id, attempt_id, sequence_id, is_plain, body FROM spans";
 const RESOURCES: &str = "SELECT resources_id, create_time, update_time, version, resources FROM resources";
 const WORKER: &str = "SELECT worker_id, status, heartbeat_stats, last_heartbeat_time, last_dequeue_time, \
      last_busy_time, last_idle_time, current_rollout_id, current_attempt_id FROM workers";
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        Self::backend(format!("the database failed: {error}"))
+        let why = match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => "the disk is full: make room, and the store goes on",
+            Some(ErrorCode::ReadOnly) => "its file is read-only: make it writable, and the store goes on",
+            Some(ErrorCode::SystemIoFailure) => "the disk refuses: see to it, and the store goes on",
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                "another program holds its file: end that one, and the store goes on"
+            }
+            _ => return Self::backend(format!("the database failed: {error}")),
+        };
+        Self::Unwritable { message: format!("the database takes no changes, {why} ({error})") }
     }
 }
 
@@ -56,10 +65,8 @@ impl<'c> Session<'c> {
         Ok(statement.query_row(params, |row| row.get(0)).optional()?)
     }
 
-    /// A number; 0 for the maximum of nothing.
-    fn count(&self, sql: &str) -> Result<u64, Error> {
-        let count = self.value::<Option<i64>>(sql, [])?.flatten().unwrap_or_default();
-        Ok(u64::try_from(count).unwrap_or_default())
+    fn count(&self, rows: &str) -> Result<i64, Error> {
+        Ok(self.value(&format!("SELECT count(*) FROM {rows}"), [])?.unwrap_or_default())
     }
 
     fn change(&self, sql: &str, params: impl Params) -> Result<usize, Error> {
@@ -199,7 +206,7 @@ fn from_optional_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Resu
     row.get_ref(column)?.as_str_or_null().map_err(|error| damaged(&error))?.map(parse_json).transpose()
 }
 
-fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+pub(super) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|error| damaged(&error))
 }
 
@@ -241,64 +248,13 @@ fn read_attempt(row: &Row<'_>) -> Result<Attempt, Error> {
     })
 }
 
-/// The parts of a span that nothing is looked up by, as they are kept in `spans.body`.
-#[derive(Serialize)]
-struct BodyRef<'a> {
-    status: &'a TraceStatus,
-    attributes: &'a Attributes,
-    events: &'a [Event],
-    links: &'a [Link],
-    context: Option<&'a SpanContext>,
-    parent: Option<&'a SpanContext>,
-    resource: &'a OtelResource,
-    extra: &'a JsonMap,
-}
-
-#[derive(Deserialize)]
-struct Body {
-    status: TraceStatus,
-    attributes: Attributes,
-    events: Vec<Event>,
-    links: Vec<Link>,
-    context: Option<SpanContext>,
-    parent: Option<SpanContext>,
-    resource: OtelResource,
-    extra: JsonMap,
-}
-
-fn body(span: &Span) -> Result<String, Error> {
-    to_json(&BodyRef {
-        status: &span.status,
-        attributes: &span.attributes,
-        events: &span.events,
-        links: &span.links,
-        context: span.context.as_ref(),
-        parent: span.parent.as_ref(),
-        resource: &span.resource,
-        extra: &span.extra,
-    })
-}
-
-fn read_span(row: &Row<'_>) -> Result<Span, Error> {
-    let Body { status, attributes, events, links, context, parent, resource, extra } = from_json(row, 9)?;
-    Ok(Span {
+fn read_span(row: &Row<'_>) -> Result<RawSpan, Error> {
+    Ok(RawSpan {
         rollout_id: row.get(0)?,
         attempt_id: row.get(1)?,
-        span_id: row.get(2)?,
-        sequence_id: row.get(3)?,
-        trace_id: row.get(4)?,
-        parent_id: row.get(5)?,
-        name: row.get(6)?,
-        start_time: row.get(7)?,
-        end_time: row.get(8)?,
-        status,
-        attributes,
-        events,
-        links,
-        context,
-        parent,
-        resource,
-        extra,
+        sequence_id: row.get(2)?,
+        is_plain: row.get(3)?,
+        rest: row.get(4)?,
     })
 }
 
@@ -393,12 +349,45 @@ impl Read for Session<'_> {
 
     fn counts(&self) -> Result<Counts, Error> {
         Ok(Counts {
-            rollouts: self.count("SELECT max(seq) FROM rollouts")?,
-            attempts: self.count("SELECT max(seq) FROM attempts")?,
-            spans: self.count("SELECT max(seq) FROM spans")?,
-            resources: self.count("SELECT count(*) FROM resources WHERE is_newest = 1")?,
-            workers: self.count("SELECT max(seq) FROM workers")?,
+            rollouts: self.count("rollouts")?,
+            attempts: self.count("attempts")?,
+            spans: self.count("spans")?,
+            resources: self.count("resources WHERE is_newest = 1")?,
+            workers: self.count("workers")?,
+            queued: self.count("queue")?,
         })
+    }
+
+    fn receipt(&self, key: &str) -> Result<Option<Receipt>, Error> {
+        self.one("SELECT fingerprint, made, answer FROM receipts WHERE key = ?", [key], |row| {
+            Ok(Receipt { fingerprint: row.get(0)?, made: row.get(1)?, answer: row.get(2)? })
+        })
+    }
+
+    fn purgeable(&self, ended_before: f64, limit: usize) -> Result<Vec<String>, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut statement = self.connection.prepare_cached(
+            "SELECT rollout_id FROM rollouts \
+             WHERE end_time IS NOT NULL AND (purged_at IS NULL OR purged_at < end_time) AND end_time < ? \
+             ORDER BY end_time LIMIT ?",
+        )?;
+        let rows = statement.query_map(params![ended_before, limit], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn bytes(&self) -> Result<Option<u64>, Error> {
+        let pragma = |name: &str| -> Result<u64, Error> {
+            let number: i64 = self.connection.pragma_query_value(None, name, |row| row.get(0))?;
+            Ok(u64::try_from(number).unwrap_or_default())
+        };
+        let used = pragma("page_count")?.saturating_sub(pragma("freelist_count")?);
+        Ok(Some(used.saturating_mul(pragma("page_size")?)))
+    }
+
+    fn is_purged(&self, rollout_id: &str) -> Result<bool, Error> {
+        let purged_at: Option<Option<f64>> =
+            self.value("SELECT purged_at FROM rollouts WHERE rollout_id = ?", [rollout_id])?;
+        Ok(purged_at.flatten().is_some())
     }
 
     fn select_rollouts(&self, selection: &Selection) -> Result<Found<RolloutView>, Error> {
@@ -418,7 +407,7 @@ impl Read for Session<'_> {
         rollout_id: &str,
         attempt_id: Option<&str>,
         selection: &Selection,
-    ) -> Result<Found<Span>, Error> {
+    ) -> Result<Found<RawSpan>, Error> {
         self.select(&Source::spans(rollout_id, attempt_id), selection, read_span)
     }
 
@@ -545,9 +534,8 @@ impl Tx for Session<'_> {
         Ok(())
     }
 
-    fn leave_queue(&mut self, rollout_id: &str) -> Result<(), Error> {
-        self.change("DELETE FROM queue WHERE rollout_id = ?", [rollout_id])?;
-        Ok(())
+    fn leave_queue(&mut self, rollout_id: &str) -> Result<bool, Error> {
+        Ok(self.change("DELETE FROM queue WHERE rollout_id = ?", [rollout_id])? > 0)
     }
 
     fn set_counter(&mut self, rollout_id: &str, last: i64) -> Result<(), Error> {
@@ -558,13 +546,14 @@ impl Tx for Session<'_> {
         Ok(())
     }
 
-    fn insert_spans(&mut self, rollout_id: &str, spans: &[Span]) -> Result<Vec<bool>, Error> {
+    fn insert_spans(&mut self, rollout_id: &str, spans: &[WrittenSpan]) -> Result<Vec<bool>, Error> {
         let mut statement = self.connection.prepare_cached(
             "INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, start_time, \
-             end_time, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+             end_time, is_plain, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
              ON CONFLICT (rollout_id, attempt_id, span_id) DO NOTHING",
         )?;
-        let insert = |span: &Span| {
+        let insert = |WrittenSpan { span, rest, is_plain }: &WrittenSpan| {
+            metrics::span_written(rest.len());
             let added = statement.execute(params![
                 rollout_id,
                 span.attempt_id,
@@ -575,7 +564,8 @@ impl Tx for Session<'_> {
                 span.name,
                 span.start_time,
                 span.end_time,
-                body(span)?,
+                is_plain,
+                rest,
             ])?;
             Ok(added == 1)
         };
@@ -620,6 +610,36 @@ impl Tx for Session<'_> {
                 worker.current_attempt_id,
             ],
         )?;
+        Ok(())
+    }
+
+    fn put_receipt(&mut self, key: &str, receipt: &Receipt) -> Result<(), Error> {
+        let Receipt { fingerprint, made, answer } = receipt;
+        self.change(
+            "INSERT OR REPLACE INTO receipts (key, fingerprint, made, answer) VALUES (?, ?, ?, ?)",
+            params![key, fingerprint, made, answer],
+        )?;
+        Ok(())
+    }
+
+    fn forget_receipts(&mut self, made_before: f64, limit: usize) -> Result<usize, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.change(
+            "DELETE FROM receipts WHERE seq IN (SELECT seq FROM receipts ORDER BY seq LIMIT ?) AND made < ?",
+            params![limit, made_before],
+        )
+    }
+
+    fn delete_spans(&mut self, rollout_id: &str, limit: usize) -> Result<usize, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.change(
+            "DELETE FROM spans WHERE seq IN (SELECT seq FROM spans WHERE rollout_id = ? LIMIT ?)",
+            params![rollout_id, limit],
+        )
+    }
+
+    fn set_purged(&mut self, rollout_id: &str, now: f64) -> Result<(), Error> {
+        self.change("UPDATE rollouts SET purged_at = ? WHERE rollout_id = ?", params![now, rollout_id])?;
         Ok(())
     }
 }

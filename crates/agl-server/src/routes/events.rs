@@ -1,0 +1,58 @@
+use std::convert::Infallible;
+use std::time::Duration;
+
+use agl_types::{EventQuery, FeedItem};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use axum::routing::get;
+use futures_util::{Stream, StreamExt as _};
+
+use super::App;
+use crate::error::ApiError;
+use crate::extract::Query;
+
+/// Where a browser says what it saw last.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// How often a silent stream shows that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/events", get(follow))
+}
+
+/// Streams what changes, as server-sent events, until the server stops.
+async fn follow(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Query(mut query): Query<EventQuery>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    // A stream that breaks is resumed by its header, which then knows better than the address.
+    if let Some(id) = headers.get(LAST_EVENT_ID) {
+        query.after = Some(String::from_utf8_lossy(id.as_bytes()).into_owned());
+    }
+    let items = app.store.subscribe(query).await?;
+    let events = items.filter_map(async |item| match item.and_then(event) {
+        Ok(event) => Some(Ok(event)),
+        Err(error) => {
+            tracing::error!(%error, "an event could not be sent");
+            None
+        }
+    });
+    let events = Box::pin(events.take_until(app.stopping()));
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+fn event(item: FeedItem) -> Result<Event, agl_store::Error> {
+    let event = match &item {
+        FeedItem::Start { id } => Event::default().id(id).event("start").json_data(serde_json::json!({})),
+        FeedItem::Event { id, event } => {
+            Event::default().id(id).event(event.kind().as_str()).json_data(event)
+        }
+        FeedItem::Gap(gap) => Event::default().event("gap").json_data(gap),
+    };
+    event.map_err(|error| agl_store::Error::backend(format!("an event has no JSON: {error}")))
+}

@@ -1,0 +1,96 @@
+//! Keeps the write-ahead log short without holding up the writer.
+//!
+//! Copying a long log home into the database takes a while and waits for the disk. So a thread of its own does it,
+//! on a connection of its own, while the writer goes on. What the writer adds meanwhile is little, and the writer
+//! copies that itself, between two commits: only when nothing is left to be copied does SQLite begin the log anew.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use rusqlite::Connection;
+use rusqlite::hooks::Wal;
+
+use crate::Error;
+use crate::signals::lock;
+
+/// Pages of 4 KiB after which the log is copied home. Long enough that each page is written home only once for many
+/// times that it was changed.
+const LONG: i32 = 16_384;
+
+/// The log of one database.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    /// Pages in it, as of the last commit.
+    pages: AtomicI32,
+    /// Whether most of it has been copied, and the rest is the writer's to do.
+    is_mostly_copied: AtomicBool,
+    work: Mutex<Work>,
+    news: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    is_long: bool,
+    is_closed: bool,
+}
+
+impl Log {
+    /// Follows what the writer's connection adds. SQLite's own way of keeping the log short is off from here on.
+    pub(super) fn follow(self: &Arc<Self>, writer: &mut Connection) -> Result<(), Error> {
+        let log = Arc::clone(self);
+        let hook = move |_: &mut Wal, pages: std::ffi::c_int| {
+            log.grew_to(pages);
+            Ok(())
+        };
+        Ok(writer.wal_hook(Some(hook))?)
+    }
+
+    fn grew_to(&self, pages: i32) {
+        self.pages.store(pages, Ordering::Relaxed);
+        if pages >= LONG && !self.is_mostly_copied.load(Ordering::Relaxed) {
+            let mut work = lock(&self.work);
+            if !work.is_long {
+                work.is_long = true;
+                self.news.notify_one();
+            }
+        }
+    }
+
+    /// The writer, between two commits: does what is left, if it is time.
+    pub(super) fn finish(&self, writer: &Connection) {
+        if self.is_mostly_copied.swap(false, Ordering::Relaxed) {
+            copy_home(writer);
+        }
+    }
+
+    /// The thread: copies whenever the log is long, until it is closed.
+    pub(super) fn keep_short(&self, connection: &Connection) {
+        loop {
+            let work = lock(&self.work);
+            let is_idle = |work: &mut Work| !work.is_long && !work.is_closed;
+            let mut work = self.news.wait_while(work, is_idle).unwrap_or_else(PoisonError::into_inner);
+            if work.is_closed {
+                return;
+            }
+            drop(work);
+            copy_home(connection);
+            self.is_mostly_copied.store(true, Ordering::Relaxed);
+            work = lock(&self.work);
+            work.is_long = false;
+        }
+    }
+
+    /// Ends the thread.
+    pub(super) fn close(&self) {
+        lock(&self.work).is_closed = true;
+        self.news.notify_all();
+    }
+}
+
+/// Copies as much of the log home as nobody is in the way of; nobody is made to wait.
+fn copy_home(connection: &Connection) {
+    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+        // What is in the log is safe there.
+        tracing::warn!(%error, "the log of the database could not be copied home");
+    }
+}

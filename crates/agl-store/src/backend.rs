@@ -126,9 +126,10 @@ pub trait Tx: Read {
     fn push_queue(&mut self, rollout_id: &str) -> Result<(), Error>;
     /// Takes a rollout out of the queue; tells whether it was there.
     fn leave_queue(&mut self, rollout_id: &str) -> Result<bool, Error>;
-    /// Sets the last span sequence id of a rollout, known or not.
-    fn set_counter(&mut self, rollout_id: &str, last: i64) -> Result<(), Error>;
-    /// Adds spans of one known rollout; tells of each whether it was new in its attempt.
+    /// Sets the last span sequence id of a rollout, known or not, and notes that it has so many more spans.
+    fn set_counter(&mut self, rollout_id: &str, last: i64, new_spans: usize) -> Result<(), Error>;
+    /// Adds spans of one known rollout; tells of each whether it was new in its attempt. A call of `set_counter`
+    /// follows.
     fn insert_spans(&mut self, rollout_id: &str, spans: &[WrittenSpan]) -> Result<Vec<bool>, Error>;
     /// Adds a version of a resources id, one higher than the last.
     fn insert_resources(&mut self, update: &ResourcesUpdate) -> Result<(), Error>;

@@ -394,7 +394,7 @@ impl Tx for Data {
         Ok(place.is_some_and(|place| self.queue.remove(&place).is_some()))
     }
 
-    fn set_counter(&mut self, rollout_id: &str, last: i64) -> Result<(), Error> {
+    fn set_counter(&mut self, rollout_id: &str, last: i64, _new_spans: usize) -> Result<(), Error> {
         self.counters.insert(rollout_id.to_owned(), last);
         Ok(())
     }

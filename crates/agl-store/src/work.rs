@@ -28,6 +28,15 @@ const RECEIPTS_AT_ONCE: usize = 2_000;
 /// How many spans one transaction removes at most.
 const SPANS_PURGED_AT_ONCE: usize = 1_000;
 
+/// The word that names the attempt with the highest number.
+const LATEST: &str = "latest";
+
+/// An attempt among those of its rollout.
+struct Place {
+    attempt: Attempt,
+    latest: Attempt,
+}
+
 /// A span on its way into the store, which may not have its number in the rollout yet.
 pub(crate) struct WrittenDraft {
     pub(crate) written: WrittenSpan,
@@ -237,15 +246,16 @@ impl<'a> Work<'a> {
             order.push((group, spans.len(), has_sequence_id));
             spans.push(written);
         }
-        for (rollout_id, attempt_id) in groups.keys() {
-            if self.tx.attempt(rollout_id, attempt_id)?.is_none() {
-                self.rollout(rollout_id, Part::Brief)?;
-                return Err(Error::attempt_not_found(rollout_id, attempt_id));
-            }
-        }
-        self.number(&mut groups, order)?;
+        let places = groups
+            .keys()
+            .map(|(rollout_id, attempt_id)| {
+                let unknown = || Error::attempt_not_found(rollout_id, attempt_id);
+                self.place(rollout_id, Some(attempt_id), unknown)
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let counters = self.number(&mut groups, order)?;
         let mut added = Vec::new();
-        for ((rollout_id, attempt_id), spans) in groups {
+        for (((rollout_id, _), spans), place) in groups.into_iter().zip(places) {
             let is_new = self.tx.insert_spans(&rollout_id, &spans)?;
             let before = added.len();
             for (WrittenSpan { span, .. }, is_new) in spans.into_iter().zip(is_new) {
@@ -261,20 +271,25 @@ impl<'a> Work<'a> {
                     );
                 }
             }
-            if added.len() > before {
-                self.aftermath.counts.spans += i64::try_from(added.len() - before).unwrap_or(i64::MAX);
-                self.about_attempt(&rollout_id, &attempt_id, &Event::SpanReceived)?;
+            let new_spans = added.len() - before;
+            let last = counters.get(&rollout_id).copied().unwrap_or_default();
+            self.tx.set_counter(&rollout_id, last, new_spans)?;
+            if new_spans > 0 {
+                self.aftermath.counts.spans += i64::try_from(new_spans).unwrap_or(i64::MAX);
+                // Another attempt of the same rollout may have had its turn in this batch.
+                let rollout = self.rollout(&rollout_id, Part::Brief)?;
+                self.apply(rollout, Some(place.attempt), Some(&place.latest), &Event::SpanReceived)?;
             }
         }
         Ok(added)
     }
 
-    /// Issues the sequence ids that are missing and takes note of the others, in the order given.
+    /// Issues the sequence ids that are missing, in the order given, and returns the last one of each rollout.
     fn number(
-        &mut self,
+        &self,
         groups: &mut IndexMap<(String, String), Vec<WrittenSpan>>,
         order: Vec<(usize, usize, bool)>,
-    ) -> Result<(), Error> {
+    ) -> Result<HashMap<String, i64>, Error> {
         let mut counters: HashMap<String, i64> = HashMap::new();
         for (group, place, has_sequence_id) in order {
             let Some(((rollout_id, _), spans)) = groups.get_index_mut(group) else { continue };
@@ -288,10 +303,7 @@ impl<'a> Work<'a> {
             }
             counters.insert(rollout_id.clone(), last.max(span.sequence_id));
         }
-        for (rollout_id, last) in counters {
-            self.tx.set_counter(&rollout_id, last)?;
-        }
-        Ok(())
+        Ok(counters)
     }
 
     /// Issues span sequence ids.
@@ -299,7 +311,7 @@ impl<'a> Work<'a> {
         let mut issued = Vec::with_capacity(requests.len());
         for request in requests {
             let next = self.tx.counter(&request.rollout_id)?.saturating_add(1);
-            self.tx.set_counter(&request.rollout_id, next)?;
+            self.tx.set_counter(&request.rollout_id, next, 0)?;
             issued.push(next);
         }
         Ok(issued)
@@ -383,19 +395,33 @@ impl<'a> Work<'a> {
 
     /// Applies an implicit event to an attempt; `latest` names the one with the highest number.
     fn about_attempt(&mut self, rollout_id: &str, attempt_id: &str, event: &Event) -> Result<Attempt, Error> {
+        let none = || Error::NotFound { message: format!("No attempts found for rollout {rollout_id}") };
+        let named = Some(attempt_id).filter(|attempt_id| *attempt_id != LATEST);
+        let Place { attempt, latest } = self.place(rollout_id, named, none)?;
         let rollout = self.rollout(rollout_id, Part::Brief)?;
-        let Some(latest) = self.tx.latest_attempt(rollout_id)? else {
-            return Err(Error::NotFound { message: format!("No attempts found for rollout {rollout_id}") });
-        };
-        let attempt = if attempt_id == "latest" || attempt_id == latest.attempt_id {
-            latest.clone()
-        } else {
-            self.tx
-                .attempt(rollout_id, attempt_id)?
-                .ok_or_else(|| Error::attempt_not_found(rollout_id, attempt_id))?
-        };
         let state = self.apply(rollout, Some(attempt), Some(&latest), event)?;
         state.attempt.ok_or_else(|| Error::backend("an attempt vanished while it was updated"))
+    }
+
+    /// An attempt, or the latest one, among those of its rollout; the error `none` where there are no attempts.
+    fn place(
+        &self,
+        rollout_id: &str,
+        attempt_id: Option<&str>,
+        none: impl FnOnce() -> Error,
+    ) -> Result<Place, Error> {
+        let Some(latest) = self.tx.latest_attempt(rollout_id)? else {
+            self.rollout(rollout_id, Part::Brief)?;
+            return Err(none());
+        };
+        let attempt = match attempt_id {
+            Some(attempt_id) if attempt_id != latest.attempt_id => {
+                let other = self.tx.attempt(rollout_id, attempt_id)?;
+                other.ok_or_else(|| Error::attempt_not_found(rollout_id, attempt_id))?
+            }
+            _ => latest.clone(),
+        };
+        Ok(Place { attempt, latest })
     }
 
     /// Applies an event, writes back what it changed and carries out its effects.

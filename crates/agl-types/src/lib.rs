@@ -4,6 +4,7 @@
 //! Every type serializes to the JSON that Agent Lightning 0.3 puts on the wire: all declared keys, nulls
 //! included, in declaration order. All times are wall-clock seconds since the Unix epoch as `f64`.
 
+mod extra;
 mod feed;
 pub mod ids;
 pub mod legacy;

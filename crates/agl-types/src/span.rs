@@ -1,7 +1,8 @@
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::JsonMap;
+use crate::extra::deserialize_with_extra;
 use crate::rollout::wire_enum;
 
 /// Attributes of a span, an event, a link or a resource: strings, booleans, numbers and lists of one of these.
@@ -64,7 +65,7 @@ wire_enum! {
 }
 
 /// The ids of a span, as OpenTelemetry passes them around.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SpanContext {
     /// 32 hexadecimal digits.
     pub trace_id: String,
@@ -80,12 +81,11 @@ pub struct SpanContext {
 }
 
 /// How a span went.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TraceStatus {
     /// The code.
     pub status_code: StatusCode,
     /// Why, when it went wrong.
-    #[serde(default)]
     pub description: Option<String>,
     /// Further keys, kept as they came.
     #[serde(flatten)]
@@ -101,14 +101,13 @@ impl TraceStatus {
 }
 
 /// Something that happened at one moment of a span.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Event {
     /// What happened.
     pub name: String,
     /// Its details.
     pub attributes: Attributes,
     /// When.
-    #[serde(default)]
     pub timestamp: Option<f64>,
     /// Further keys, kept as they came.
     #[serde(flatten)]
@@ -116,12 +115,11 @@ pub struct Event {
 }
 
 /// A pointer from a span to another.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Link {
     /// The span pointed at.
     pub context: SpanContext,
     /// Details of the relation.
-    #[serde(default)]
     pub attributes: Option<Attributes>,
     /// Further keys, kept as they came.
     #[serde(flatten)]
@@ -140,7 +138,7 @@ pub struct OtelResource {
 /// One thing that happened in an attempt.
 ///
 /// Every key must be there in JSON, null where nothing is known; further keys are kept as they came.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Span {
     /// The rollout it belongs to.
     pub rollout_id: String,
@@ -153,7 +151,6 @@ pub struct Span {
     /// 16 hexadecimal digits; unique within the attempt.
     pub span_id: String,
     /// The span that it happened in.
-    #[serde(deserialize_with = "present")]
     pub parent_id: Option<String>,
     /// What happened.
     pub name: String,
@@ -166,16 +163,12 @@ pub struct Span {
     /// Pointers to other spans.
     pub links: Vec<Link>,
     /// When it began.
-    #[serde(deserialize_with = "present")]
     pub start_time: Option<f64>,
     /// When it ended.
-    #[serde(deserialize_with = "present")]
     pub end_time: Option<f64>,
     /// Its ids, as OpenTelemetry passes them around.
-    #[serde(deserialize_with = "present")]
     pub context: Option<SpanContext>,
     /// Its parent's ids.
-    #[serde(deserialize_with = "present")]
     pub parent: Option<SpanContext>,
     /// What produced it.
     pub resource: OtelResource,
@@ -184,14 +177,28 @@ pub struct Span {
     pub extra: JsonMap,
 }
 
-/// A field that may be null but not absent: serde asks `deserialize_with` fields for a value.
-fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    Option::deserialize(deserializer)
-}
+deserialize_with_extra!(SpanContext { trace_id, span_id, is_remote, trace_state });
+deserialize_with_extra!(TraceStatus { status_code, description default });
+deserialize_with_extra!(Event { name, attributes, timestamp default });
+deserialize_with_extra!(Link { context, attributes default });
+deserialize_with_extra!(Span {
+    rollout_id,
+    attempt_id,
+    sequence_id,
+    trace_id,
+    span_id,
+    parent_id,
+    name,
+    status,
+    attributes,
+    events,
+    links,
+    start_time,
+    end_time,
+    context,
+    parent,
+    resource,
+});
 
 impl Span {
     /// A finished span with status OK and nothing around it: no events, no links, an empty resource.

@@ -1,3 +1,7 @@
+-- How many spans a rollout has.
+ALTER TABLE counters ADD COLUMN spans INTEGER NOT NULL DEFAULT 0;
+UPDATE counters SET spans = (SELECT count(*) FROM spans WHERE spans.rollout_id = counters.rollout_id);
+
 -- `body` is the JSON of a span behind its place, from `trace_id` on; `is_plain` tells whether clients of 0.3 can read
 -- it as it is.
 ALTER TABLE spans ADD COLUMN is_plain INTEGER NOT NULL DEFAULT 1;

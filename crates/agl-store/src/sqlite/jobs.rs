@@ -166,8 +166,7 @@ pub(super) fn write_all(
         let group = match begin(connection) {
             Ok(()) => {
                 let mut group = gather(connection, jobs);
-                if let Err(error) = connection.execute_batch("COMMIT") {
-                    let error = Error::from(error);
+                if let Err(error) = command(connection, "COMMIT") {
                     tracing::error!(%error, operations = group.len(), "a commit failed; nothing of it is kept");
                     roll_back(connection, "ROLLBACK");
                     group.iter_mut().for_each(|job| job.fail(error.clone()));
@@ -194,7 +193,13 @@ pub(super) fn write_all(
 }
 
 fn begin(connection: &Connection) -> Result<(), Error> {
-    Ok(connection.execute_batch("BEGIN IMMEDIATE")?)
+    command(connection, "BEGIN IMMEDIATE")
+}
+
+/// Runs a statement without parameters and rows that comes again and again.
+fn command(connection: &Connection, sql: &str) -> Result<(), Error> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
 }
 
 /// Runs waiting operations: the small ones first, then at least one bulk one, and on as long as the bounds allow.
@@ -216,21 +221,21 @@ fn gather(connection: &Connection, jobs: &Jobs<Box<dyn WriteJob>>) -> Vec<Box<dy
 }
 
 fn run_in_savepoint(connection: &Connection, job: &mut dyn WriteJob) {
-    if let Err(error) = connection.execute_batch("SAVEPOINT operation") {
-        job.fail(error.into());
+    if let Err(error) = command(connection, "SAVEPOINT operation") {
+        job.fail(error);
         return;
     }
     if !job.run(&mut Session::new(connection)) {
         roll_back(connection, "ROLLBACK TO operation");
     }
-    if let Err(error) = connection.execute_batch("RELEASE operation") {
-        job.fail(error.into());
+    if let Err(error) = command(connection, "RELEASE operation") {
+        job.fail(error);
     }
 }
 
-fn roll_back(connection: &Connection, command: &str) {
+fn roll_back(connection: &Connection, sql: &str) {
     // A grave failure, such as a full disk, has SQLite roll back by itself, so there may be nothing left to do.
-    if let Err(error) = connection.execute_batch(command) {
+    if let Err(error) = command(connection, sql) {
         tracing::warn!(%error, "nothing to roll back");
     }
 }

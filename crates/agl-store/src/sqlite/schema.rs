@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{Sync, upgrade};
@@ -74,6 +75,8 @@ impl Sync {
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
+    // Or a prepared statement would be planned anew whenever a parameter that the planner may look at has changed.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(PREPARED);
     connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;")
 }
@@ -122,8 +125,9 @@ fn user_version(connection: &Connection) -> rusqlite::Result<usize> {
 fn set_up(connection: &Connection, sync: Sync) -> rusqlite::Result<()> {
     // The answer is the mode in force, which is of no use: a file system without shared memory fails by itself.
     let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    // A commit may walk the whole page cache, so the writer's is kept small; the system's own serves it as well.
     connection.execute_batch(&format!(
-        "PRAGMA synchronous = {}; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -65536;",
+        "PRAGMA synchronous = {}; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -8192;",
         sync.as_sql()
     ))?;
     Ok(())
@@ -177,5 +181,39 @@ mod tests {
         assert_eq!((count(&reader), count(&writer)), (0, 1));
         writer.execute_batch("COMMIT").unwrap();
         assert_eq!(count(&reader), 1);
+    }
+
+    /// A file of the first schema is brought up to date with all that is in it.
+    #[test]
+    fn a_file_of_the_first_schema_is_brought_up_to_date() {
+        use crate::backend::Read as _;
+        use crate::query::Selection;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agl.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0].sql).unwrap();
+        old.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;"))
+            .unwrap();
+        old.execute_batch(
+            r#"INSERT INTO counters VALUES ('ro-1', 7);
+            INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, start_time,
+                end_time, body) VALUES ('ro-1', 'at-1', 'b2', 7, 'a1', NULL, 'step', 1700000000.123456, NULL,
+                '{"status":{"status_code":"OK","description":null},"attributes":{"k":[1,2]},"events":[],"links":[],
+                "context":null,"parent":null,"resource":{"attributes":{},"schema_url":""},"extra":{"x":null}}');"#,
+        )
+        .unwrap();
+        drop(old);
+        let writer = open_writer(&path, Sync::Normal).unwrap();
+        assert_eq!(user_version(&writer).unwrap(), MIGRATIONS.len());
+        let everything = Selection::spans(&agl_types::SpanQuery::default()).unwrap();
+        let (spans, total) =
+            super::super::session::Session::new(&writer).select_spans("ro-1", None, &everything).unwrap();
+        let span = spans[0].parse().unwrap();
+        assert_eq!((total, span.sequence_id, span.start_time), (1, 7, Some(1_700_000_000.123_456)));
+        assert_eq!(span.attributes["k"], serde_json::json!([1, 2]));
+        assert_eq!(span.extra["x"], serde_json::Value::Null);
+        let counted: i64 = writer.query_row("SELECT spans FROM counters", [], |row| row.get(0)).unwrap();
+        assert_eq!(counted, 1);
     }
 }

@@ -90,6 +90,8 @@ impl<'c> Session<'c> {
         }
         let total = if selection.limit == UNLIMITED && selection.offset == 0 {
             i64::try_from(items.len()).unwrap_or(i64::MAX)
+        } else if let Some(rollout_id) = source.counted.filter(|_| selection.conditions.is_empty()) {
+            self.value("SELECT spans FROM counters WHERE rollout_id = ?", [rollout_id])?.unwrap_or_default()
         } else {
             self.value(&count_sql, params_from_iter(&params))?.unwrap_or_default()
         };
@@ -107,36 +109,39 @@ struct Source<'a> {
     base: Vec<(&'a str, Option<Sql>)>,
     /// The column of the insertion order.
     tie: &'a str,
+    /// The rollout whose spans this is all of: their number is kept.
+    counted: Option<&'a str>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
     fn rollouts() -> Self {
-        Self { select: ROLLOUT, table: "rollouts", base: Vec::new(), tie: "seq" }
+        Self { select: ROLLOUT, table: "rollouts", base: Vec::new(), tie: "seq", counted: None }
     }
 
     fn attempts(rollout_id: &str) -> Self {
         let base = vec![("rollout_id = ?", Some(Sql::Text(rollout_id.to_owned())))];
-        Self { select: ATTEMPT, table: "attempts", base, tie: "seq" }
+        Self { select: ATTEMPT, table: "attempts", base, tie: "seq", counted: None }
     }
 
-    fn spans(rollout_id: &str, attempt_id: Option<&str>) -> Self {
+    fn spans(rollout_id: &'a str, attempt_id: Option<&str>) -> Self {
         let mut base = vec![("rollout_id = ?", Some(Sql::Text(rollout_id.to_owned())))];
         base.extend(attempt_id.map(|attempt_id| ("attempt_id = ?", Some(Sql::Text(attempt_id.to_owned())))));
-        Self { select: SPAN, table: "spans", base, tie: "seq" }
+        let counted = attempt_id.is_none().then_some(rollout_id);
+        Self { select: SPAN, table: "spans", base, tie: "seq", counted }
     }
 
     fn newest_resources() -> Self {
         // Written out, because a parameter would hide from SQLite that the partial index serves.
         let base = vec![("is_newest = 1", None)];
-        Self { select: RESOURCES, table: "resources", base, tie: "first_seq" }
+        Self { select: RESOURCES, table: "resources", base, tie: "first_seq", counted: None }
     }
 
     fn resources() -> Self {
-        Self { select: RESOURCES, table: "resources", base: Vec::new(), tie: "seq" }
+        Self { select: RESOURCES, table: "resources", base: Vec::new(), tie: "seq", counted: None }
     }
 
     fn workers() -> Self {
-        Self { select: WORKER, table: "workers", base: Vec::new(), tie: "seq" }
+        Self { select: WORKER, table: "workers", base: Vec::new(), tie: "seq", counted: None }
     }
 }
 
@@ -169,7 +174,7 @@ fn compile(source: &Source<'_>, selection: &Selection) -> Result<Query, Error> {
         FilterLogic::Or if !pool.is_empty() => required.push(format!("({})", pool.join(" OR "))),
         FilterLogic::Or | FilterLogic::And => required.extend(pool),
     }
-    let Source { select, table, base: _, tie } = source;
+    let Source { select, table, base: _, tie, counted: _ } = source;
     let filter =
         if required.is_empty() { String::new() } else { format!(" WHERE {}", required.join(" AND ")) };
     let sort = selection.sort.map_or_else(String::new, |sort| {
@@ -187,6 +192,11 @@ fn compile(source: &Source<'_>, selection: &Selection) -> Result<Query, Error> {
         count_sql: format!("SELECT count(*) FROM {table}{filter}"),
         params,
     })
+}
+
+/// A number of things as SQL has it.
+fn whole(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, Error> {
@@ -339,11 +349,10 @@ impl Read for Session<'_> {
     }
 
     fn overdue(&self, now: f64, limit: usize) -> Result<Vec<String>, Error> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut statement = self.connection.prepare_cached(
             "SELECT rollout_id FROM deadlines WHERE moment < ? ORDER BY moment, rollout_id LIMIT ?",
         )?;
-        let rows = statement.query_map(params![now, limit], |row| row.get(0))?;
+        let rows = statement.query_map(params![now, whole(limit)], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -365,13 +374,12 @@ impl Read for Session<'_> {
     }
 
     fn purgeable(&self, ended_before: f64, limit: usize) -> Result<Vec<String>, Error> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut statement = self.connection.prepare_cached(
             "SELECT rollout_id FROM rollouts \
              WHERE end_time IS NOT NULL AND (purged_at IS NULL OR purged_at < end_time) AND end_time < ? \
              ORDER BY end_time LIMIT ?",
         )?;
-        let rows = statement.query_map(params![ended_before, limit], |row| row.get(0))?;
+        let rows = statement.query_map(params![ended_before, whole(limit)], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -538,10 +546,11 @@ impl Tx for Session<'_> {
         Ok(self.change("DELETE FROM queue WHERE rollout_id = ?", [rollout_id])? > 0)
     }
 
-    fn set_counter(&mut self, rollout_id: &str, last: i64) -> Result<(), Error> {
+    fn set_counter(&mut self, rollout_id: &str, last: i64, new_spans: usize) -> Result<(), Error> {
         self.change(
-            "INSERT INTO counters (rollout_id, last) VALUES (?, ?) ON CONFLICT DO UPDATE SET last = excluded.last",
-            params![rollout_id, last],
+            "INSERT INTO counters (rollout_id, last, spans) VALUES (?, ?, ?) \
+             ON CONFLICT DO UPDATE SET last = excluded.last, spans = spans + excluded.spans",
+            params![rollout_id, last, whole(new_spans)],
         )?;
         Ok(())
     }
@@ -623,19 +632,22 @@ impl Tx for Session<'_> {
     }
 
     fn forget_receipts(&mut self, made_before: f64, limit: usize) -> Result<usize, Error> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.change(
             "DELETE FROM receipts WHERE seq IN (SELECT seq FROM receipts ORDER BY seq LIMIT ?) AND made < ?",
-            params![limit, made_before],
+            params![whole(limit), made_before],
         )
     }
 
     fn delete_spans(&mut self, rollout_id: &str, limit: usize) -> Result<usize, Error> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.change(
+        let deleted = self.change(
             "DELETE FROM spans WHERE seq IN (SELECT seq FROM spans WHERE rollout_id = ? LIMIT ?)",
-            params![rollout_id, limit],
-        )
+            params![rollout_id, whole(limit)],
+        )?;
+        self.change(
+            "UPDATE counters SET spans = spans - ? WHERE rollout_id = ?",
+            params![whole(deleted), rollout_id],
+        )?;
+        Ok(deleted)
     }
 
     fn set_purged(&mut self, rollout_id: &str, now: f64) -> Result<(), Error> {

@@ -99,16 +99,7 @@ fn nanos(seconds: Option<f64>) -> u64 {
     whole.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
-/// The bytes of hexadecimal digits; none when they are not that.
-fn bytes(digits: &str) -> Vec<u8> {
-    let nibble = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    digits
-        .as_bytes()
-        .chunks(2)
-        .map(|two| match two {
-            [high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
-            _ => None,
-        })
-        .collect::<Option<Vec<u8>>>()
-        .unwrap_or_default()
+/// The bytes of an id; none when it is not hexadecimal digits.
+fn bytes(id: &str) -> Vec<u8> {
+    crate::hex::bytes(id).unwrap_or_default()
 }

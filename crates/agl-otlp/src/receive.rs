@@ -1,13 +1,13 @@
+use agl_types::ids::hex;
 use agl_types::semconv::{ATTEMPT_ID, ROLLOUT_ID, SPAN_SEQUENCE_ID};
 use agl_types::{Attributes, Event, JsonMap, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus};
 use opentelemetry_proto::tonic::trace::v1::span::{Event as WireEvent, Link as WireLink};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as WireCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span as WireSpan, Status as WireStatus};
-use prost::Message as _;
 use serde_json::Value;
 
-use crate::value::{attributes, flat, hex};
-use crate::{Error, ExportTraceServiceRequest, Rejected};
+use crate::value::attributes;
+use crate::{ExportTraceServiceRequest, Rejected};
 
 const TRACE_ID_DIGITS: usize = 32;
 const SPAN_ID_DIGITS: usize = 16;
@@ -33,14 +33,6 @@ pub struct Received {
     pub rejected: Rejected,
 }
 
-/// Reads an export request from its protobuf bytes; no bytes at all are an empty request.
-///
-/// # Errors
-/// [`Error::Payload`] when the bytes are something else.
-pub fn decode(bytes: &[u8]) -> Result<ExportTraceServiceRequest, Error> {
-    ExportTraceServiceRequest::decode(bytes).map_err(|error| Error::Payload { message: error.to_string() })
-}
-
 /// Turns a request into spans.
 #[must_use]
 pub fn receive(request: ExportTraceServiceRequest) -> Received {
@@ -53,24 +45,29 @@ pub fn receive(request: ExportTraceServiceRequest) -> Received {
 
 fn receive_group(group: ResourceSpans, received: &mut Received) {
     let shared = attributes(group.resource.map(|resource| resource.attributes).unwrap_or_default());
-    let resource = OtelResource { attributes: flat(shared.clone()), schema_url: group.schema_url };
-    for wire in group.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-        match receive_span(wire, &shared, &resource) {
-            Some(span) => received.spans.push(span),
-            None => received.rejected.add(WITHOUT_IDS),
-        }
+    let mut resource = OtelResource { attributes: shared, schema_url: group.schema_url };
+    let mut spans = group.scope_spans.into_iter().flat_map(|scope| scope.spans).peekable();
+    while let Some(wire) = spans.next() {
+        let Some(mut one) = receive_span(wire, &resource.attributes) else {
+            received.rejected.add(WITHOUT_IDS);
+            continue;
+        };
+        // The last one, very often the only one, needs no copy.
+        one.span.resource =
+            if spans.peek().is_some() { resource.clone() } else { std::mem::take(&mut resource) };
+        received.spans.push(one);
     }
 }
 
-/// `shared` are the attributes of `resource` as they came.
-fn receive_span(wire: WireSpan, shared: &Attributes, resource: &OtelResource) -> Option<ReceivedSpan> {
+/// `shared` are the attributes of the resource, which is left to the caller.
+fn receive_span(wire: WireSpan, shared: &Attributes) -> Option<ReceivedSpan> {
     let own = attributes(wire.attributes);
     let rollout_id = text_of(&own, shared, ROLLOUT_ID)?;
     let attempt_id = text_of(&own, shared, ATTEMPT_ID)?;
     let sequence_id = sequence_of(&own, shared);
 
-    let trace_id = padded_hex(&wire.trace_id, TRACE_ID_DIGITS);
-    let span_id = padded_hex(&wire.span_id, SPAN_ID_DIGITS);
+    let trace_id = hex(&wire.trace_id, TRACE_ID_DIGITS);
+    let span_id = hex(&wire.span_id, SPAN_ID_DIGITS);
     let span = Span {
         rollout_id,
         attempt_id,
@@ -78,17 +75,16 @@ fn receive_span(wire: WireSpan, shared: &Attributes, resource: &OtelResource) ->
         context: Some(context(trace_id.clone(), span_id.clone())),
         trace_id,
         span_id,
-        parent_id: (!wire.parent_span_id.is_empty())
-            .then(|| padded_hex(&wire.parent_span_id, SPAN_ID_DIGITS)),
+        parent_id: (!wire.parent_span_id.is_empty()).then(|| hex(&wire.parent_span_id, SPAN_ID_DIGITS)),
         name: wire.name,
         status: status(wire.status.unwrap_or_default()),
-        attributes: flat(own),
+        attributes: own,
         events: wire.events.into_iter().map(event).collect(),
         links: wire.links.into_iter().map(link).collect(),
         start_time: seconds(wire.start_time_unix_nano),
         end_time: seconds(wire.end_time_unix_nano),
         parent: None,
-        resource: resource.clone(),
+        resource: OtelResource::default(),
         extra: JsonMap::new(),
     };
     Some(ReceivedSpan { span, has_sequence_id: sequence_id.is_some() })
@@ -117,10 +113,6 @@ fn sequence_of(own: &Attributes, shared: &Attributes) -> Option<i64> {
     number.filter(|number| *number >= 0)
 }
 
-fn padded_hex(id: &[u8], digits: usize) -> String {
-    format!("{:0>digits$}", hex(id))
-}
-
 fn context(trace_id: String, span_id: String) -> SpanContext {
     SpanContext { trace_id, span_id, is_remote: false, trace_state: JsonMap::new(), extra: JsonMap::new() }
 }
@@ -144,19 +136,16 @@ fn status(wire: WireStatus) -> TraceStatus {
 fn event(wire: WireEvent) -> Event {
     Event {
         name: wire.name,
-        attributes: flat(attributes(wire.attributes)),
+        attributes: attributes(wire.attributes),
         timestamp: seconds(wire.time_unix_nano),
         extra: JsonMap::new(),
     }
 }
 
 fn link(wire: WireLink) -> Link {
-    let attributes = flat(attributes(wire.attributes));
+    let attributes = attributes(wire.attributes);
     Link {
-        context: context(
-            padded_hex(&wire.trace_id, TRACE_ID_DIGITS),
-            padded_hex(&wire.span_id, SPAN_ID_DIGITS),
-        ),
+        context: context(hex(&wire.trace_id, TRACE_ID_DIGITS), hex(&wire.span_id, SPAN_ID_DIGITS)),
         attributes: (!attributes.is_empty()).then_some(attributes),
         extra: JsonMap::new(),
     }

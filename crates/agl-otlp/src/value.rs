@@ -1,34 +1,17 @@
 //! Attribute values: protobuf's `AnyValue` to and from JSON.
 
-use std::fmt::Write as _;
-
-use agl_types::{Attributes, is_attribute_value};
+use agl_types::{Attributes, attribute_bytes, bytes_attribute};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
 use serde_json::{Number, Value};
-
-/// Lower-case hexadecimal digits, two a byte.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
 
 /// The attributes as a JSON object; of a repeated key the last value counts.
 pub(crate) fn attributes(pairs: Vec<KeyValue>) -> Attributes {
     pairs.into_iter().map(|pair| (pair.key, json(pair.value))).collect()
 }
 
-/// The attributes with what no attribute may be as JSON text, so that nothing is lost.
-pub(crate) fn flat(attributes: Attributes) -> Attributes {
-    let flatten = |value: Value| if is_attribute_value(&value) { value } else { value.to_string().into() };
-    attributes.into_iter().map(|(key, value)| (key, flatten(value))).collect()
-}
-
-/// Any value as JSON: bytes become hexadecimal digits, a number that JSON cannot write becomes its name.
-pub(crate) fn json(value: Option<AnyValue>) -> Value {
+/// Any value as JSON. A number that JSON cannot write becomes its name.
+fn json(value: Option<AnyValue>) -> Value {
     match value.and_then(|value| value.value) {
         // A reference into a table that only profiles carry has no meaning here, says the protocol.
         None | Some(Any::StringValueStrindex(_)) => Value::Null,
@@ -50,7 +33,7 @@ pub(crate) fn json(value: Option<AnyValue>) -> Value {
             array.values.into_iter().map(|item| json(Some(item))).collect::<Vec<_>>().into()
         }
         Some(Any::KvlistValue(list)) => Value::Object(attributes(list.values)),
-        Some(Any::BytesValue(bytes)) => Value::String(hex(&bytes)),
+        Some(Any::BytesValue(bytes)) => bytes_attribute(&bytes),
     }
 }
 
@@ -75,7 +58,10 @@ fn any(value: &Value) -> AnyValue {
         ),
         Value::String(text) => Some(Any::StringValue(text.clone())),
         Value::Array(items) => Some(Any::ArrayValue(ArrayValue { values: items.iter().map(any).collect() })),
-        Value::Object(fields) => Some(Any::KvlistValue(KeyValueList { values: pairs(fields) })),
+        Value::Object(fields) => Some(match attribute_bytes(value) {
+            Some(bytes) => Any::BytesValue(bytes),
+            None => Any::KvlistValue(KeyValueList { values: pairs(fields) }),
+        }),
     };
     AnyValue { value }
 }

@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::{
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use agl_otlp::{ExportTraceServiceRequest, Received, decode, error_status, parse_error_status, receive};
+use agl_otlp::{ExportTraceServiceRequest, Format, Received, Rejected, Status, receive};
 
 fn any(value: Any) -> AnyValue {
     AnyValue { value: Some(value) }
@@ -40,7 +40,7 @@ fn payload(resource: Vec<KeyValue>, spans: Vec<WireSpan>) -> ExportTraceServiceR
 
 /// Through the bytes, as over the wire.
 fn through_bytes(request: &ExportTraceServiceRequest) -> Received {
-    receive(decode(&request.encode_to_vec()).unwrap())
+    receive(Format::Protobuf.decode(&request.encode_to_vec()).unwrap())
 }
 
 fn placed(attributes: Vec<KeyValue>) -> WireSpan {
@@ -125,13 +125,17 @@ fn attribute_values_of_every_type_are_kept() {
     let span = WireSpan { events: vec![event], links: vec![link], ..placed(attributes.clone()) };
     let received = through_bytes(&payload(attributes, vec![span]));
 
-    // A store would refuse the batch otherwise.
-    received.spans[0].span.check_attributes().unwrap();
-    let got = &received.spans[0].span.attributes;
+    let span = &received.spans[0].span;
     let expected = json!({
-        "bool": true, "double": 0.1, "nan": "NaN", "infinite": "-Infinity", "bytes": "dead",
-        "numbers": [1, 0.5], "list": r#"[1,"x",null]"#, "map": r#"{"inner":[1,"x",null]}"#, "nothing": "null",
+        "bool": true, "double": 0.1, "nan": "NaN", "infinite": "-Infinity", "bytes": {"bytesValue": "3q0="},
+        "numbers": [1, 0.5], "list": [1, "x", null], "map": {"inner": [1, "x", null]}, "nothing": null,
     });
+    for got in
+        [&span.resource.attributes, &span.events[0].attributes, span.links[0].attributes.as_ref().unwrap()]
+    {
+        assert_eq!(&Value::Object(got.clone()), &expected);
+    }
+    let got = &span.attributes;
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(got.get(key), Some(value), "{key}");
     }
@@ -180,8 +184,8 @@ fn spans_without_ids_are_counted_and_the_others_kept() {
 
     assert_eq!(received.spans.len(), 1);
     assert_eq!(received.rejected.total(), 2);
-    let answer =
-        ExportTraceServiceResponse::decode(agl_otlp::response(&received.rejected).as_slice()).unwrap();
+    let answer = Format::Protobuf.response(&received.rejected);
+    let answer = ExportTraceServiceResponse::decode(answer.as_slice()).unwrap();
     let partial = answer.partial_success.unwrap();
     assert_eq!(partial.rejected_spans, 2);
     assert!(partial.error_message.contains("agentlightning.rollout_id"), "{}", partial.error_message);
@@ -189,15 +193,15 @@ fn spans_without_ids_are_counted_and_the_others_kept() {
 
 #[test]
 fn full_success_is_no_bytes_and_no_bytes_are_an_empty_request() {
-    assert!(agl_otlp::response(&agl_otlp::Rejected::default()).is_empty());
-    assert_eq!(receive(decode(&[]).unwrap()), Received::default());
+    assert!(Format::Protobuf.response(&Rejected::default()).is_empty());
+    assert_eq!(receive(Format::Protobuf.decode(&[]).unwrap()), Received::default());
 }
 
 #[test]
 fn bytes_that_are_something_else_are_refused() {
-    let error = decode(b"\x0a\xff not protobuf").unwrap_err();
+    let error = Format::Protobuf.decode(b"\x0a\xff not protobuf").unwrap_err();
     assert!(error.to_string().starts_with("Unable to parse OTLP traces payload: "), "{error}");
-    assert_eq!(parse_error_status(&error_status("no")).unwrap().message, "no");
+    assert_eq!(Status::decode(Format::Protobuf.error("no").as_slice()).unwrap().message, "no");
 }
 
 #[test]
@@ -206,7 +210,9 @@ fn a_span_comes_back_as_it_was_sent() {
         .placed("ro-1", "at-1", 4)
         .with_attribute("prompt_token_ids", json!([1, 2, 3]))
         .with_attribute("temperature", 0.5)
-        .with_attribute("flags", json!([true, false]));
+        .with_attribute("flags", json!([true, false]))
+        .with_attribute("nested", json!({"null": null, "mixed": [1, "a", [{}]]}))
+        .with_attribute("bytes", agl_types::bytes_attribute(b"\x00\xff"));
     span.parent_id = Some("0c".repeat(8));
     span.status = TraceStatus { description: Some("slow".to_owned()), ..TraceStatus::new(StatusCode::Error) };
     span.resource.attributes.insert("service.name".to_owned(), Value::from("agent"));
@@ -237,4 +243,115 @@ fn a_span_comes_back_as_it_was_sent() {
         .with_attribute(SPAN_SEQUENCE_ID, 4);
     assert!(one.has_sequence_id);
     assert_eq!(one.span, expected);
+}
+
+/// The same span in OTLP's JSON, as exporters write it, and with everything that readers have to put up with.
+#[test]
+fn json_is_read_as_protobuf_is() {
+    let ids = json!([
+        {"key": ROLLOUT_ID, "value": {"stringValue": "ro-1"}},
+        {"key": ATTEMPT_ID, "value": {"stringValue": "at-1"}},
+    ]);
+    let body = json!({
+        "resourceSpans": [{
+            "resource": {"attributes": ids, "droppedAttributesCount": 0},
+            "schemaUrl": "https://schema",
+            "scopeSpans": [{
+                "scope": {"name": "lib", "version": null},
+                "spans": [{
+                    "traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "eee19b7ec3c1b174",
+                    "parentSpanId": "", "name": "call", "kind": 2, "flags": 257,
+                    "startTimeUnixNano": "1700000000500000000", "endTimeUnixNano": 1_700_000_001_500_000_000_u64,
+                    "attributes": [
+                        {"key": "text", "value": {"stringValue": ""}},
+                        {"key": "count", "value": {"intValue": "-9223372036854775808"}},
+                        {"key": "small", "value": {"intValue": 3}},
+                        {"key": "huge", "value": {"intValue": 1e21}},
+                        {"key": "share", "value": {"doubleValue": 1}},
+                        {"key": "nan", "value": {"doubleValue": "NaN"}},
+                        {"key": "endless", "value": {"doubleValue": "-Infinity"}},
+                        {"key": "yes", "value": {"boolValue": false}},
+                        {"key": "list", "value": {"arrayValue": {"values": [{"intValue": 1}, {}, {"boolValue": true}]}}},
+                        {"key": "none", "value": {"arrayValue": {}}},
+                        {"key": "map", "value": {"kvlistValue": {"values": [{"key": "k", "value": {"bytesValue": "_-8"}}]}}},
+                        {"key": "bytes", "value": {"bytesValue": "3q0="}},
+                        {"key": "null", "value": null},
+                        {"key": "later", "value": {"newValue": {"a": [1]}, "stringValue": null}},
+                    ],
+                    "events": [{"timeUnixNano": "2000000000", "name": "token", "attributes": null}],
+                    "links": [{"traceId": "01".repeat(16), "spanId": "02".repeat(8), "attributes": []}],
+                    "status": {"code": 2, "message": "went wrong"},
+                    "unheard": {"of": [1]},
+                }],
+            }],
+        }],
+    });
+    let received = receive(Format::Json.decode(body.to_string().as_bytes()).unwrap());
+    let [one] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
+    let span = &one.span;
+    assert_eq!((span.rollout_id.as_str(), span.attempt_id.as_str()), ("ro-1", "at-1"));
+    assert_eq!(span.trace_id, "5b8efff798038103d269b633813fc60c");
+    assert_eq!((span.span_id.as_str(), &span.parent_id), ("eee19b7ec3c1b174", &None));
+    assert_eq!((span.start_time, span.end_time), (Some(1_700_000_000.5), Some(1_700_000_001.5)));
+    assert_eq!(
+        Value::Object(span.attributes.clone()),
+        json!({
+            "text": "", "count": i64::MIN, "small": 3, "huge": 1e21, "share": 1.0, "nan": "NaN",
+            "endless": "-Infinity", "yes": false, "list": [1, null, true], "none": [],
+            "map": {"k": {"bytesValue": "/+8="}}, "bytes": {"bytesValue": "3q0="}, "null": null, "later": null,
+        })
+    );
+    assert_eq!((span.events[0].name.as_str(), span.events[0].timestamp), ("token", Some(2.0)));
+    assert_eq!((span.links[0].context.span_id.clone(), &span.links[0].attributes), ("02".repeat(8), &None));
+    assert_eq!(
+        (span.status.status_code, span.status.description.as_deref()),
+        (StatusCode::Error, Some("went wrong"))
+    );
+    assert_eq!(span.resource.schema_url, "https://schema");
+}
+
+#[test]
+fn json_that_is_something_else_is_refused_by_the_field() {
+    let of_span = |span: Value| json!({"resourceSpans": [{"scopeSpans": [{"spans": [{}, span]}]}]});
+    let cases = [
+        (json!([]), "the request is not an object"),
+        (json!({"resourceSpans": 1}), "resourceSpans is not a list"),
+        (json!({"resourceSpans": [1]}), "resourceSpans.0 is not an object"),
+        (
+            of_span(json!({"traceId": "xyz0"})),
+            "resourceSpans.0.scopeSpans.0.spans.1.traceId is not hexadecimal",
+        ),
+        (of_span(json!({"spanId": "abc"})), "spans.1.spanId is not hexadecimal"),
+        (of_span(json!({"startTimeUnixNano": -1})), "spans.1.startTimeUnixNano is not a time"),
+        (
+            of_span(json!({"attributes": [{"key": "k", "value": {"intValue": "1.5"}}]})),
+            "spans.1.attributes.0.value.intValue is not an integer",
+        ),
+        (
+            of_span(json!({"events": [{"attributes": [{"value": {"bytesValue": "?"}}]}]})),
+            "spans.1.events.0.attributes.0.value.bytesValue is not base64",
+        ),
+    ];
+    for (body, expected) in cases {
+        let error = Format::Json.decode(body.to_string().as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("Unable to parse OTLP traces payload: ") && error.contains(expected),
+            "{error}"
+        );
+    }
+    assert!(Format::Json.decode(b"{").unwrap_err().to_string().contains("EOF"));
+}
+
+#[test]
+fn json_answers_are_those_of_protobuf() {
+    assert_eq!(Format::Json.response(&Rejected::default()), b"{}");
+    let mut rejected = Rejected::default();
+    rejected.add("no");
+    rejected.add("no");
+    let json = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).unwrap();
+    assert_eq!(
+        json(Format::Json.response(&rejected)),
+        json!({"partialSuccess": {"rejectedSpans": "2", "errorMessage": "2 spans: no"}})
+    );
+    assert_eq!(json(Format::Json.error("bad")), json!({"message": "bad"}));
 }

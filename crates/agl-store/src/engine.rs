@@ -320,9 +320,9 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
-        // An odd one that was stored would make all spans of its rollout unreadable for typed clients.
+        // One that could be stored but not be read again would take the other spans of its rollout with it.
         for SpanDraft { span, .. } in &drafts {
-            span.check_attributes().map_err(|odd| Error::invalid(odd.field.clone(), odd.to_string()))?;
+            span.check_attributes().map_err(|deep| Error::invalid(deep.field.clone(), deep.to_string()))?;
         }
         // Written out here, so that the one writer of the backend does not have to.
         let drafts = drafts.into_iter().map(WrittenDraft::try_from).collect::<Result<Vec<_>, Error>>()?;

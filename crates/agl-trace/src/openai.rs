@@ -1,6 +1,6 @@
 //! An OpenAI chat call as span attributes, in the shape that 0.3's tracers record and adapters read.
 
-use agl_types::{Attributes, is_attribute_value, semconv};
+use agl_types::{Attributes, is_plain_attribute, semconv};
 use serde_json::Value;
 
 /// Name of the span of an OpenAI chat call.
@@ -92,7 +92,7 @@ fn insert(attributes: &mut Attributes, key: String, value: Value) {
     if value.is_null() {
         return;
     }
-    let value = if is_attribute_value(&value) { value } else { value.to_string().into() };
+    let value = if is_plain_attribute(&value) { value } else { value.to_string().into() };
     attributes.insert(key, value);
 }
 

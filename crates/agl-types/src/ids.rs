@@ -39,6 +39,20 @@ pub fn span_id(random: u64) -> String {
     format!("{:016x}", random.max(1))
 }
 
+/// Lower-case hexadecimal digits, two a byte, with zeros in front where that makes fewer than `digits`.
+#[must_use]
+pub fn hex(bytes: &[u8], digits: usize) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let missing = digits.saturating_sub(bytes.len() * 2);
+    let mut text = String::with_capacity(missing + bytes.len() * 2);
+    text.extend(std::iter::repeat_n('0', missing));
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+    }
+    text
+}
+
 fn tagged(tag: &str, random: u64, digits: usize) -> String {
     let mut id = String::with_capacity(tag.len() + 16);
     id.push_str(tag);

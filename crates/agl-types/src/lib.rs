@@ -4,6 +4,7 @@
 //! Every type serializes to the JSON that Agent Lightning 0.3 puts on the wire: all declared keys, nulls
 //! included, in declaration order. All times are wall-clock seconds since the Unix epoch as `f64`.
 
+mod attributes;
 mod extra;
 mod feed;
 pub mod ids;
@@ -19,6 +20,10 @@ mod span;
 mod triplet;
 mod worker;
 
+pub use attributes::{
+    AttributeError, Attributes, CLIENT_HEADER, MAX_ATTRIBUTE_DEPTH, attribute_bytes, bytes_attribute,
+    is_plain_attribute,
+};
 pub use feed::{EventKind, EventQuery, FeedItem, Gap, StoreEvent};
 pub use page::{FilterLogic, Page, SortOrder, UNLIMITED};
 pub use patch::Patch;
@@ -31,10 +36,7 @@ pub use resource::{Llm, NamedResources, PromptTemplate, Resource, ResourcesUpdat
 pub use rollout::{
     Attempt, AttemptStatus, AttemptedRollout, Rollout, RolloutConfig, RolloutMode, RolloutStatus, RolloutView,
 };
-pub use span::{
-    AttributeError, Attributes, Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus,
-    is_attribute_value,
-};
+pub use span::{Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus};
 pub use triplet::Triplet;
 pub use worker::{Worker, WorkerStatus};
 

@@ -2,55 +2,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::JsonMap;
+use crate::attributes::{AttributeError, Attributes, check, make_plain};
 use crate::extra::deserialize_with_extra;
 use crate::rollout::wire_enum;
-
-/// Attributes of a span, an event, a link or a resource: strings, booleans, numbers and lists of one of these.
-/// The type can hold more; [`Span::check_attributes`] tells.
-pub type Attributes = JsonMap;
-
-/// Whether `value` is what an attribute may be: a string, a boolean, a number, or a list of one of these.
-#[must_use]
-pub fn is_attribute_value(value: &Value) -> bool {
-    match value {
-        Value::String(_) | Value::Bool(_) | Value::Number(_) => true,
-        Value::Array(items) => {
-            items.iter().all(Value::is_string)
-                || items.iter().all(Value::is_boolean)
-                || items.iter().all(Value::is_number)
-        }
-        Value::Null | Value::Object(_) => false,
-    }
-}
-
-/// An attribute that is not what an attribute may be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{field} is {found}: an attribute is a string, a boolean, a number or a list of one of these; \
-     leave it out, spread it over several keys, or give it as JSON text"
-)]
-pub struct AttributeError {
-    /// Where it is, e.g. `attributes.KEY` or `events.0.attributes.KEY`.
-    pub field: String,
-    /// What it is.
-    pub found: &'static str,
-}
-
-/// `place` is the path of the attributes within the span.
-fn check_attributes(place: impl Fn() -> String, attributes: &Attributes) -> Result<(), AttributeError> {
-    let Some((key, value)) = attributes.iter().find(|(_, value)| !is_attribute_value(value)) else {
-        return Ok(());
-    };
-    let found = match value {
-        Value::Null => "null",
-        Value::Object(_) => "an object",
-        Value::Array(items) if items.iter().all(|item| !item.is_array() && !item.is_object()) => {
-            "a list of several types"
-        }
-        _ => "a list of lists or objects",
-    };
-    Err(AttributeError { field: format!("{}.{key}", place()), found })
-}
 
 wire_enum! {
     /// OpenTelemetry's status code of a span.
@@ -242,18 +196,30 @@ impl Span {
     /// Checks the attributes of the span, its events, its links and its resource.
     ///
     /// # Errors
-    /// [`AttributeError`] naming the first that is not a string, a boolean, a number or a list of one of these.
+    /// [`AttributeError`] naming the first that is nested deeper than [`crate::MAX_ATTRIBUTE_DEPTH`].
     pub fn check_attributes(&self) -> Result<(), AttributeError> {
-        check_attributes(|| "attributes".to_owned(), &self.attributes)?;
+        check(|| "attributes".to_owned(), &self.attributes)?;
         for (index, event) in self.events.iter().enumerate() {
-            check_attributes(|| format!("events.{index}.attributes"), &event.attributes)?;
+            check(|| format!("events.{index}.attributes"), &event.attributes)?;
         }
         for (index, link) in self.links.iter().enumerate() {
             if let Some(attributes) = &link.attributes {
-                check_attributes(|| format!("links.{index}.attributes"), attributes)?;
+                check(|| format!("links.{index}.attributes"), attributes)?;
             }
         }
-        check_attributes(|| "resource.attributes".to_owned(), &self.resource.attributes)
+        check(|| "resource.attributes".to_owned(), &self.resource.attributes)
+    }
+
+    /// The same span for readers with 0.3's models, which take no attribute but a string, a boolean, a number or a
+    /// list of one of these, and refuse a whole page for one that is something else: bytes become their
+    /// hexadecimal digits, anything else JSON text.
+    #[must_use]
+    pub fn into_plain(mut self) -> Self {
+        let links = self.links.iter_mut().filter_map(|link| link.attributes.as_mut());
+        let events = self.events.iter_mut().map(|event| &mut event.attributes);
+        let own = [&mut self.attributes, &mut self.resource.attributes];
+        own.into_iter().chain(events).chain(links).for_each(make_plain);
+        self
     }
 
     /// The same span, placed in an attempt.

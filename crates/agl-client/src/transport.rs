@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agl_store::Error;
+use agl_types::CLIENT_HEADER;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -187,7 +188,9 @@ impl Transport {
     async fn send(&self, request: &Request, timeout: Option<Duration>) -> Result<reqwest::Response, Failure> {
         let Request { method, url, body, key } = request;
         let client = self.client().map_err(Failure::decided)?;
-        let mut builder = client.request(method.clone(), url.clone());
+        let mut builder = client
+            .request(method.clone(), url.clone())
+            .header(CLIENT_HEADER, env!("CARGO_PKG_VERSION"));
         if let Some(timeout) = timeout {
             builder = builder.timeout(timeout);
         }

@@ -1,8 +1,10 @@
 //! Requests into the request types of `agl-types`, with errors in the shape that 0.3 answers.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use agl_store::{IdempotencyKey, Store};
+use agl_types::{CLIENT_HEADER, Span};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -137,6 +139,27 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
         _ => Err(ApiError::bad_request(format!(
             "the header Idempotency-Key must be 1 to {LONGEST_KEY} visible ASCII characters"
         ))),
+    }
+}
+
+/// What whoever asks can read: a client of ours says so with [`CLIENT_HEADER`], any other has 0.3's models.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader {
+    is_ours: bool,
+}
+
+impl Reader {
+    /// A span as this reader is told it.
+    pub(crate) fn told(self, span: Span) -> Span {
+        if self.is_ours { span } else { span.into_plain() }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Reader {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self { is_ours: parts.headers.contains_key(CLIENT_HEADER) })
     }
 }
 

@@ -5,6 +5,7 @@
 //! that are missing), `POST /v1/agl/spans/next/batch` issues many sequence ids, `PATCH` on an attempt is its
 //! `POST` with null clearing a field, and `GET /v1/agl/resources/{id}?version=N` reads older versions.
 
+mod encoding;
 mod error;
 mod extract;
 mod options;

@@ -1,26 +1,29 @@
 use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
-use agl_otlp::{Received, Rejected};
+use agl_otlp::{Format, Received, Rejected};
 use agl_store::{Error, SpanDraft, Store};
 use agl_types::{AttemptQuery, UNLIMITED};
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use flate2::Compression;
-use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
 use super::App;
+use crate::encoding::{Encoding, Unreadable};
 use crate::error::too_large_detail;
 use crate::extract::read_bytes;
 
-const PROTOBUF: &str = "application/x-protobuf";
 const GZIP: &str = "gzip";
 /// Seconds after which an exporter may try again.
 const RETRY_AFTER_SECONDS: &str = "1";
+/// Bytes that are read within a millisecond. More should not keep other requests waiting.
+const SMALL: usize = 64 << 10;
+/// How many times smaller than its content a compressed payload is taken to be.
+const COMPRESSION: usize = 8;
 
 /// The signals that the store does not take.
 pub(super) async fn not_taken() -> StatusCode {
@@ -30,31 +33,32 @@ pub(super) async fn not_taken() -> StatusCode {
 /// Takes spans in. The answer is given once they are stored.
 pub(super) async fn traces(State(app): State<App>, request: Request) -> Response {
     let wants_gzip = accepts_gzip(request.headers());
-    match take_in(&app, request).await {
-        Ok(rejected) => {
-            if !rejected.is_empty() {
-                tracing::warn!("OTLP: {}", rejected.message());
-            }
-            answer(StatusCode::OK, agl_otlp::response(&rejected), wants_gzip)
-        }
-        Err(refusal) => {
-            tracing::debug!(status = refusal.status.as_u16(), "OTLP: {}", refusal.message);
-            answer(refusal.status, agl_otlp::error_status(refusal.message), wants_gzip)
-        }
-    }
+    let format = format_of(request.headers());
+    // What cannot be read at all is told in protobuf.
+    let answered_in = *format.as_ref().unwrap_or(&Format::Protobuf);
+    let outcome = match format {
+        Ok(format) => take_in(&app, format, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    let (status, body) = match outcome {
+        Ok(rejected) => (StatusCode::OK, answered_in.response(&rejected)),
+        Err(Refusal { status, message }) => (status, answered_in.error(message)),
+    };
+    answer(status, answered_in, body, wants_gzip)
 }
 
-struct Refusal {
-    status: StatusCode,
-    message: String,
+/// Why a payload is not taken.
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) message: String,
 }
 
 impl Refusal {
-    fn bad_request(message: impl Into<String>) -> Self {
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
-    fn too_large(limit: usize) -> Self {
+    pub(super) fn too_large(limit: usize) -> Self {
         Self { status: StatusCode::PAYLOAD_TOO_LARGE, message: too_large_detail(limit) }
     }
 }
@@ -80,39 +84,111 @@ impl From<Error> for Refusal {
     }
 }
 
-async fn take_in(app: &App, request: Request) -> Result<Rejected, Refusal> {
-    let encoding = Encoding::of(request.headers())?;
-    let limit = app.body_limit;
-    let bytes = read_bytes(request, &(), limit).await.map_err(|error| {
+/// The format that the body says it has.
+fn format_of(headers: &HeaderMap) -> Result<Format, Refusal> {
+    let content_type = text_of(headers, &CONTENT_TYPE);
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let named = |format: &Format| essence.eq_ignore_ascii_case(format.content_type());
+    Format::ALL.into_iter().find(named).ok_or_else(|| {
+        let [one, other] = Format::ALL.map(Format::content_type);
+        Refusal::bad_request(format!("Unsupported Content-Type '{essence}', expected '{one}' or '{other}'"))
+    })
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+async fn take_in(app: &App, format: Format, request: Request) -> Result<Rejected, Refusal> {
+    let named = text_of(request.headers(), &CONTENT_ENCODING);
+    let encoding = Encoding::parse(named).ok_or_else(|| Refusal {
+        status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        message: format!("Unsupported Content-Encoding '{named}', expected one of {}", Encoding::NAMES),
+    })?;
+    let bytes = read_body(request, app.body_limit).await?;
+    Payload { bytes, encoding, format, limit: app.body_limit }.store(app.store.as_ref()).await
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read_body(request: Request, limit: usize) -> Result<Bytes, Refusal> {
+    read_bytes(request, &(), limit).await.map_err(|error| {
         if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
             Refusal::too_large(limit)
         } else {
             Refusal::bad_request("the request body broke off")
         }
-    })?;
-    // Large payloads take a while, in which other requests should not have to wait.
-    let decoding = tokio::task::spawn_blocking(move || decode(&bytes, encoding, limit)).await;
-    let Received { spans, mut rejected } = decoding.map_err(|error| {
-        tracing::error!(%error, "decoding an OTLP payload failed");
-        Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, message: "Internal server error".to_owned() }
-    })??;
-    let drafts: Vec<SpanDraft> = spans
-        .into_iter()
-        .map(|one| SpanDraft { span: one.span, has_sequence_id: one.has_sequence_id })
-        .collect();
-    if drafts.is_empty() {
-        return Ok(rejected);
-    }
-    // Nearly always everything is known. Only when something is not, it is worth finding out what.
-    match app.store.add_span_drafts(drafts.clone()).await {
-        Ok(_) => {}
-        Err(Error::NotFound { .. }) => {
-            let known = known_only(app.store.as_ref(), drafts, &mut rejected).await?;
-            app.store.add_span_drafts(known).await?;
+    })
+}
+
+/// An export request as it came.
+#[derive(Debug, Clone)]
+pub(super) struct Payload {
+    pub(super) bytes: Bytes,
+    pub(super) encoding: Encoding,
+    pub(super) format: Format,
+    /// How many bytes it may have when unpacked.
+    pub(super) limit: usize,
+}
+
+impl Payload {
+    /// Stores the spans; the answer counts those that could not be.
+    pub(super) async fn store(self, store: &dyn Store) -> Result<Rejected, Refusal> {
+        let outcome = self.try_store(store).await;
+        match &outcome {
+            Ok(rejected) if !rejected.is_empty() => tracing::warn!("OTLP: {}", rejected.message()),
+            Ok(_) => {}
+            Err(refusal) => tracing::debug!(status = refusal.status.as_u16(), "OTLP: {}", refusal.message),
         }
-        Err(error) => return Err(error.into()),
+        outcome
     }
-    Ok(rejected)
+
+    async fn try_store(self, store: &dyn Store) -> Result<Rejected, Refusal> {
+        let (spans, rejected) = self.read().await?;
+        if spans.is_empty() {
+            return Ok(rejected);
+        }
+        // Nearly always everything is known. Only when something is not, it is worth finding out what, and then
+        // reading the payload again is cheaper than having had a copy made of every one.
+        match store.add_span_drafts(spans).await {
+            Ok(_) => Ok(rejected),
+            Err(Error::NotFound { .. }) => {
+                let (spans, mut rejected) = self.read().await?;
+                let known = known_only(store, spans, &mut rejected).await?;
+                store.add_span_drafts(known).await?;
+                Ok(rejected)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The spans, and those that cannot be stored anywhere.
+    async fn read(&self) -> Result<(Vec<SpanDraft>, Rejected), Refusal> {
+        let likely = match self.encoding {
+            Encoding::Identity => self.bytes.len(),
+            _ => self.bytes.len().saturating_mul(COMPRESSION),
+        };
+        if likely <= SMALL {
+            return self.read_now();
+        }
+        let payload = self.clone();
+        tokio::task::spawn_blocking(move || payload.read_now()).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "decoding an OTLP payload failed");
+            let message = "Internal server error".to_owned();
+            Err(Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, message })
+        })
+    }
+
+    fn read_now(&self) -> Result<(Vec<SpanDraft>, Rejected), Refusal> {
+        let bytes = self.encoding.inflate(&self.bytes, self.limit).map_err(|error| match error {
+            Unreadable::Corrupt(message) => Refusal::bad_request(message),
+            Unreadable::TooLarge => Refusal::too_large(self.limit),
+        })?;
+        let request = self.format.decode(&bytes).map_err(|error| Refusal::bad_request(error.to_string()))?;
+        let Received { spans, rejected } = agl_otlp::receive(request);
+        let draft =
+            |one: agl_otlp::ReceivedSpan| SpanDraft { span: one.span, has_sequence_id: one.has_sequence_id };
+        Ok((spans.into_iter().map(draft).collect(), rejected))
+    }
 }
 
 /// The spans whose rollout and attempt exist; the others are counted in `rejected`.
@@ -149,61 +225,6 @@ async fn attempts_of(store: &dyn Store, rollout_id: &str) -> Result<Option<Vec<S
     Ok(Some(page.items.into_iter().map(|attempt| attempt.attempt_id).collect()))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
-    Plain,
-    Gzip,
-}
-
-impl Encoding {
-    /// What the headers say about the body.
-    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let content_type = text_of(headers, &CONTENT_TYPE);
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        if !essence.eq_ignore_ascii_case(PROTOBUF) {
-            let message = format!("Unsupported Content-Type '{essence}', expected '{PROTOBUF}'");
-            return Err(Refusal::bad_request(message));
-        }
-        let encoding = text_of(headers, &CONTENT_ENCODING).trim();
-        if encoding.is_empty() || encoding.eq_ignore_ascii_case("identity") {
-            Ok(Self::Plain)
-        } else if encoding.eq_ignore_ascii_case(GZIP) {
-            Ok(Self::Gzip)
-        } else {
-            let message = format!("Unsupported Content-Encoding '{encoding}', expected '{GZIP}' or none");
-            Err(Refusal::bad_request(message))
-        }
-    }
-}
-
-fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
-
-fn decode(bytes: &Bytes, encoding: Encoding, limit: usize) -> Result<Received, Refusal> {
-    let inflated;
-    let payload: &[u8] = match encoding {
-        Encoding::Plain => bytes,
-        Encoding::Gzip => {
-            inflated = inflate(bytes, limit)?;
-            &inflated
-        }
-    };
-    let request = agl_otlp::decode(payload).map_err(|error| Refusal::bad_request(error.to_string()))?;
-    Ok(agl_otlp::receive(request))
-}
-
-/// Decompresses, but never more than `limit` bytes.
-fn inflate(bytes: &[u8], limit: usize) -> Result<Vec<u8>, Refusal> {
-    let one_more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    let mut inflated = Vec::new();
-    MultiGzDecoder::new(bytes)
-        .take(one_more)
-        .read_to_end(&mut inflated)
-        .map_err(|error| Refusal::bad_request(format!("Unable to decompress the gzip payload: {error}")))?;
-    if inflated.len() > limit { Err(Refusal::too_large(limit)) } else { Ok(inflated) }
-}
-
 /// Whether gzip is among the encodings accepted, whatever the weight.
 fn accepts_gzip(headers: &HeaderMap) -> bool {
     let names = |text: &str| text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(GZIP);
@@ -214,7 +235,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
         .any(|value| value.split(',').any(names))
 }
 
-fn answer(status: StatusCode, body: Vec<u8>, wants_gzip: bool) -> Response {
+fn answer(status: StatusCode, format: Format, body: Vec<u8>, wants_gzip: bool) -> Response {
     let zipped = if wants_gzip { gzip(&body) } else { None };
     let mut response = match zipped {
         Some(zipped) => {
@@ -223,9 +244,9 @@ fn answer(status: StatusCode, body: Vec<u8>, wants_gzip: bool) -> Response {
         None => (status, body).into_response(),
     };
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, axum::http::HeaderValue::from_static(PROTOBUF));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, axum::http::HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
     }
     response
 }

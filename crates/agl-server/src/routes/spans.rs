@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Answer, App, check_page};
 use crate::error::ApiError;
-use crate::extract::{Body, parse_value, query_object, require};
+use crate::extract::{Body, Reader, parse_value, query_object, require};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -20,9 +20,13 @@ pub(super) fn routes() -> Router<App> {
         .route("/spans/next/batch", post(next_many))
 }
 
-async fn add(State(app): State<App>, body: Body) -> Result<(StatusCode, Json<Option<Span>>), ApiError> {
-    let span: Span = body.parse()?;
-    Ok((StatusCode::CREATED, Json(body.store(&app).add_span(span).await?)))
+async fn add(
+    State(app): State<App>,
+    reader: Reader,
+    body: Body,
+) -> Result<(StatusCode, Json<Option<Span>>), ApiError> {
+    let stored = body.store(&app).add_span(body.parse()?).await?;
+    Ok((StatusCode::CREATED, Json(stored.map(|span| reader.told(span)))))
 }
 
 #[derive(Deserialize)]
@@ -31,14 +35,18 @@ struct Batch {
 }
 
 /// Stores many spans and answers with those that were new. A sequence id that is null or absent is issued.
-async fn add_many(State(app): State<App>, body: Body) -> Result<(StatusCode, Json<Vec<Span>>), ApiError> {
+async fn add_many(
+    State(app): State<App>,
+    reader: Reader,
+    body: Body,
+) -> Result<(StatusCode, Json<Vec<Span>>), ApiError> {
     let mut value = body.value()?;
     let placed = fill_sequence_ids(&mut value);
     let Batch { spans } = parse_value("body", &value)?;
     let drafts =
         spans.into_iter().zip(placed).map(|(span, has_sequence_id)| SpanDraft { span, has_sequence_id });
     let stored = body.store(&app).add_span_drafts(drafts.collect()).await?;
-    Ok((StatusCode::CREATED, Json(stored)))
+    Ok((StatusCode::CREATED, Json(stored.into_iter().map(|span| reader.told(span)).collect())))
 }
 
 /// Puts 0 where a span has no sequence id, and says of each span whether it had one.
@@ -55,19 +63,21 @@ fn fill_sequence_ids(batch: &mut Value) -> Vec<bool> {
     spans.iter_mut().map(fill).collect()
 }
 
-async fn list(State(app): State<App>, OriginalUri(uri): OriginalUri) -> Answer<Page<Span>> {
-    query(&app, "query", &query_object(uri.query().unwrap_or_default())).await
+async fn list(State(app): State<App>, reader: Reader, OriginalUri(uri): OriginalUri) -> Answer<Page<Span>> {
+    query(&app, reader, "query", &query_object(uri.query().unwrap_or_default())).await
 }
 
-async fn search(State(app): State<App>, body: Body) -> Answer<Page<Span>> {
-    query(&app, "body", &body.value()?).await
+async fn search(State(app): State<App>, reader: Reader, body: Body) -> Answer<Page<Span>> {
+    query(&app, reader, "body", &body.value()?).await
 }
 
-async fn query(app: &App, source: &str, value: &Value) -> Answer<Page<Span>> {
+async fn query(app: &App, reader: Reader, source: &str, value: &Value) -> Answer<Page<Span>> {
     let query: SpanQuery = parse_value(source, value)?;
     require(source, value, &["rollout_id"])?;
     check_page(query.limit, query.offset)?;
-    Ok(Json(app.store.query_spans(query).await?))
+    let Page { items, limit, offset, total } = app.store.query_spans(query).await?;
+    let items = items.into_iter().map(|span| reader.told(span)).collect();
+    Ok(Json(Page { items, limit, offset, total }))
 }
 
 #[derive(Serialize)]

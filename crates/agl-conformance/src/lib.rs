@@ -20,10 +20,15 @@ use std::sync::Arc;
 
 use agl_store::{Clock, Error, ManualClock, Store};
 use agl_types::{
-    Attempt, AttemptStatus, AttemptUpdate, AttemptedRollout, EnqueueRolloutRequest, JsonMap, Llm,
+    Attempt, AttemptStatus, AttemptUpdate, AttemptedRollout, Attributes, EnqueueRolloutRequest, JsonMap, Llm,
     NamedResources, Resource, Rollout, RolloutConfig, RolloutQuery, RolloutStatus, RolloutUpdate, Span,
-    StartRollout, Worker,
+    StartRollout, Worker, bytes_attribute,
 };
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy as _, any};
+use proptest::prop_oneof;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 pub mod feed;
@@ -135,6 +140,28 @@ fn span(attempt: &Attempt, span_id: u64, sequence_id: i64) -> Span {
     span.placed(&attempt.rollout_id, &attempt.attempt_id, sequence_id)
 }
 
+/// `count` sets of attributes with values of every type, at random.
+#[must_use]
+pub fn any_attributes(count: usize) -> Vec<Attributes> {
+    let scalar = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".*".prop_map(Value::from),
+        any::<Vec<u8>>().prop_map(|bytes| bytes_attribute(&bytes)),
+    ];
+    let value = scalar.prop_recursive(4, 32, 6, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..6).prop_map(Value::from),
+            vec((".*", inner), 0..6).prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    });
+    let attributes = vec((".*", value), 0..6).prop_map(Attributes::from_iter);
+    let mut runner = TestRunner::default();
+    (0..count).map(|_| attributes.new_tree(&mut runner).unwrap().current()).collect()
+}
+
 fn config(max_attempts: u32, retry_condition: &[AttemptStatus]) -> RolloutConfig {
     RolloutConfig {
         max_attempts: max_attempts.try_into().unwrap(),
@@ -184,7 +211,7 @@ macro_rules! conformance_tests {
                 reopening_clears_the_end, updates_touch_only_what_they_name, unknown_ids_are_not_found,
                 metadata_of_an_attempt_changes_no_status, latest_names_the_highest_attempt,
                 rollouts_round_trip;
-            spans: odd_attributes_are_refused, a_span_is_kept_and_is_a_heartbeat, a_duplicate_is_refused_and_is_no_heartbeat,
+            spans: attributes_of_any_type_are_kept, attributes_without_end_are_refused, a_span_is_kept_and_is_a_heartbeat, a_duplicate_is_refused_and_is_no_heartbeat,
                 a_partly_duplicate_batch_keeps_the_new_spans, duplicates_within_a_batch_are_stored_once,
                 span_ids_are_unique_within_an_attempt_only, one_counter_serves_all_attempts,
                 explicit_ids_push_the_counter, counters_need_no_rollout, ids_are_issued_in_the_order_asked_for,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use agl_store::SpanDraft;
 use agl_types::AttemptStatus::{Preparing, Running, Succeeded, Timeout, Unresponsive};
 use agl_types::{
-    AttemptUpdate, RolloutConfig, RolloutStatus, SequenceIdRequest, Span, SpanQuery, StatusCode,
+    AttemptUpdate, Attributes, MAX_ATTRIBUTE_DEPTH, RolloutConfig, RolloutStatus, SequenceIdRequest, Span,
+    SpanQuery, StatusCode,
 };
 use serde_json::json;
 
-use crate::{START, Subject, assert_invalid, assert_not_found, config, object, span};
+use crate::{START, Subject, any_attributes, assert_invalid, assert_not_found, config, object, span};
 
 async fn stored(s: &Subject, rollout_id: &str) -> Vec<Span> {
     let query = SpanQuery { rollout_id: rollout_id.to_owned(), ..SpanQuery::default() };
@@ -28,34 +29,51 @@ pub async fn a_span_is_kept_and_is_a_heartbeat(s: &Subject) {
     assert_eq!(s.status(&started.rollout.rollout_id).await, RolloutStatus::Running);
 }
 
-/// What no attribute may be is refused by name, with the whole batch and wherever in the span it is.
-pub async fn odd_attributes_are_refused(s: &Subject) {
-    let started = s.start().await;
-    let good = span(&started.attempt, 1, 1)
-        .with_attribute("lists", json!([1, 2.5]))
-        .with_attribute("none", json!([]));
-    for value in [json!(null), json!({"a": 1}), json!([1, "a"]), json!([[1]]), json!([null])] {
-        let blank = span(&started.attempt, 2, 2);
-        let attributes = object(json!({ "odd": value }));
-        let mut in_event = blank.clone();
-        let event = json!({"name": "e", "attributes": attributes});
-        in_event.events.push(serde_json::from_value(event).unwrap());
-        let mut in_link = blank.clone();
-        let link = json!({"context": blank.context, "attributes": attributes});
-        in_link.links.push(serde_json::from_value(link).unwrap());
-        let mut in_resource = blank.clone();
-        in_resource.resource.attributes = attributes;
-        for (odd, field) in [
-            (blank.with_attribute("odd", value), "attributes.odd"),
-            (in_event, "events.0.attributes.odd"),
-            (in_link, "links.0.attributes.odd"),
-            (in_resource, "resource.attributes.odd"),
-        ] {
-            assert_invalid(s.store.add_many_spans(vec![good.clone(), odd]).await, field);
-        }
+/// The span with these attributes wherever a span has attributes.
+fn with_attributes(mut span: Span, attributes: &Attributes) -> Span {
+    span.events.push(serde_json::from_value(json!({"name": "e", "attributes": attributes})).unwrap());
+    span.links
+        .push(serde_json::from_value(json!({"context": span.context, "attributes": attributes})).unwrap());
+    span.resource.attributes.clone_from(attributes);
+    span.attributes.clone_from(attributes);
+    span
+}
+
+/// Null, maps, lists of anything: what goes in comes out.
+pub async fn attributes_of_any_type_are_kept(s: &Subject) {
+    let attempt = s.start().await.attempt;
+    let spans: Vec<Span> = (1..)
+        .zip(any_attributes(64))
+        .map(|(number, attributes)| {
+            let place = i64::try_from(number).unwrap();
+            with_attributes(span(&attempt, number, place), &attributes)
+        })
+        .collect();
+    assert_eq!(s.store.add_many_spans(spans.clone()).await.unwrap(), spans);
+    assert_eq!(stored(s, &attempt.rollout_id).await, spans);
+}
+
+/// What nobody could read again is refused by name, with the whole batch and wherever in the span it is.
+pub async fn attributes_without_end_are_refused(s: &Subject) {
+    let attempt = s.start().await.attempt;
+    let nested = |levels: usize| {
+        let deep = (0..levels).fold(json!(1), |inner, _| json!([inner]));
+        object(json!({ "deep": deep }))
+    };
+    let good = with_attributes(span(&attempt, 1, 1), &nested(MAX_ATTRIBUTE_DEPTH));
+    let blank = span(&attempt, 2, 2);
+    let bad = with_attributes(blank.clone(), &nested(MAX_ATTRIBUTE_DEPTH + 1));
+    for (bad, field) in [
+        (Span { attributes: bad.attributes, ..blank.clone() }, "attributes.deep"),
+        (Span { events: bad.events, ..blank.clone() }, "events.0.attributes.deep"),
+        (Span { links: bad.links, ..blank.clone() }, "links.0.attributes.deep"),
+        (Span { resource: bad.resource, ..blank }, "resource.attributes.deep"),
+    ] {
+        assert_invalid(s.store.add_many_spans(vec![good.clone(), bad]).await, field);
     }
-    assert_eq!(stored(s, &started.rollout.rollout_id).await, []);
-    assert_eq!(s.store.add_span(good.clone()).await.unwrap(), Some(good));
+    assert_eq!(stored(s, &attempt.rollout_id).await, []);
+    assert_eq!(s.store.add_span(good.clone()).await.unwrap(), Some(good.clone()));
+    assert_eq!(stored(s, &attempt.rollout_id).await, [good]);
 }
 
 /// The first span of an id stays as it was.

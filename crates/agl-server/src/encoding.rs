@@ -92,8 +92,6 @@ fn zstd(mut bytes: &[u8], room: usize) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use flate2::Compression;
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
@@ -109,7 +107,8 @@ mod tests {
         let mut gzip = GzEncoder::new(Vec::new(), level);
         let mut zlib = ZlibEncoder::new(Vec::new(), level);
         let mut raw = DeflateEncoder::new(Vec::new(), level);
-        for writer in [&mut gzip as &mut dyn std::io::Write, &mut zlib, &mut raw] {
+        let writers: [&mut dyn io::Write; 3] = [&mut gzip, &mut zlib, &mut raw];
+        for writer in writers {
             writer.write_all(text).unwrap();
         }
         vec![

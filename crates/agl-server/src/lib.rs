@@ -1,6 +1,7 @@
 //! The store server: Agent Lightning 0.3's REST routes and OTLP traces over any [`agl_store::Store`].
 //!
-//! [`router`] is the application, [`serve`] runs it on a socket until told to stop. Beside the routes of 0.3
+//! [`router`] is the application, [`serve`] runs it on a socket until told to stop, and `serve_grpc` (feature `grpc`)
+//! takes OTLP over gRPC on another one. Beside the routes of 0.3
 //! there are a few of our own: `POST /v1/agl/spans/batch` stores many spans at once (issuing the sequence ids
 //! that are missing), `POST /v1/agl/spans/next/batch` issues many sequence ids, `PATCH` on an attempt is its
 //! `POST` with null clearing a field, and `GET /v1/agl/resources/{id}?version=N` reads older versions.
@@ -16,3 +17,5 @@ pub use error::Error;
 pub use options::{CorsOrigins, ServerOptions};
 pub use routes::router;
 pub use serve::serve;
+#[cfg(feature = "grpc")]
+pub use serve::serve_grpc;

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use agl_store::{Retention, Store};
 use agl_types::PurgeReport;
+use axum::Router;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::ServerOptions;
 use crate::routes::application;
+#[cfg(feature = "grpc")]
+use crate::routes::grpc_application;
 
 /// Serves `store` on `listener` until `shutdown` is ready; then takes no new connections and gives the requests
 /// in flight [`ServerOptions::drain`] to finish. Waits (`POST /v1/agl/waits/rollouts`) are answered 503 at once.
@@ -26,9 +29,36 @@ pub async fn serve(
     options: &ServerOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let (drain, draining) = watch::channel(false);
     let housekeeping = keep_house(Arc::clone(&store), options.retention, options.housekeeping);
-    let app = application(store, options, draining.clone());
+    let app = |draining| application(store, options, draining);
+    tokio::select! {
+        never = housekeeping => match never {},
+        served = run(listener, app, options.drain, shutdown) => served,
+    }
+}
+
+/// Takes OTLP over gRPC on `listener`, and is in everything else like [`serve`].
+///
+/// # Errors
+/// When the listener fails for good.
+#[cfg(feature = "grpc")]
+pub async fn serve_grpc(
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    options: &ServerOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    run(listener, |draining| grpc_application(store, options, draining), options.drain, shutdown).await
+}
+
+async fn run(
+    listener: TcpListener,
+    application: impl FnOnce(watch::Receiver<bool>) -> Router,
+    drain_time: Duration,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let (drain, draining) = watch::channel(false);
+    let app = application(draining.clone());
     let listener = listener.tap_io(|stream| {
         // Small answers should not wait for more to send.
         if let Err(error) = stream.set_nodelay(true) {
@@ -45,13 +75,12 @@ pub async fn serve(
     let deadline = async {
         // An error means that the server is gone, which the other branch reports.
         let _ = late.wait_for(|draining| *draining).await;
-        tokio::time::sleep(options.drain).await;
+        tokio::time::sleep(drain_time).await;
     };
     tokio::select! {
-        never = housekeeping => match never {},
         served = axum::serve(listener, app).with_graceful_shutdown(told) => served,
         () = deadline => {
-            tracing::warn!("requests in flight did not finish within {:?} and were cut off", options.drain);
+            tracing::warn!("requests in flight did not finish within {drain_time:?} and were cut off");
             Ok(())
         }
     }

@@ -3,6 +3,8 @@
 mod attempts;
 mod events;
 mod maintenance;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod otlp;
 mod queues;
 mod resources;
@@ -65,7 +67,6 @@ pub(crate) fn application(
     options: &ServerOptions,
     draining: watch::Receiver<bool>,
 ) -> Router {
-    let body_limit = options.body_limit;
     let api = Router::new()
         .route("/health", get(health))
         .route("/statistics", get(statistics))
@@ -77,24 +78,42 @@ pub(crate) fn application(
         .merge(workers::routes())
         .merge(events::routes())
         .merge(maintenance::routes());
-    let app = Router::new()
+    let routes = Router::new()
         .nest("/v1/agl", api)
         .route("/v1/traces", post(otlp::traces))
         .route("/v1/metrics", post(otlp::not_taken))
         .route("/v1/logs", post(otlp::not_taken))
         .route("/v1/development/profiles", post(otlp::not_taken))
         .fallback(async || ApiError::no_such_path())
-        .method_not_allowed_fallback(async || ApiError::no_such_method())
-        .with_state(App { store, draining, body_limit })
-        .layer(DefaultBodyLimit::max(body_limit))
-        .layer(Extension(BodyLimit(body_limit)))
-        .layer(CatchPanicLayer::custom(on_panic));
+        .method_not_allowed_fallback(async || ApiError::no_such_method());
+    let app = guarded(routes, App { store, draining, body_limit: options.body_limit });
     // Around everything else, so that errors carry the headers too.
     let app = match options.cors.layer() {
         Some(cors) => app.layer(cors),
         None => app,
     };
     app.layer(from_fn(log_access))
+}
+
+/// The application of the gRPC port.
+#[cfg(feature = "grpc")]
+pub(crate) fn grpc_application(
+    store: Arc<dyn Store>,
+    options: &ServerOptions,
+    draining: watch::Receiver<bool>,
+) -> Router {
+    let app = App { store, draining, body_limit: options.body_limit };
+    guarded(grpc::routes(), app).layer(from_fn(log_access))
+}
+
+/// Routes with what has to be around all of them.
+fn guarded(routes: Router<App>, app: App) -> Router {
+    let body_limit = app.body_limit;
+    routes
+        .with_state(app)
+        .layer(DefaultBodyLimit::max(body_limit))
+        .layer(Extension(BodyLimit(body_limit)))
+        .layer(CatchPanicLayer::custom(on_panic))
 }
 
 async fn health() -> Json<Value> {

@@ -4,6 +4,9 @@
 mod common;
 mod conformance;
 mod failures;
+#[cfg(feature = "grpc")]
+mod grpc;
+mod json;
 mod once;
 mod otlp;
 mod push;

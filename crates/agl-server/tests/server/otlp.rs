@@ -4,13 +4,13 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 use agl_server::ServerOptions;
-use agl_store::{MemoryStore, Store};
+use agl_store::{MemoryStore, SqliteOptions, SqliteStore, Store};
 use agl_types::semconv::{ATTEMPT_ID, ROLLOUT_ID};
 use agl_types::{AttemptedRollout, Page, Span, SpanQuery, StartRollout};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
+use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceResponse,
 };
@@ -18,20 +18,25 @@ use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
 use prost::Message as _;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{Response, StatusCode};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use serde_json::{Value, json};
 
 use crate::common::Server;
+use crate::json;
 
 struct Setting {
     server: Server,
-    store: Arc<MemoryStore>,
+    store: Arc<dyn Store>,
     rollout: AttemptedRollout,
 }
 
 async fn setting() -> Setting {
-    let store = Arc::new(MemoryStore::new());
-    let shared: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
-    let server =
-        Server::over(shared, ServerOptions { body_limit: 100_000, ..ServerOptions::default() }).await;
+    setting_over(Arc::new(MemoryStore::new())).await
+}
+
+async fn setting_over(store: Arc<dyn Store>) -> Setting {
+    let options = ServerOptions { body_limit: 100_000, ..ServerOptions::default() };
+    let server = Server::over(Arc::clone(&store), options).await;
     let rollout = store.start_rollout(StartRollout::default()).await.unwrap();
     Setting { server, store, rollout }
 }
@@ -55,6 +60,11 @@ impl Setting {
         self.post(agl_otlp::request(spans).encode_to_vec(), &[PROTOBUF]).await
     }
 
+    /// The spans as OTLP's JSON.
+    async fn export_json(&self, spans: &[Span]) -> Response {
+        self.post(json::request(spans).to_string(), &[JSON]).await
+    }
+
     async fn stored(&self) -> Page<Span> {
         let rollout_id = self.rollout.rollout.rollout_id.clone();
         self.store.query_spans(SpanQuery { rollout_id, ..SpanQuery::default() }).await.unwrap()
@@ -62,6 +72,7 @@ impl Setting {
 }
 
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
+const JSON: (&str, &str) = ("content-type", "application/json");
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -77,7 +88,7 @@ async fn partial(response: Response) -> ExportTracePartialSuccess {
 async fn refusal(response: Response) -> (StatusCode, String) {
     assert_eq!(response.headers()[CONTENT_TYPE], "application/x-protobuf");
     let status = response.status();
-    let message = agl_otlp::parse_error_status(&response.bytes().await.unwrap()).unwrap().message;
+    let message = agl_otlp::Status::decode(response.bytes().await.unwrap()).unwrap().message;
     (status, message)
 }
 
@@ -157,21 +168,151 @@ async fn an_empty_body_is_an_empty_request() {
 #[tokio::test]
 async fn what_cannot_be_read_is_refused_with_a_status() {
     let setting = setting().await;
-    let (status, message) =
-        refusal(setting.post("{}", &[("content-type", "application/json; a=b")]).await).await;
-    assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert_eq!(message, "Unsupported Content-Type 'application/json', expected 'application/x-protobuf'");
+    for content_type in ["text/plain; a=b", "application/jsonl", ""] {
+        let (status, message) = refusal(setting.post("{}", &[("content-type", content_type)]).await).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        let essence = content_type.split(';').next().unwrap();
+        let expected = "expected 'application/x-protobuf' or 'application/json'";
+        assert_eq!(message, format!("Unsupported Content-Type '{essence}', {expected}"));
+    }
     let (status, message) = refusal(setting.post("junk", &[PROTOBUF]).await).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(message.starts_with("Unable to parse OTLP traces payload: "), "{message}");
-    let (status, message) =
-        refusal(setting.post("junk", &[PROTOBUF, ("content-encoding", "gzip")]).await).await;
+    for encoding in ["gzip", "deflate", "zstd"] {
+        let headers = [PROTOBUF, ("content-encoding", encoding)];
+        let (status, message) = refusal(setting.post("\x28\x7f junk", &headers).await).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(message.starts_with(&format!("Unable to decompress the {encoding} payload: ")), "{message}");
+    }
+    let (status, message) = refusal(setting.post("", &[PROTOBUF, ("content-encoding", "br")]).await).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(message, "Unsupported Content-Encoding 'br', expected one of identity, gzip, deflate, zstd");
+}
+
+#[tokio::test]
+async fn json_is_answered_with_json() {
+    let setting = setting().await;
+    let answer = async |response: Response| {
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        (response.status(), response.json::<Value>().await.unwrap())
+    };
+    let stored = answer(setting.export_json(&[setting.span(1)]).await).await;
+    assert_eq!(stored, (StatusCode::OK, json!({})));
+    let (status, body) =
+        answer(setting.export_json(&[setting.span(2), setting.span(3).placed("ro-x", "at-x", 1)]).await)
+            .await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(
+        body,
+        json!({"partialSuccess": {"rejectedSpans": "1", "errorMessage": "1 span: Rollout ro-x not found"}})
+    );
+    assert_eq!(setting.stored().await.total, 2);
+
+    let headers = [("content-type", "Application/JSON; charset=utf-8"), ("content-encoding", "gzip")];
+    let (status, body) = answer(setting.post(gzip(b"{\"resourceSpans\": 1}"), &headers).await).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(message.starts_with("Unable to decompress"), "{message}");
-    let (status, message) =
-        refusal(setting.post("", &[PROTOBUF, ("content-encoding", "deflate")]).await).await;
+    let message = "Unable to parse OTLP traces payload: resourceSpans is not a list";
+    assert_eq!(body, json!({ "message": message }));
+    let (status, _) = answer(setting.post("junk", &headers).await).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(message.contains("deflate"), "{message}");
+    let (status, _) = answer(setting.post(gzip(&[b' '; 200_000]), &headers).await).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+/// Deflate as HTTP means it, which is zlib, and as some send it.
+#[tokio::test]
+async fn every_encoding_is_taken() {
+    let setting = setting().await;
+    let packed = |number: u64, pack: &dyn Fn(&[u8]) -> Vec<u8>| {
+        pack(&agl_otlp::request(&[setting.span(number)]).encode_to_vec())
+    };
+    let zlib = |bytes: &[u8]| {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let raw = |bytes: &[u8]| {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = |bytes: &[u8]| compress_to_vec(bytes, CompressionLevel::Fastest);
+    for (number, (encoding, body)) in [
+        ("identity", packed(1, &<[u8]>::to_vec)),
+        ("gzip", packed(2, &gzip)),
+        ("deflate", packed(3, &zlib)),
+        ("Deflate", packed(4, &raw)),
+        ("zstd", packed(5, &zstd)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let response = setting.post(body, &[PROTOBUF, ("content-encoding", encoding)]).await;
+        assert_eq!(response.status(), StatusCode::OK, "{encoding}");
+        assert_eq!(setting.stored().await.total, i64::try_from(number).unwrap() + 1, "{encoding}");
+    }
+}
+
+/// A payload that is worth a thread of its own, compressed and not, with spans of unknown places in it.
+#[tokio::test]
+async fn large_payloads_are_as_good_as_small_ones() {
+    let setting = setting().await;
+    for offset in [1, 1001] {
+        let mut spans: Vec<_> = (0..400).map(|number| setting.span(offset + number)).collect();
+        spans.push(setting.span(1).placed("ro-x", "at-x", 1));
+        let body = agl_otlp::request(&spans).encode_to_vec();
+        assert!(body.len() > 64 << 10, "{}", body.len());
+        let (body, encoding) = if offset == 1 { (body, "identity") } else { (gzip(&body), "gzip") };
+        let report = partial(setting.post(body, &[PROTOBUF, ("content-encoding", encoding)]).await).await;
+        assert_eq!(report.rejected_spans, 1);
+    }
+    assert_eq!(setting.stored().await.total, 800);
+}
+
+/// Through both formats into both stores, and out again: over REST, where a client says that it can read it, and as
+/// 0.3's models can read it where it does not.
+#[tokio::test]
+async fn attributes_of_any_type_survive() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = SqliteStore::open(&folder.path().join("store.db"), SqliteOptions::default()).unwrap();
+    let stores: [Arc<dyn Store>; 2] = [Arc::new(MemoryStore::new()), Arc::new(sqlite)];
+    for store in stores {
+        let setting = setting_over(store).await;
+        let sent: Vec<Span> = (0..)
+            .zip(agl_conformance::any_attributes(60))
+            .map(|(number, attributes)| {
+                let mut span = setting.span(number + 1);
+                span.resource.attributes.clone_from(&attributes);
+                span.attributes.extend(attributes);
+                span.sequence_id = i64::try_from(number).unwrap();
+                span
+            })
+            .collect();
+        let (protobuf, json) = sent.split_at(30);
+        assert!(setting.export(protobuf).await.bytes().await.unwrap().is_empty());
+        assert_eq!(setting.export_json(json).await.json::<Value>().await.unwrap(), json!({}));
+
+        let stored = setting.stored().await.items;
+        assert_eq!(stored.len(), sent.len());
+        for (got, sent) in stored.iter().zip(&sent) {
+            for (key, value) in &sent.attributes {
+                assert_eq!(got.attributes.get(key), Some(value), "{key:?}");
+            }
+            assert_eq!(got.resource.attributes, sent.resource.attributes);
+        }
+        let rollout_id = &setting.rollout.rollout.rollout_id;
+        let url = setting.server.url(&format!("/v1/agl/spans?rollout_id={rollout_id}"));
+        let ask = async |name: &str| {
+            let request = reqwest::Client::new().get(&url).header(name, "1");
+            request.send().await.unwrap().json::<Page<Span>>().await.unwrap().items
+        };
+        assert_eq!(ask("x-agl-client").await, stored);
+        let plain = ask("x-somebody-else").await;
+        assert_eq!(plain, stored.into_iter().map(Span::into_plain).collect::<Vec<_>>());
+        let values =
+            plain.iter().flat_map(|span| span.attributes.values().chain(span.resource.attributes.values()));
+        assert_eq!(values.filter(|value| !agl_types::is_plain_attribute(value)).count(), 0);
+    }
 }
 
 #[tokio::test]

@@ -40,6 +40,11 @@ pub(crate) struct StoreOptions {
     #[arg(long, default_value_t = 4747)]
     pub(crate) port: u16,
 
+    /// Takes OTLP over gRPC too, on this address; its host is that of the server unless it names one.
+    #[cfg(feature = "grpc")]
+    #[arg(long, value_name = "[HOST:]PORT", num_args = 0..=1, default_missing_value = "4317")]
+    pub(crate) otlp_grpc: Option<Address>,
+
     /// Where everything is kept.
     #[arg(long, default_value = "sqlite")]
     pub(crate) backend: Backend,
@@ -59,6 +64,28 @@ pub(crate) struct StoreOptions {
     /// Taken because 0.3 has it.
     #[arg(long = "n-workers", value_name = "COUNT", hide = true, value_parser = one_worker)]
     pub(crate) _n_workers: Option<()>,
+}
+
+/// A port, on a host or on the usual one.
+#[cfg(feature = "grpc")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) host: Option<String>,
+    pub(crate) port: u16,
+}
+
+#[cfg(feature = "grpc")]
+impl std::str::FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (Some(host.trim_start_matches('[').trim_end_matches(']')), port),
+            None => (None, text),
+        };
+        let port = port.parse().map_err(|_| "write it as PORT or HOST:PORT, e.g. 4317")?;
+        Ok(Self { host: host.map(str::to_owned), port })
+    }
 }
 
 fn one_worker(text: &str) -> Result<(), &'static str> {
@@ -166,6 +193,21 @@ mod tests {
         assert_eq!((options.server.host.as_str(), options.port), ("127.0.0.1", 4747));
         assert_eq!((options.backend, options.sync), (Backend::Sqlite, SyncMode::Normal));
         assert_eq!(options.server.log_level, LogLevel::Info);
+    }
+
+    #[cfg(feature = "grpc")]
+    #[test]
+    fn grpc_has_its_usual_port_and_the_servers_host() {
+        let asked = |arguments: &[&str]| {
+            let line = ["agl", "store"].iter().chain(arguments);
+            let Command::Store(options) = Arguments::parse_from(line).command else { panic!("a store") };
+            options.otlp_grpc.map(|address| (address.host, address.port))
+        };
+        assert_eq!(asked(&[]), None);
+        assert_eq!(asked(&["--otlp-grpc"]), Some((None, 4317)));
+        assert_eq!(asked(&["--otlp-grpc", "0", "--port", "1"]), Some((None, 0)));
+        assert_eq!(asked(&["--otlp-grpc", "[::1]:9"]), Some((Some("::1".to_owned()), 9)));
+        assert!(Arguments::try_parse_from(["agl", "store", "--otlp-grpc", "here"]).is_err());
     }
 
     #[test]

@@ -31,6 +31,7 @@ from agentlightning.types import (
     Worker,
     WorkerStatus,
 )
+from agentlightning.types.tracer import STORED
 
 from .base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
 from .errors import InvalidArgumentError
@@ -421,7 +422,8 @@ class NativeStore(LightningStore):
             sort_by=sort_by,
             sort_order=sort_order,
         )
-        return _page_of(Span, answer)
+        # What a store keeps has been checked already, and may be more than users may make.
+        return _page_of(Span, answer, STORED)
 
     async def update_rollout(
         self,
@@ -548,6 +550,6 @@ def _optional(kind: type[T], answer: bytes) -> T | None:
     return None if answer == b"null" else reader.validate_json(answer)
 
 
-def _page_of(kind: Any, answer: bytes) -> PaginatedResult[Any]:
-    page: PaginatedResult[Any] = _reader(PaginatedResult[kind]).validate_json(answer)
+def _page_of(kind: Any, answer: bytes, context: Any = None) -> PaginatedResult[Any]:
+    page: PaginatedResult[Any] = _reader(PaginatedResult[kind]).validate_json(answer, context=context)
     return page

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Dict, Literal, Protocol, Union
 
-from pydantic import BaseModel, ConfigDict, WrapValidator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationInfo, WrapValidator
 from typing_extensions import TypeAlias
 
 from agentlightning.semconv import AGL_VIRTUAL
@@ -44,12 +44,20 @@ __all__ = [
 AttributeValue: TypeAlias = Union[
     str, bool, int, float, Sequence[str], Sequence[bool], Sequence[int], Sequence[float]
 ]
-"""What OpenTelemetry allows as the value of an attribute."""
+"""What OpenTelemetry allows as the value of an attribute, and what a span that you make takes.
+
+A span that is read from a store may have any JSON: null, objects, lists of anything.
+"""
+
+STORED: dict[str, str] = {"spans": "as stored"}
+"""The context with which spans are validated that come from a store, and so may have any JSON as attributes."""
 
 _PRIMITIVES = frozenset({str, bool, int, float})
 
 
-def _read_attributes(value: Any, handler: ValidatorFunctionWrapHandler) -> dict[str, Any]:
+def _read_attributes(
+    value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+) -> dict[str, Any]:
     """Takes the common case, in which nothing is to be converted, ten times faster than the union does."""
     if type(value) is dict and all(type(key) is str for key in value):
         read: dict[str, Any] = {}
@@ -63,11 +71,20 @@ def _read_attributes(value: Any, handler: ValidatorFunctionWrapHandler) -> dict[
                 break
         else:
             return read
+        if info.context is STORED:
+            return value
     checked: dict[str, Any] = handler(value)
     return checked
 
 
-Attributes: TypeAlias = Annotated[Dict[str, AttributeValue], WrapValidator(_read_attributes)]
+def _as_it_is(attributes: Any) -> Any:
+    """Passes on what a store holds without a warning that it is none of the declared types."""
+    return attributes
+
+
+Attributes: TypeAlias = Annotated[
+    Dict[str, AttributeValue], WrapValidator(_read_attributes), PlainSerializer(_as_it_is)
+]
 """Attributes by key."""
 TraceState: TypeAlias = Dict[str, str]
 StatusCode: TypeAlias = Literal["UNSET", "OK", "ERROR"]

@@ -188,9 +188,8 @@ impl Transport {
     async fn send(&self, request: &Request, timeout: Option<Duration>) -> Result<reqwest::Response, Failure> {
         let Request { method, url, body, key } = request;
         let client = self.client().map_err(Failure::decided)?;
-        let mut builder = client
-            .request(method.clone(), url.clone())
-            .header(CLIENT_HEADER, env!("CARGO_PKG_VERSION"));
+        let mut builder =
+            client.request(method.clone(), url.clone()).header(CLIENT_HEADER, env!("CARGO_PKG_VERSION"));
         if let Some(timeout) = timeout {
             builder = builder.timeout(timeout);
         }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use agl_store::{IdempotencyKey, Store};
+use agl_store::{IdempotencyKey, RawSpan, Store};
 use agl_types::{CLIENT_HEADER, Span};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::CONTENT_TYPE;
@@ -152,6 +152,15 @@ impl Reader {
     /// A span as this reader is told it.
     pub(crate) fn told(self, span: Span) -> Span {
         if self.is_ours { span } else { span.into_plain() }
+    }
+
+    /// Appends the JSON of a kept span as this reader is told it.
+    pub(crate) fn write(self, span: &RawSpan, json: &mut Vec<u8>) -> Result<(), ApiError> {
+        if self.is_ours || span.is_plain {
+            span.write_to(json);
+            return Ok(());
+        }
+        serde_json::to_writer(json, &span.parse()?.into_plain()).map_err(|_| ApiError::internal("span"))
     }
 }
 

@@ -26,7 +26,7 @@ impl WrittenSpan {
             return Err(odd(&"its place does not come first"));
         }
         let rest = json.split_off(head.len());
-        let is_plain = span.check_attributes().is_ok();
+        let is_plain = span.is_plain();
         Ok(Self { span, rest, is_plain })
     }
 }

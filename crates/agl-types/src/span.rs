@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::JsonMap;
-use crate::attributes::{AttributeError, Attributes, check, make_plain};
+use crate::attributes::{AttributeError, Attributes, check, is_plain_attribute, make_plain};
 use crate::extra::deserialize_with_extra;
 use crate::rollout::wire_enum;
 
@@ -210,15 +210,25 @@ impl Span {
         check(|| "resource.attributes".to_owned(), &self.resource.attributes)
     }
 
+    /// Whether 0.3's models can read the span as it is, all of its attributes being plain.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let events = self.events.iter().map(|event| &event.attributes);
+        let links = self.links.iter().filter_map(|link| link.attributes.as_ref());
+        let all = [&self.attributes, &self.resource.attributes].into_iter().chain(events).chain(links);
+        all.flat_map(Attributes::values).all(is_plain_attribute)
+    }
+
     /// The same span for readers with 0.3's models, which take no attribute but a string, a boolean, a number or a
     /// list of one of these, and refuse a whole page for one that is something else: bytes become their
     /// hexadecimal digits, anything else JSON text.
     #[must_use]
     pub fn into_plain(mut self) -> Self {
-        let links = self.links.iter_mut().filter_map(|link| link.attributes.as_mut());
         let events = self.events.iter_mut().map(|event| &mut event.attributes);
-        let own = [&mut self.attributes, &mut self.resource.attributes];
-        own.into_iter().chain(events).chain(links).for_each(make_plain);
+        let links = self.links.iter_mut().filter_map(|link| link.attributes.as_mut());
+        let all =
+            [&mut self.attributes, &mut self.resource.attributes].into_iter().chain(events).chain(links);
+        all.for_each(make_plain);
         self
     }
 

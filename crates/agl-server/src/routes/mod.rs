@@ -2,9 +2,9 @@
 
 mod attempts;
 mod events;
-mod maintenance;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod maintenance;
 mod otlp;
 mod queues;
 mod resources;

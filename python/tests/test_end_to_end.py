@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from fake_vllm import FakeVLLM, ids_of, reply_to
+from store_server import StoreServer
 
 import agentlightning as agl
 from agentlightning.types import Span
@@ -22,40 +22,9 @@ from agentlightning.types import Span
 TASKS = [f"task number {index} of the run" for index in range(40)]
 
 
-class StoreServer:
-    """`agl store` on a file, which can be killed and started again on the same port."""
-
-    def __init__(self, db: Path) -> None:
-        self._db = db
-        self._process: subprocess.Popen[str] | None = None
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "agentlightning.cli", "store", "--backend", "sqlite"]
-        command += ["--path", str(self._db), "--port", str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        assert match, f"the server printed {line!r}"
-        self.port = int(match.group(1))
-
-    def stop(self, with_signal: signal.Signals) -> int:
-        assert self._process is not None
-        self._process.send_signal(with_signal)
-        exit_code = self._process.wait(timeout=20)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        return exit_code
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[StoreServer]:
-    server = StoreServer(tmp_path / "e2e.db")
+    server = StoreServer("--path", str(tmp_path / "e2e.db"))
     server.start()
     yield server
     with contextlib.suppress(AssertionError, ProcessLookupError):

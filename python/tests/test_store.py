@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import agentlightning as agl
 from agentlightning.store.base import INTERFACE, LightningStore
 from agentlightning.types import Resource
+from agentlightning.types.tracer import STORED
 
 
 def span(attempted: agl.AttemptedRollout, sequence_id: int = 1, **fields: Any) -> agl.Span:
@@ -189,6 +190,19 @@ async def test_the_very_span_comes_back(store: agl.LightningStore, caplog: pytes
     [stored] = await store.query_spans(started.rollout_id)
     assert stored == given
     assert stored is not given
+
+
+async def test_a_store_keeps_attributes_that_only_others_can_make(store: agl.LightningStore) -> None:
+    started = await store.start_rollout(1)
+    odd = {"null": None, "map": {"a": [1, None]}, "mixed": ["1", 2], "bytes": {"bytesValue": "3q0="}}
+    given = span(started).model_dump() | {"attributes": odd}
+    given = agl.Span.model_validate(given, context=STORED)
+    assert await store.add_span(given) is given
+    [stored] = await store.query_spans(started.rollout_id)
+    assert stored == given
+    assert stored.attributes == odd
+    # Whoever works on spans has to live with it.
+    agl.TracerTraceToTriplet().adapt([stored])
 
 
 async def test_many_spans_return_those_that_were_new(store: agl.LightningStore) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import pickle
+import warnings
 from typing import Literal
 
 import pytest
@@ -34,7 +35,7 @@ from agentlightning.types import (
     Triplet,
     Worker,
 )
-from agentlightning.types.tracer import convert_timestamp, extract_extra_fields
+from agentlightning.types.tracer import STORED, convert_timestamp, extract_extra_fields
 
 
 def rollout(**fields: object) -> Rollout:
@@ -327,6 +328,26 @@ def test_span_keeps_extra_keys_and_wants_all_declared_ones() -> None:
 def test_attributes_refuse(bad: object) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Attributes).validate_python({"good": 1, "bad": bad})
+
+
+def test_what_is_stored_may_be_any_json() -> None:
+    odd = {"null": None, "map": {"a": [1, None]}, "mixed": ["1", 2], "flags": [True, 1], "nested": [[1]]}
+    span = Span.from_attributes(attributes={"a": 1}).model_dump()
+    place = {"attributes": odd}
+    span |= place
+    span |= {"events": [{"name": "e", **place, "timestamp": None}], "resource": {**place, "schema_url": ""}}
+    span["links"] = [{"context": span["context"], **place}]
+    with pytest.raises(ValidationError):
+        Span.model_validate(span)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for read in (
+            Span.model_validate(span, context=STORED),
+            Span.model_validate_json(json.dumps(span), context=STORED),
+        ):
+            assert read.model_dump() == span
+            assert json.loads(read.model_dump_json()) == span
+            assert [type(flag) for flag in read.attributes["flags"]] == [bool, int]  # type: ignore[union-attr]
 
 
 def test_attributes_keep_types() -> None:

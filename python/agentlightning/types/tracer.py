@@ -50,7 +50,7 @@ A span that is read from a store may have any JSON: null, objects, lists of anyt
 """
 
 STORED: dict[str, str] = {"spans": "as stored"}
-"""The context with which spans are validated that come from a store, and so may have any JSON as attributes."""
+"""The context to validate spans with that come from a store, and so may have any JSON as attributes."""
 
 _PRIMITIVES = frozenset({str, bool, int, float})
 

@@ -1,0 +1,282 @@
+"""What OpenTelemetry's own exporters send to a store, over every protocol and compression that they know."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+import zstandard
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode
+from store_server import StoreServer
+
+import agentlightning as agl
+from agentlightning.semconv import LightningResourceAttributes as Ids
+
+NODE = Path(__file__).parents[2] / "tests/node"
+
+ATTRIBUTES: dict[str, Any] = {
+    "text": "grüße 🌍",
+    "whole": 42,
+    "half": 0.5,
+    "yes": True,
+    "texts": ["a", "b"],
+    "ids": [1, 2, 3],
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[StoreServer]:
+    server = StoreServer("--backend", "memory", "--otlp-grpc", "0")
+    server.start()
+    yield server
+    assert server.stop(signal.SIGTERM) == 0
+
+
+@pytest_asyncio.fixture
+async def store(server: StoreServer) -> AsyncIterator[agl.LightningStore]:
+    client = agl.LightningStoreClient(server.url)
+    yield client
+    await client.close()
+
+
+@pytest_asyncio.fixture
+async def attempt(store: agl.LightningStore) -> agl.Attempt:
+    return (await store.start_rollout("task")).attempt
+
+
+def ids_of(attempt: agl.Attempt) -> dict[str, str]:
+    return {Ids.ROLLOUT_ID.value: attempt.rollout_id, Ids.ATTEMPT_ID.value: attempt.attempt_id}
+
+
+async def spans_of(store: agl.LightningStore, attempt: agl.Attempt) -> list[agl.Span]:
+    return list(await store.query_spans(attempt.rollout_id))
+
+
+class Watched(SpanExporter):
+    """Remembers how the exports of another exporter went."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self.results: list[SpanExportResult] = []
+
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
+        self.results.append(self._exporter.export(spans))
+        return self.results[-1]
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+def http(server: StoreServer, compression: Compression) -> SpanExporter:
+    return HttpExporter(endpoint=f"{server.url}/v1/traces", compression=compression)
+
+
+def over_grpc(server: StoreServer, compression: grpc.Compression) -> SpanExporter:
+    endpoint = f"127.0.0.1:{server.grpc_port}"
+    return GrpcExporter(endpoint=endpoint, insecure=True, compression=compression)
+
+
+EXPORTERS = {
+    "http": partial(http, compression=Compression.NoCompression),
+    "http-gzip": partial(http, compression=Compression.Gzip),
+    "http-deflate": partial(http, compression=Compression.Deflate),
+    "grpc": partial(over_grpc, compression=grpc.Compression.NoCompression),
+    "grpc-gzip": partial(over_grpc, compression=grpc.Compression.Gzip),
+    "grpc-deflate": partial(over_grpc, compression=grpc.Compression.Deflate),
+}
+
+
+@pytest.mark.parametrize("kind", EXPORTERS)
+async def test_python_exporters(
+    kind: str, server: StoreServer, store: agl.LightningStore, attempt: agl.Attempt
+) -> None:
+    exporter = Watched(EXPORTERS[kind](server))
+    provider = TracerProvider(resource=Resource({"service.name": "python agent", **ids_of(attempt)}))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    other = SpanContext(trace_id=0xD, span_id=0xE, is_remote=False)
+    with tracer.start_as_current_span("outer") as outer:
+        links = [Link(other, {"why": "x"})]
+        with tracer.start_as_current_span("inner", attributes=ATTRIBUTES, links=links) as inner:
+            inner.add_event("token", {"index": 7}, timestamp=1_700_000_001_000_000_000)
+            inner.set_status(Status(StatusCode.ERROR, "went wrong"))
+    # More than one batch; the names say in which order they ended.
+    for number in range(600):
+        tracer.start_span(f"step {number}", attributes={"n": number}).end()
+    provider.shutdown()
+    assert set(exporter.results) == {SpanExportResult.SUCCESS}
+
+    spans = await spans_of(store, attempt)
+    assert [span.name for span in spans] == ["inner", "outer", *(f"step {number}" for number in range(600))]
+    assert [span.sequence_id for span in spans] == list(range(1, 603))
+    assert [span.attributes.get("n") for span in spans[2:]] == list(range(600))
+    got = spans[0]
+    assert got.attributes == ATTRIBUTES
+    assert (got.trace_id, got.span_id) == tuple(
+        f"{number:0{digits}x}"
+        for number, digits in [
+            (inner.get_span_context().trace_id, 32),
+            (inner.get_span_context().span_id, 16),
+        ]
+    )
+    assert got.parent_id == f"{outer.get_span_context().span_id:016x}" == spans[1].span_id
+    assert got.status == agl.TraceStatus(status_code="ERROR", description="went wrong")
+    assert [(event.name, event.attributes, event.timestamp) for event in got.events] == [
+        ("token", {"index": 7}, 1_700_000_001.0)
+    ]
+    assert [(link.context.span_id, link.attributes) for link in got.links] == [("0" * 15 + "e", {"why": "x"})]
+    assert got.resource.attributes == {"service.name": "python agent", **ids_of(attempt)}
+    assert got.start_time is not None
+    assert got.end_time is not None
+    assert 1.7e9 < got.start_time <= got.end_time
+
+
+def text(value: str) -> AnyValue:
+    return AnyValue(string_value=value)
+
+
+def odd_request(attempt: agl.Attempt) -> ExportTraceServiceRequest:
+    """A span with values that 0.3's models know nothing of, and another one of a rollout that does not exist."""
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add().spans
+    for rollout_id in (attempt.rollout_id, "ro-nowhere"):
+        span = spans.add(trace_id=b"\1" * 16, span_id=b"\2" * 8, name="odd")
+        for key, value in {**ids_of(attempt), Ids.ROLLOUT_ID.value: rollout_id}.items():
+            span.attributes.add(key=key, value=text(value))
+        values = [AnyValue(int_value=1), text("a"), AnyValue()]
+        span.attributes.add(key="null")
+        span.attributes.add(key="bytes", value=AnyValue(bytes_value=b"\xde\xad"))
+        span.attributes.add(key="mixed", value=AnyValue(array_value=ArrayValue(values=values)))
+        inner = KeyValue(key="list", value=AnyValue(array_value=ArrayValue(values=values)))
+        span.attributes.add(key="map", value=AnyValue(kvlist_value=KeyValueList(values=[inner])))
+    return request
+
+
+ODD: dict[str, Any] = {
+    "null": None,
+    "bytes": {"bytesValue": "3q0="},
+    "mixed": [1, "a", None],
+    "map": {"list": [1, "a", None]},
+}
+
+
+async def check_odd(store: agl.LightningStore, attempt: agl.Attempt) -> None:
+    [span] = await spans_of(store, attempt)
+    assert span.attributes == {**ids_of(attempt), **ODD}
+
+
+async def test_grpc_tells_what_it_did_not_take(
+    server: StoreServer, store: agl.LightningStore, attempt: agl.Attempt
+) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        service = TraceServiceStub(channel)
+        answer = service.Export(odd_request(attempt), timeout=20)
+        assert answer.partial_success.rejected_spans == 1
+        assert answer.partial_success.error_message == "1 span: Rollout ro-nowhere not found"
+        await check_odd(store, attempt)
+
+        raw = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
+        with pytest.raises(grpc.RpcError) as refused:
+            raw(b"\x0a\xff", timeout=20)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.details().startswith("Unable to parse OTLP traces payload: ")
+        metrics = channel.unary_unary("/opentelemetry.proto.collector.metrics.v1.MetricsService/Export")
+        with pytest.raises(grpc.RpcError) as unknown:
+            metrics(b"", timeout=20)
+        assert unknown.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def post(url: str, body: bytes, content_type: str, encoding: str = "identity") -> tuple[int, bytes]:
+    headers = {"content-type": content_type, "content-encoding": encoding}
+    request = urllib.request.Request(url, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+async def test_zstd_as_facebooks_library_writes_it(
+    server: StoreServer, store: agl.LightningStore, attempt: agl.Attempt
+) -> None:
+    body = zstandard.ZstdCompressor(level=19).compress(odd_request(attempt).SerializeToString())
+    status, answer = post(f"{server.url}/v1/traces", body, "application/x-protobuf", "zstd")
+    assert status == 200
+    assert ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans == 1
+    await check_odd(store, attempt)
+    status, _ = post(f"{server.url}/v1/traces", body[:-8], "application/x-protobuf", "zstd")
+    assert status == 400
+
+
+def test_clients_of_old_get_text(server: StoreServer, attempt: agl.Attempt) -> None:
+    """Whoever does not say that it is a client of ours gets what 0.3's models can read."""
+    post(f"{server.url}/v1/traces", odd_request(attempt).SerializeToString(), "application/x-protobuf")
+    url = f"{server.url}/v1/agl/spans?rollout_id={attempt.rollout_id}"
+    with urllib.request.urlopen(url, timeout=20) as response:
+        [span] = json.load(response)["items"]
+    assert {key: span["attributes"][key] for key in ODD} == {
+        "null": "null",
+        "bytes": "dead",
+        "mixed": '[1,"a",null]',
+        "map": '{"list":[1,"a",null]}',
+    }
+    # What was refused before now passes the models that refuse it.
+    assert agl.Span.model_validate(span).attributes == span["attributes"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("format", ["json", "protobuf"])
+async def test_node_exporters(
+    format: str, compression: str, server: StoreServer, store: agl.LightningStore, attempt: agl.Attempt
+) -> None:
+    url = f"{server.url}/v1/traces"
+    command = ["node", "export.mjs", format, url, attempt.rollout_id, attempt.attempt_id, compression]
+    run = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert [result["code"] for result in report["results"]] == [0], report
+
+    inner, outer = await spans_of(store, attempt)
+    assert [(span.trace_id, span.span_id) for span in (inner, outer)] == [
+        (ids["traceId"], ids["spanId"]) for ids in report["ids"]
+    ]
+    assert (inner.parent_id, outer.parent_id) == (None, inner.span_id)
+    assert (inner.sequence_id, outer.sequence_id) == (1, 2)
+    assert inner.attributes == {
+        **ATTRIBUTES,
+        "large": 2**53 - 1,
+        "mixed": [1, 0.5],
+        "none": [],
+    }
+    assert [type(inner.attributes[key]) for key in ("whole", "half", "yes")] == [int, float, bool]
+    assert (inner.start_time, inner.end_time) == (1_700_000_000.5, 1_700_000_002.25)
+    assert inner.status == agl.TraceStatus(status_code="ERROR", description="went wrong")
+    assert [(event.name, event.attributes, event.timestamp) for event in inner.events] == [
+        ("token", {"index": 7}, 1_700_000_001.0)
+    ]
+    assert [(link.context.trace_id, link.attributes) for link in inner.links] == [("0d" * 16, {"why": "x"})]
+    assert inner.resource.attributes["service.name"] == "node agent"

@@ -74,8 +74,13 @@ stubs: wheel ## Proves the type stub of the native module, and type-checks the p
 	$(call stage,stub test,$(BIN)/python -m mypy.stubtest agentlightning._core)
 	$(call stage,type check,$(BIN)/python -m mypy)
 
+# Only tests that need Node.js miss this, and they are skipped without it.
+NODE_PACKAGES := tests/node/node_modules/ready
+$(NODE_PACKAGES): tests/node/package-lock.json
+	@if command -v npm >/dev/null; then cd tests/node && npm ci --silent --no-audit --no-fund && touch node_modules/ready; fi
+
 .PHONY: test-python
-test-python: wheel model ## Runs the Python tests, the end-to-end ones included.
+test-python: wheel model $(NODE_PACKAGES) ## Runs the Python tests, the end-to-end ones included.
 	$(call stage,Python tests,$(BIN)/python -m pytest)
 
 .PHONY: audit

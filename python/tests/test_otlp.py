@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
@@ -135,13 +136,8 @@ async def test_python_exporters(
     assert [span.attributes.get("n") for span in spans[2:]] == list(range(600))
     got = spans[0]
     assert got.attributes == ATTRIBUTES
-    assert (got.trace_id, got.span_id) == tuple(
-        f"{number:0{digits}x}"
-        for number, digits in [
-            (inner.get_span_context().trace_id, 32),
-            (inner.get_span_context().span_id, 16),
-        ]
-    )
+    ids = inner.get_span_context()
+    assert (got.trace_id, got.span_id) == (f"{ids.trace_id:032x}", f"{ids.span_id:016x}")
     assert got.parent_id == f"{outer.get_span_context().span_id:016x}" == spans[1].span_id
     assert got.status == agl.TraceStatus(status_code="ERROR", description="went wrong")
     assert [(event.name, event.attributes, event.timestamp) for event in got.events] == [
@@ -159,7 +155,7 @@ def text(value: str) -> AnyValue:
 
 
 def odd_request(attempt: agl.Attempt) -> ExportTraceServiceRequest:
-    """A span with values that 0.3's models know nothing of, and another one of a rollout that does not exist."""
+    """A span with values that 0.3's models know nothing of, and another of an unknown rollout."""
     request = ExportTraceServiceRequest()
     spans = request.resource_spans.add().scope_spans.add().spans
     for rollout_id in (attempt.rollout_id, "ro-nowhere"):
@@ -255,7 +251,9 @@ async def test_node_exporters(
 ) -> None:
     url = f"{server.url}/v1/traces"
     command = ["node", "export.mjs", format, url, attempt.rollout_id, attempt.attempt_id, compression]
-    run = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60, check=False)
+    run = await asyncio.to_thread(
+        subprocess.run, command, cwd=NODE, capture_output=True, text=True, timeout=60, check=False
+    )
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert [result["code"] for result in report["results"]] == [0], report

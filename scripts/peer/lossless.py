@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Spans with attributes of every type, as 0.3's own client reads them: lossless.py SERVER_URL.
 
-Runs where agentlightning 0.3 is installed. 0.3's models take strings, booleans, numbers and lists of one of these, and
-refuse a whole page of spans for one attribute that is something else. So the server tells their client the rest as text.
+Runs where agentlightning 0.3 is installed. 0.3's models take strings, booleans, numbers and lists of one of these,
+and refuse a whole page of spans for one attribute that is something else. So the server tells their client the
+rest as text.
 """
 
 from __future__ import annotations
@@ -84,9 +85,8 @@ def export(url: str, rollout_id: str, attempt_id: str) -> None:
 
 def kept(url: str, rollout_id: str) -> dict[str, Any]:
     """What the server tells a client that can read it."""
-    request = urllib.request.Request(
-        f"{url}/v1/agl/spans?rollout_id={rollout_id}", headers={"x-agl-client": "test"}
-    )
+    url = f"{url}/v1/agl/spans?rollout_id={rollout_id}"
+    request = urllib.request.Request(url, headers={"x-agl-client": "test"})
     with urllib.request.urlopen(request, timeout=20) as response:
         attributes: dict[str, Any] = json.load(response)["items"][0]["attributes"]
         return attributes

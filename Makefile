@@ -96,4 +96,4 @@ format: $(VENV)/ready ## Formats the code.
 
 .PHONY: clean
 clean: ## Removes what was built; the model cache stays.
-	rm -rf target $(VENV)
+	rm -rf target $(VENV) tests/node/node_modules

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Spans with attributes of every type, as 0.3's own client reads them: lossless.py SERVER_URL.
 
-Runs where agentlightning 0.3 is installed. 0.3's models take strings, booleans, numbers and lists of one of these,
-and refuse a whole page of spans for one attribute that is something else. So the server tells their client the
-rest as text.
+Runs where agentlightning 0.3 is installed. 0.3's models take strings, booleans, numbers and lists of one of
+these, and refuse a whole page of spans for one attribute that is something else. So the server tells their
+client the rest as text.
 """
 
 from __future__ import annotations

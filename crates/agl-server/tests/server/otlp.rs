@@ -274,7 +274,7 @@ async fn large_payloads_are_as_good_as_small_ones() {
 #[tokio::test]
 async fn attributes_of_any_type_survive() {
     let folder = tempfile::tempdir().unwrap();
-    let sqlite = SqliteStore::open(&folder.path().join("store.db"), SqliteOptions::default()).unwrap();
+    let sqlite = SqliteStore::open(folder.path().join("store.db"), SqliteOptions::default()).unwrap();
     let stores: [Arc<dyn Store>; 2] = [Arc::new(MemoryStore::new()), Arc::new(sqlite)];
     for store in stores {
         let setting = setting_over(store).await;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use agl_store::{
     Capabilities, Clock as _, Error, IdempotencyKey, SpanDraft, Statistics, Store, Subscription, SystemClock,
 };
+use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRequest,
     EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest,
@@ -30,6 +31,9 @@ const WAITED_OUT: f64 = 0.9;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How much longer than other calls a purge may take.
 const PURGE_TIME: Duration = Duration::from_secs(600);
+
+/// No body.
+const NOTHING: Option<&()> = None;
 
 /// A limit that REST refuses, although it makes sense: "just count".
 const JUST_COUNT: i64 = 0;
@@ -93,6 +97,22 @@ impl Client {
     {
         let key = self.key.clone().unwrap_or_else(fresh_key);
         self.transport.change(method, path, body, &key, longer).await
+    }
+
+    /// A changing call of the 1.0 API.
+    async fn change_v1<B, T>(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&B>,
+    ) -> Result<T, Error>
+    where
+        B: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        let key = self.key.clone().unwrap_or_else(fresh_key);
+        self.transport.call_v1(method, path, query, body, Some(&key)).await
     }
 
     /// Asks for a page; `limit` is the query's own.
@@ -436,6 +456,84 @@ impl Store for Client {
     async fn purge(&self, request: PurgeRequest) -> Result<PurgeReport, Error> {
         // Nothing that is gone goes again, so this needs no key; but it may take its time.
         self.transport.post(&["purge"], &request, PURGE_TIME).await
+    }
+
+    async fn delete_rollout(&self, rollout_id: &str) -> Result<(), Error> {
+        let path = ["rollouts", rollout_id];
+        Ok(self.change_patiently(Method::DELETE, &path, &(), PURGE_TIME).await?.value)
+    }
+
+    async fn create_controller_rollouts(
+        &self,
+        requests: Vec<v1::RolloutCreate>,
+    ) -> Result<Vec<v1::Rollout>, Error> {
+        self.change_v1(Method::POST, &["rollouts"], &[], Some(&requests)).await
+    }
+
+    async fn update_controller_rollout(
+        &self,
+        rollout_id: &str,
+        update: v1::StatusUpdate,
+    ) -> Result<v1::Rollout, Error> {
+        let patch = v1::RolloutPatch { status: update };
+        self.change_v1(Method::PATCH, &["rollouts", rollout_id], &[], Some(&patch)).await
+    }
+
+    async fn query_controller_rollouts(&self, query: v1::RolloutQuery) -> Result<Vec<v1::Rollout>, Error> {
+        let v1::RolloutQuery { state_in, limit } = query;
+        if state_in.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pairs = vec![("limit", limit.to_string())];
+        pairs.extend(state_in.iter().map(|state| ("state_in", state.to_string())));
+        self.transport.call_v1(Method::GET, &["rollouts"], &pairs, NOTHING, None).await
+    }
+
+    async fn get_controller_rollout(&self, rollout_id: &str) -> Result<Option<v1::RolloutDetail>, Error> {
+        match self.transport.call_v1(Method::GET, &["rollouts", rollout_id], &[], NOTHING, None).await {
+            Ok(detail) => Ok(Some(detail)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn query_completions(&self, query: v1::CompletionQuery) -> Result<v1::Completions, Error> {
+        let pairs = [("after", query.after.to_string()), ("limit", query.limit.to_string())];
+        self.transport.call_v1(Method::GET, &["rollouts", "terminal"], &pairs, NOTHING, None).await
+    }
+
+    async fn add_event(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        event: v1::EventCreate,
+    ) -> Result<v1::Event, Error> {
+        let path = ["rollouts", rollout_id, "attempt", attempt_id, "events"];
+        self.change_v1(Method::POST, &path, &[], Some(&event)).await
+    }
+
+    async fn query_events(&self, query: v1::EventsQuery) -> Result<Vec<v1::Event>, Error> {
+        let v1::EventsQuery { rollout_id, event_type } = query;
+        let pairs: Vec<_> = event_type.map(|event_type| ("event_type", event_type)).into_iter().collect();
+        self.transport.call_v1(Method::GET, &["rollouts", &rollout_id, "events"], &pairs, NOTHING, None).await
+    }
+
+    async fn register_models(&self, models: Vec<v1::Model>) -> Result<Vec<v1::Model>, Error> {
+        self.change_v1(Method::POST, &["models"], &[], Some(&models)).await
+    }
+
+    async fn query_models(&self) -> Result<Vec<v1::Model>, Error> {
+        self.transport.call_v1(Method::GET, &["models"], &[], NOTHING, None).await
+    }
+
+    async fn delete_models(&self, key: Option<v1::ModelKey>) -> Result<(), Error> {
+        let pairs: Vec<_> = key
+            .map(|v1::ModelKey { model, endpoint }| [("model", model), ("endpoint", endpoint)])
+            .into_iter()
+            .flatten()
+            .collect();
+        let _: Value = self.change_v1(Method::DELETE, &["models"], &pairs, NOTHING).await?;
+        Ok(())
     }
 }
 

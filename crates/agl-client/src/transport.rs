@@ -113,6 +113,28 @@ impl Transport {
         Ok(self.call(request, timeout).await?.value)
     }
 
+    /// A call of the 1.0 API; with a key, one that changes something and is carried out once.
+    pub(crate) async fn call_v1<B, T>(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&B>,
+        key: Option<&str>,
+    ) -> Result<T, Error>
+    where
+        B: Serialize + ?Sized,
+        T: DeserializeOwned,
+    {
+        let mut url = self.url_below("/api", path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let body = body.map(json).transpose()?;
+        let request = Request { method, url, body, key: key.map(header).transpose()? };
+        Ok(self.call(request, self.options.request_timeout).await?.value)
+    }
+
     /// A call that changes something, is carried out once under `key`, and takes the server `longer` than usual.
     pub(crate) async fn change<B, T>(
         &self,
@@ -127,10 +149,8 @@ impl Transport {
         T: DeserializeOwned,
     {
         let timeout = self.options.request_timeout.saturating_add(longer);
-        let key = HeaderValue::from_str(key).map_err(|_| {
-            Error::invalid("key", format!("an idempotency key must be ASCII, unlike {key:?}"))
-        })?;
-        let request = Request { method, url: self.url(path), body: Some(json(body)?), key: Some(key) };
+        let key = Some(header(key)?);
+        let request = Request { method, url: self.url(path), body: Some(json(body)?), key };
         self.call(request, timeout).await
     }
 
@@ -155,8 +175,12 @@ impl Transport {
     }
 
     fn url(&self, path: &[&str]) -> Url {
+        self.url_below("/v1/agl", path)
+    }
+
+    fn url_below(&self, base: &str, path: &[&str]) -> Url {
         let mut url = self.root.clone();
-        let mut text = url.path().trim_end_matches('/').to_owned() + "/v1/agl";
+        let mut text = url.path().trim_end_matches('/').to_owned() + base;
         for segment in path {
             text.push('/');
             // A segment of dots alone would be taken for a way up or nowhere.
@@ -215,7 +239,9 @@ impl Transport {
     ) -> Result<T, Failure> {
         let response = self.send(request, Some(timeout)).await?;
         let bytes = response.bytes().await.map_err(|error| Failure::of_transfer(&error))?;
-        serde_json::from_slice(&bytes).map_err(|error| {
+        // What is answered with nothing in it.
+        let content: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+        serde_json::from_slice(content).map_err(|error| {
             let Request { method, url, .. } = request;
             let message = format!("{method} {url} was answered, but not by a store of ours: {error}");
             Failure::decided(Error::backend(message))
@@ -359,6 +385,11 @@ fn json(body: &(impl Serialize + ?Sized)) -> Result<Bytes, Error> {
     serde_json::to_vec(body)
         .map(Bytes::from)
         .map_err(|error| Error::invalid("body", format!("the request cannot be written as JSON: {error}")))
+}
+
+fn header(key: &str) -> Result<HeaderValue, Error> {
+    HeaderValue::from_str(key)
+        .map_err(|_| Error::invalid("key", format!("an idempotency key must be ASCII, unlike {key:?}")))
 }
 
 /// What an error answer says, in one line.

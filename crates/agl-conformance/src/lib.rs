@@ -31,6 +31,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
+pub mod controllers;
 pub mod feed;
 pub mod once;
 pub mod purge;
@@ -248,6 +249,15 @@ macro_rules! conformance_tests {
                 waiting_workers_are_woken_by_work, a_wait_for_work_runs_out, a_retry_wakes_a_waiting_worker;
             purge: named_rollouts_lose_their_spans, old_rollouts_lose_their_spans, spans_after_a_purge_are_kept,
                 a_purge_needs_a_condition;
+            controllers: controllers_rollouts_round_trip, creating_again_changes_nothing, controllers_claim_by_name,
+                concurrent_claims_have_one_winner, controllers_states_follow_the_rules, an_end_ends_the_attempt_too,
+                a_rollout_can_fail_unclaimed, what_controllers_say_is_kept, controllers_rollouts_are_never_queued,
+                retries_stay_with_the_controllers, controllers_only_look_at_runners_rollouts,
+                lists_come_in_order_of_creation, a_deadline_fails_a_controllers_rollout, events_are_spans,
+                rewards_of_runners_are_events, events_need_an_attempt, events_are_of_one_attempt,
+                completions_come_in_order, completions_follow_what_ends_again, deleting_leaves_nothing,
+                what_is_deleted_is_in_no_list, deleting_keeps_the_order_of_the_others,
+                models_are_registered_and_removed, retried_calls_of_controllers_count_once, deleting_is_counted;
         );
     };
 }
@@ -289,6 +299,7 @@ mod tests {
     fn every_case_is_listed() {
         let lists = include_str!("lib.rs");
         let sources = [
+            include_str!("controllers.rs"),
             include_str!("feed.rs"),
             include_str!("once.rs"),
             include_str!("purge.rs"),

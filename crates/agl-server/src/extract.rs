@@ -217,6 +217,20 @@ impl Body {
         parse_value("body", &self.value()?)
     }
 
+    /// The body as a list of this type.
+    pub(crate) fn parse_list<T: DeserializeOwned>(&self) -> Result<Vec<T>, ApiError> {
+        let value = self.value()?;
+        let Some(items) = value.as_array() else {
+            return Err(ApiError::validation(vec![
+                json!({ "type": "list_type", "loc": ["body"], "msg": "Input should be a valid list", "input": value }),
+            ]));
+        };
+        if let Some(index) = items.iter().position(|item| !item.is_object()) {
+            return Err(ApiError::validation(vec![no_object(json!(["body", index]), &items[index])]));
+        }
+        deserialize("body", &value)
+    }
+
     /// The body as this type, or its default where there is no body.
     pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, ApiError> {
         if self.is_empty() { Ok(T::default()) } else { self.parse() }
@@ -301,11 +315,17 @@ fn offset_of(bytes: &[u8], error: &serde_json::Error) -> usize {
 /// A JSON value as this type; `source` is `body` or `query`.
 pub(crate) fn parse_value<T: DeserializeOwned>(source: &str, value: &Value) -> Result<T, ApiError> {
     if !value.is_object() {
-        let message = "Input should be a valid dictionary or object to extract fields from";
-        return Err(ApiError::validation(vec![
-            json!({ "type": "model_attributes_type", "loc": [source], "msg": message, "input": value }),
-        ]));
+        return Err(ApiError::validation(vec![no_object(json!([source]), value)]));
     }
+    deserialize(source, value)
+}
+
+fn no_object(loc: Value, input: &Value) -> Value {
+    let message = "Input should be a valid dictionary or object to extract fields from";
+    json!({ "type": "model_attributes_type", "loc": loc, "msg": message, "input": input })
+}
+
+fn deserialize<T: DeserializeOwned>(source: &str, value: &Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().iter().collect::<Vec<_>>();
         let mut message = error.inner().to_string();
@@ -374,6 +394,12 @@ fn issue(source: &str, path: &[&Segment], message: &str, root: &Value) -> Value 
     let (kind, text) = if let Some(field) = quoted_after(message, "missing field `") {
         loc.push(field.into());
         ("missing", "Field required".to_owned())
+    } else if let Some(field) = quoted_after(message, "unknown field `") {
+        if loc.last().is_none_or(|last| last != field) {
+            loc.push(field.into());
+            input = input.and_then(|value| value.get(field));
+        }
+        ("extra_forbidden", "Extra inputs are not permitted".to_owned())
     } else if message.starts_with("unknown variant") {
         let expected = either(message.rsplit("expected ").next().unwrap_or_default());
         let text = format!("Input should be {expected}");

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use agl_types::v1::{Control, Model, ModelKey, Program};
 use agl_types::{
     Attempt, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView, StoreEvent, Worker,
 };
@@ -106,6 +107,28 @@ pub trait Read {
     ) -> Result<Found<ResourcesUpdate>, Error>;
     /// Workers.
     fn select_workers(&self, selection: &Selection) -> Result<Found<Worker>, Error>;
+    /// What a controller keeps beside a rollout; none for a rollout of a runner.
+    fn control(&self, rollout_id: &str) -> Result<Option<Control>, Error>;
+    /// How a controller is to run a rollout; none for a rollout of a runner.
+    fn program(&self, rollout_id: &str) -> Result<Option<Program>, Error>;
+    /// Up to `limit` rollouts that have one of these statuses, in order of creation.
+    fn having(&self, statuses: &[Having], limit: usize) -> Result<Vec<String>, Error>;
+    /// Up to `limit` rollouts that have ended and not been taken up again, with their places in the completion log,
+    /// from the first one after `after` on.
+    fn completions(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, Error>;
+    /// The last place in the completion log; 0 when nothing has ended.
+    fn last_completion(&self) -> Result<i64, Error>;
+    /// Every model, in the order in which they were registered.
+    fn models(&self) -> Result<Vec<Model>, Error>;
+}
+
+/// A status to look for, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Having {
+    /// The status.
+    pub status: RolloutStatus,
+    /// Whether only among the rollouts of controllers.
+    pub is_controlled: bool,
 }
 
 /// Looking things up and writing them down, in one transaction.
@@ -143,6 +166,19 @@ pub trait Tx: Read {
     fn delete_spans(&mut self, rollout_id: &str, limit: usize) -> Result<usize, Error>;
     /// Notes when the spans of a known rollout were purged.
     fn set_purged(&mut self, rollout_id: &str, now: f64) -> Result<(), Error>;
+    /// Gives a known rollout to the controllers.
+    fn insert_control(&mut self, rollout_id: &str, control: &Control, program: &Program)
+    -> Result<(), Error>;
+    /// Writes what a controller keeps beside a rollout of theirs.
+    fn put_control(&mut self, rollout_id: &str, control: &Control) -> Result<(), Error>;
+    /// Puts a known rollout at the end of the completion log, where it may be already.
+    fn complete(&mut self, rollout_id: &str) -> Result<(), Error>;
+    /// Removes a known rollout that has no spans and is not in the queue, and all that belongs to it.
+    fn delete_rollout(&mut self, rollout_id: &str) -> Result<(), Error>;
+    /// Adds a model, or replaces the version of a known one.
+    fn put_model(&mut self, model: &Model) -> Result<(), Error>;
+    /// Removes one model, or all of them.
+    fn delete_models(&mut self, key: Option<&ModelKey>) -> Result<(), Error>;
 }
 
 /// What is kept about a call that carried an idempotency key.

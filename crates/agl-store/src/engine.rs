@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
     EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, ResourcesQuery, ResourcesUpdate,
@@ -18,6 +19,7 @@ use crate::feed::Feed;
 use crate::idempotency::Replay;
 use crate::query::Selection;
 use crate::raw::RawSpan;
+use crate::work::controller::{self, Deletion};
 use crate::work::{Work, WrittenDraft};
 use crate::{
     Capabilities, Clock, Error, IdSource, IdempotencyKey, Retention, SpanDraft, Statistics, Store,
@@ -242,6 +244,20 @@ fn is_bare(read: &dyn Read, rollout_id: &str) -> Result<bool, Error> {
     Ok(read.select_spans(rollout_id, None, &Selection::spans(&count)?)?.1 == 0)
 }
 
+/// Spans of one rollout, or of one of its attempts, unless they were purged.
+pub(crate) fn spans(
+    read: &dyn Read,
+    rollout_id: &str,
+    attempt_id: Option<&str>,
+    selection: &Selection,
+) -> Result<Found<RawSpan>, Error> {
+    let found = read.select_spans(rollout_id, attempt_id, selection)?;
+    if found.1 == 0 && read.is_purged(rollout_id)? && is_bare(read, rollout_id)? {
+        return Err(Error::Gone { message: format!("Spans for rollout {rollout_id} have been evicted") });
+    }
+    Ok(found)
+}
+
 fn view(read: &dyn Read, rollout_id: &str) -> Result<Option<RolloutView>, Error> {
     let Some(rollout) = read.rollout(rollout_id, Part::Whole)? else { return Ok(None) };
     let attempt = read.latest_attempt(rollout_id)?;
@@ -460,13 +476,7 @@ impl<B: Backend> Store for LocalStore<B> {
                 },
                 other => other,
             };
-            let found = read.select_spans(&rollout_id, attempt_id.as_deref(), &selection)?;
-            if found.1 == 0 && read.is_purged(&rollout_id)? && is_bare(read, &rollout_id)? {
-                return Err(Error::Gone {
-                    message: format!("Spans for rollout {rollout_id} have been evicted"),
-                });
-            }
-            Ok(found)
+            spans(read, &rollout_id, attempt_id.as_deref(), &selection)
         };
         Ok(page(self.read("query_spans", select).await?, limit, offset))
     }
@@ -545,5 +555,75 @@ impl<B: Backend> Store for LocalStore<B> {
             report.spans += purged.spans;
         }
         Ok(report)
+    }
+
+    async fn delete_rollout(&self, rollout_id: &str) -> Result<(), Error> {
+        loop {
+            let rollout_id = rollout_id.to_owned();
+            let delete = move |work: &mut Work<'_>| work.delete_rollout(&rollout_id);
+            if let Deletion::Whole = self.write("delete_rollout", Lane::Bulk, delete).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn create_controller_rollouts(
+        &self,
+        requests: Vec<v1::RolloutCreate>,
+    ) -> Result<Vec<v1::Rollout>, Error> {
+        let lane = lane(requests.len());
+        self.write("create_controller_rollouts", lane, |work| work.create_controlled(requests)).await
+    }
+
+    async fn update_controller_rollout(
+        &self,
+        rollout_id: &str,
+        update: v1::StatusUpdate,
+    ) -> Result<v1::Rollout, Error> {
+        let rollout_id = rollout_id.to_owned();
+        self.write("update_controller_rollout", Lane::Fast, move |work| {
+            work.update_controlled(&rollout_id, &update)
+        })
+        .await
+    }
+
+    async fn query_controller_rollouts(&self, query: v1::RolloutQuery) -> Result<Vec<v1::Rollout>, Error> {
+        self.read("query_controller_rollouts", move |read| controller::list(read, &query)).await
+    }
+
+    async fn get_controller_rollout(&self, rollout_id: &str) -> Result<Option<v1::RolloutDetail>, Error> {
+        let rollout_id = rollout_id.to_owned();
+        self.read("get_controller_rollout", move |read| controller::detail(read, &rollout_id)).await
+    }
+
+    async fn query_completions(&self, query: v1::CompletionQuery) -> Result<v1::Completions, Error> {
+        self.read("query_completions", move |read| controller::completions(read, query)).await
+    }
+
+    async fn add_event(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        event: v1::EventCreate,
+    ) -> Result<v1::Event, Error> {
+        let (rollout_id, attempt_id) = (rollout_id.to_owned(), attempt_id.to_owned());
+        let add = move |work: &mut Work<'_>| work.add_event(&rollout_id, &attempt_id, event);
+        Ok(self.write("add_event", Lane::Fast, add).await?.event)
+    }
+
+    async fn query_events(&self, query: v1::EventsQuery) -> Result<Vec<v1::Event>, Error> {
+        self.read("query_events", move |read| controller::events(read, &query)).await
+    }
+
+    async fn register_models(&self, models: Vec<v1::Model>) -> Result<Vec<v1::Model>, Error> {
+        self.write("register_models", Lane::Fast, |work| work.register_models(models)).await
+    }
+
+    async fn query_models(&self) -> Result<Vec<v1::Model>, Error> {
+        self.read("query_models", |read| read.models()).await
+    }
+
+    async fn delete_models(&self, key: Option<v1::ModelKey>) -> Result<(), Error> {
+        self.write("delete_models", Lane::Fast, move |work| work.delete_models(key.as_ref())).await
     }
 }

@@ -38,7 +38,7 @@ pub(crate) trait Replay: Sized + Send + 'static {
     fn replay(receipt: Self::Receipt, read: &dyn Read) -> Result<Self, Error>;
 }
 
-fn deleted(what: &str, id: &str) -> Error {
+pub(crate) fn deleted(what: &str, id: &str) -> Error {
     Error::Gone {
         message: format!("{what} {id}, which the first call under this idempotency key was about, is gone"),
     }
@@ -136,6 +136,19 @@ impl Replay for i64 {
 
     fn replay(receipt: Self, _: &dyn Read) -> Result<Self, Error> {
         Ok(receipt)
+    }
+}
+
+/// What is done is done.
+impl Replay for () {
+    type Receipt = ();
+
+    fn receipt(&self) -> Option<()> {
+        Some(())
+    }
+
+    fn replay((): (), _: &dyn Read) -> Result<Self, Error> {
+        Ok(())
     }
 }
 

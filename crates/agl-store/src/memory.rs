@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use agl_types::v1::{Control, Model, ModelKey, Program};
 use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Worker};
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use crate::backend::{Aftermath, Backend, Counts, Found, Lane, Part, Read, Receipt, Tx};
+use crate::backend::{Aftermath, Backend, Counts, Found, Having, Lane, Part, Read, Receipt, Tx};
 use crate::engine::LocalStore;
 use crate::metrics;
 use crate::query::{Cell, Row, Selection};
@@ -94,6 +95,10 @@ struct Data {
     receipts_log: VecDeque<String>,
     /// Ended rollouts whose spans may be purged, by the time of their end.
     purgeable: BTreeSet<(Moment, String)>,
+    models: Vec<Model>,
+    /// Place in the completion log to rollout.
+    completions: BTreeMap<i64, String>,
+    last_completion: i64,
 }
 
 /// A rollout with all that belongs to it.
@@ -102,6 +107,9 @@ struct Record {
     rollout: Rollout,
     place: Option<u64>,
     deadline: Option<f64>,
+    /// Place in the completion log.
+    completion: Option<i64>,
+    control: Option<(Control, Program)>,
     attempts: Vec<Attempt>,
     spans: Vec<KeptSpan>,
     /// Attempt id and span id.
@@ -319,6 +327,43 @@ impl Read for Data {
     fn select_workers(&self, selection: &Selection) -> Result<Found<Worker>, Error> {
         Ok(cloned(selection.pick(self.workers.values())))
     }
+
+    fn control(&self, rollout_id: &str) -> Result<Option<Control>, Error> {
+        let control = self.rollouts.get(rollout_id).and_then(|record| record.control.as_ref());
+        Ok(control.map(|(control, _)| control.clone()))
+    }
+
+    fn program(&self, rollout_id: &str) -> Result<Option<Program>, Error> {
+        let control = self.rollouts.get(rollout_id).and_then(|record| record.control.as_ref());
+        Ok(control.map(|(_, program)| program.clone()))
+    }
+
+    fn having(&self, statuses: &[Having], limit: usize) -> Result<Vec<String>, Error> {
+        let matches = |record: &&Record| {
+            statuses.iter().any(|having| {
+                having.status == record.rollout.status && (!having.is_controlled || record.control.is_some())
+            })
+        };
+        let found = self.rollouts.values().filter(matches).take(limit);
+        Ok(found.map(|record| record.rollout.rollout_id.clone()).collect())
+    }
+
+    fn completions(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, Error> {
+        let has_ended = |rollout_id: &String| {
+            self.rollouts.get(rollout_id).is_some_and(|record| record.rollout.status.is_terminal())
+        };
+        let later = self.completions.range(after.saturating_add(1)..);
+        let ended = later.filter(|(_, rollout_id)| has_ended(rollout_id)).take(limit);
+        Ok(ended.map(|(place, rollout_id)| (*place, rollout_id.clone())).collect())
+    }
+
+    fn last_completion(&self) -> Result<i64, Error> {
+        Ok(self.last_completion)
+    }
+
+    fn models(&self) -> Result<Vec<Model>, Error> {
+        Ok(self.models.clone())
+    }
 }
 
 impl Tx for Data {
@@ -327,6 +372,8 @@ impl Tx for Data {
             rollout: rollout.clone(),
             place: None,
             deadline: None,
+            completion: None,
+            control: None,
             attempts: Vec::new(),
             spans: Vec::new(),
             span_ids: HashSet::new(),
@@ -474,6 +521,62 @@ impl Tx for Data {
         if let Some(end_time) = record.rollout.end_time {
             self.purgeable.remove(&(Moment(end_time), rollout_id.to_owned()));
         }
+        Ok(())
+    }
+
+    fn insert_control(
+        &mut self,
+        rollout_id: &str,
+        control: &Control,
+        program: &Program,
+    ) -> Result<(), Error> {
+        self.record(rollout_id)?.control = Some((control.clone(), program.clone()));
+        Ok(())
+    }
+
+    fn put_control(&mut self, rollout_id: &str, control: &Control) -> Result<(), Error> {
+        if let Some((known, _)) = &mut self.record(rollout_id)?.control {
+            known.clone_from(control);
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, rollout_id: &str) -> Result<(), Error> {
+        let place = self.last_completion + 1;
+        if let Some(before) = self.record(rollout_id)?.completion.replace(place) {
+            self.completions.remove(&before);
+        }
+        self.completions.insert(place, rollout_id.to_owned());
+        self.last_completion = place;
+        Ok(())
+    }
+
+    fn delete_rollout(&mut self, rollout_id: &str) -> Result<(), Error> {
+        self.set_deadline(rollout_id, None)?;
+        self.counters.remove(rollout_id);
+        // The order of the others stays.
+        if let Some(record) = self.rollouts.shift_remove(rollout_id) {
+            record.completion.and_then(|place| self.completions.remove(&place));
+            if let Some(end_time) = record.rollout.end_time {
+                self.purgeable.remove(&(Moment(end_time), rollout_id.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn put_model(&mut self, model: &Model) -> Result<(), Error> {
+        let is_same = |known: &&mut Model| known.model == model.model && known.endpoint == model.endpoint;
+        match self.models.iter_mut().find(is_same) {
+            Some(known) => known.version = model.version,
+            None => self.models.push(model.clone()),
+        }
+        Ok(())
+    }
+
+    fn delete_models(&mut self, key: Option<&ModelKey>) -> Result<(), Error> {
+        self.models.retain(|model| {
+            key.is_some_and(|key| model.model != key.model || model.endpoint != key.endpoint)
+        });
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
     EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, ResourcesQuery, ResourcesUpdate,
@@ -279,4 +280,102 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         let _ = retention;
         Ok(PurgeReport::default())
     }
+
+    /// Removes a rollout and all that belongs to it: attempts, spans, its place in the queue. A worker that held it
+    /// is free, and whoever waits for it is told, since it will not end.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout.
+    async fn delete_rollout(&self, rollout_id: &str) -> Result<(), Error> {
+        let _ = rollout_id;
+        Err(unsupported("delete_rollout"))
+    }
+
+    /// Makes rollouts that wait for a controller; they never enter the queue. A rollout that is there already under
+    /// the id given is returned as it stands.
+    async fn create_controller_rollouts(
+        &self,
+        requests: Vec<v1::RolloutCreate>,
+    ) -> Result<Vec<v1::Rollout>, Error> {
+        let _ = requests;
+        Err(unsupported("create_controller_rollouts"))
+    }
+
+    /// Takes over what a controller says. Going on to running is a claim, which one caller at most succeeds with;
+    /// going on to an end also ends the attempt.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout; [`Error::Conflict`] when the state does not follow from the
+    /// present one, or the rollout is a runner's.
+    async fn update_controller_rollout(
+        &self,
+        rollout_id: &str,
+        update: v1::StatusUpdate,
+    ) -> Result<v1::Rollout, Error> {
+        let _ = (rollout_id, update);
+        Err(unsupported("update_controller_rollout"))
+    }
+
+    /// Rollouts in certain states, in order of creation: those that wait or run are the controllers' own, those that
+    /// have ended are everybody's.
+    async fn query_controller_rollouts(&self, query: v1::RolloutQuery) -> Result<Vec<v1::Rollout>, Error> {
+        let _ = query;
+        Err(unsupported("query_controller_rollouts"))
+    }
+
+    /// One rollout, whosever it is, as 1.0 sees it.
+    async fn get_controller_rollout(&self, rollout_id: &str) -> Result<Option<v1::RolloutDetail>, Error> {
+        let _ = rollout_id;
+        Err(unsupported("get_controller_rollout"))
+    }
+
+    /// Rollouts in the order in which they ended.
+    async fn query_completions(&self, query: v1::CompletionQuery) -> Result<v1::Completions, Error> {
+        let _ = query;
+        Err(unsupported("query_completions"))
+    }
+
+    /// Stores an event as a span of an attempt, at this moment; [`v1::LATEST_ATTEMPT`] names the latest one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout or attempt; [`Error::Conflict`] when there is no attempt yet.
+    async fn add_event(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        event: v1::EventCreate,
+    ) -> Result<v1::Event, Error> {
+        let _ = (rollout_id, attempt_id, event);
+        Err(unsupported("add_event"))
+    }
+
+    /// The events of one attempt, in the order of their sequence ids; rewards are among them, whoever emitted them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout.
+    async fn query_events(&self, query: v1::EventsQuery) -> Result<Vec<v1::Event>, Error> {
+        let _ = query;
+        Err(unsupported("query_events"))
+    }
+
+    /// Registers models; of one that is known by name and endpoint the version is replaced.
+    async fn register_models(&self, models: Vec<v1::Model>) -> Result<Vec<v1::Model>, Error> {
+        let _ = models;
+        Err(unsupported("register_models"))
+    }
+
+    /// Every model, in the order in which they were registered.
+    async fn query_models(&self) -> Result<Vec<v1::Model>, Error> {
+        Err(unsupported("query_models"))
+    }
+
+    /// Removes one model, or all of them.
+    async fn delete_models(&self, key: Option<v1::ModelKey>) -> Result<(), Error> {
+        let _ = key;
+        Err(unsupported("delete_models"))
+    }
+}
+
+fn unsupported(method: &str) -> Error {
+    Error::Unsupported { message: format!("this store does not implement {method}") }
 }

@@ -3,6 +3,8 @@
 //! Every transition is decided by [`agl_types::lifecycle`]; what is here reads the state, applies the event, and
 //! writes back what came out, effects included. An operation checks everything it can before its first write.
 
+pub(crate) mod controller;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -213,6 +215,12 @@ impl<'a> Work<'a> {
         worker_id: Option<String>,
     ) -> Result<AttemptedRollout, Error> {
         let rollout = self.rollout(rollout_id, Part::Whole)?;
+        if self.tx.control(rollout_id)?.is_some() {
+            let message = format!(
+                "Rollout {rollout_id} is a controller's: it is claimed by PATCH /api/rollouts/{rollout_id} only"
+            );
+            return Err(Error::Conflict { message });
+        }
         self.begin_attempt(rollout, worker_id)
     }
 
@@ -427,7 +435,7 @@ impl<'a> Work<'a> {
     /// Applies an event, writes back what it changed and carries out its effects.
     ///
     /// `attempt` is what the event is about; `latest` is the rollout's latest attempt. The rollout may be a brief
-    /// one unless the event is [`Event::RolloutUpdated`].
+    /// one unless the event is an [`Event::RolloutUpdated`] that changes more than the status.
     fn apply(
         &mut self,
         rollout: Rollout,
@@ -446,7 +454,7 @@ impl<'a> Work<'a> {
             .map_err(|defect| Error::backend(defect.to_string()))?;
         let state = transition.state;
 
-        if matches!(event, Event::RolloutUpdated(_)) {
+        if matches!(event, Event::RolloutUpdated(update) if !update.is_of_status_alone()) {
             self.tx.put_rollout(&state.rollout)?;
             self.tell(&state.rollout);
         } else if status_before != (state.rollout.status, state.rollout.end_time) {
@@ -481,17 +489,22 @@ impl<'a> Work<'a> {
         }
         for effect in transition.effects {
             match effect {
+                // A controller's rollout waits for a controller, who does not look into the queue.
+                Effect::Enqueue if self.tx.control(&state.rollout.rollout_id)?.is_some() => {}
                 Effect::Enqueue => self.push_queue(&state.rollout.rollout_id)?,
                 Effect::Unqueue => {
                     let was_queued = self.tx.leave_queue(&state.rollout.rollout_id)?;
                     self.aftermath.counts.queued -= i64::from(was_queued);
                 }
-                Effect::Finished => self.aftermath.finished.push(Ended {
-                    rollout_id: state.rollout.rollout_id.clone(),
-                    status: state.rollout.status,
-                    mode: state.rollout.mode,
-                    seconds: (self.now - state.rollout.start_time).max(0.0),
-                }),
+                Effect::Finished => {
+                    self.tx.complete(&state.rollout.rollout_id)?;
+                    self.aftermath.finished.push(Ended {
+                        rollout_id: state.rollout.rollout_id.clone(),
+                        status: state.rollout.status,
+                        mode: state.rollout.mode,
+                        seconds: (self.now - state.rollout.start_time).max(0.0),
+                    });
+                }
                 Effect::Worker { worker_id, event } => {
                     self.tell_worker(&worker_id, &event)?;
                 }

@@ -1,10 +1,11 @@
-//! Reading spans: rewards, the trace tree, LLM calls and triplets.
+//! Reading spans: rewards, events, the trace tree, LLM calls and triplets.
 //!
 //! Everything here is a pure function of the spans given. What others wrote is read forgivingly: an attribute
 //! of an unexpected shape is passed over, never an error.
 
 pub mod attributes;
 mod error;
+mod events;
 mod llm;
 mod openai;
 mod rewards;
@@ -12,6 +13,7 @@ mod tree;
 mod triplet;
 
 pub use error::Error;
+pub use events::{as_triplets, event_span, read_event};
 pub use llm::{agent_name, response_id};
 pub use openai::{LLM_CALL, chat_attributes, tool_call_attributes};
 pub use rewards::{

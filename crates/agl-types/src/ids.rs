@@ -27,6 +27,14 @@ pub fn resources_id(random: u64) -> String {
     tagged("rs-", random, RESOURCES_DIGITS)
 }
 
+/// The id of a rollout of the 1.0 contract: a version 4 UUID as 32 hexadecimal digits.
+#[must_use]
+pub fn uuid(high: u64, low: u64) -> String {
+    let version = (high & !0xf000) | 0x4000;
+    let variant = (low & !(0b11 << 62)) | (0b10 << 62);
+    format!("{version:016x}{variant:016x}")
+}
+
 /// A W3C trace id, 32 hexadecimal digits; never all zeros, which would mean "no trace".
 #[must_use]
 pub fn trace_id(high: u64, low: u64) -> String {
@@ -72,6 +80,8 @@ mod tests {
         assert_eq!(attempt_id(0x0123_4567_89ab_cdef), "at-01234567");
         assert_eq!(resources_id(u64::MAX), "rs-ffffffffffff");
         assert_eq!(resources_id(0).len(), 15);
+        assert_eq!(uuid(u64::MAX, u64::MAX), "ffffffffffff4fffbfffffffffffffff");
+        assert_eq!(uuid(0, 0), "00000000000040008000000000000000");
         assert_eq!(trace_id(0, 0), "00000000000000000000000000000001");
         assert_eq!(span_id(0), "0000000000000001");
     }

@@ -18,6 +18,7 @@ mod rollout;
 pub mod semconv;
 mod span;
 mod triplet;
+pub mod v1;
 mod worker;
 
 pub use attributes::{

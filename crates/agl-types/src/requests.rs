@@ -241,6 +241,15 @@ pub struct RolloutUpdate {
     pub metadata: Patch<Option<JsonMap>>,
 }
 
+impl RolloutUpdate {
+    /// Whether everything but the status is kept.
+    #[must_use]
+    pub fn is_of_status_alone(&self) -> bool {
+        let Self { input, mode, resources_id, status: _, config, metadata } = self;
+        input.is_keep() && mode.is_keep() && resources_id.is_keep() && config.is_keep() && metadata.is_keep()
+    }
+}
+
 /// Changes to an attempt; fields that are kept are absent on the wire.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

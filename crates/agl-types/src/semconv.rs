@@ -12,6 +12,8 @@ pub const AGL_EXCEPTION: &str = "agentlightning.exception";
 pub const AGL_OPERATION: &str = "agentlightning.operation";
 /// Name under which an operation counts as a reward computation.
 pub const AGL_REWARD: &str = "agentlightning.reward";
+/// Name of a span that is an event of the 1.0 contract, unless it is a reward.
+pub const AGL_EVENT: &str = "agentlightning.event";
 /// Name of a span that never happened: it stands for a missing parent.
 pub const AGL_VIRTUAL: &str = "agentlightning.virtual";
 
@@ -38,6 +40,10 @@ pub const OBJECT_TYPE: &str = "agentlightning.object.type";
 pub const OBJECT_LITERAL: &str = "agentlightning.object.literal";
 /// JSON of an object span.
 pub const OBJECT_JSON: &str = "agentlightning.object.json";
+/// Type of an event.
+pub const EVENT_TYPE: &str = "agentlightning.event.type";
+/// JSON text of an event's data.
+pub const EVENT_DATA: &str = "agentlightning.event.data";
 /// Name of an operation.
 pub const OPERATION_NAME: &str = "agentlightning.operation.name";
 /// Prefix of an operation's inputs.

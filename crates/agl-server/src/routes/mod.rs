@@ -10,6 +10,7 @@ mod queues;
 mod resources;
 mod rollouts;
 mod spans;
+mod v1;
 mod workers;
 
 use std::any::Any;
@@ -55,7 +56,7 @@ impl App {
 /// What most handlers return.
 type Answer<T> = Result<Json<T>, ApiError>;
 
-/// The application: 0.3's routes under `/v1/agl`, OTLP under `/v1`.
+/// The application: 0.3's routes under `/v1/agl`, OTLP under `/v1`, 1.0's routes under `/api`.
 pub fn router(store: Arc<dyn Store>, options: &ServerOptions) -> Router {
     // Without a server around it there is nobody to say that it is about to stop.
     let (_, draining) = watch::channel(false);
@@ -80,6 +81,8 @@ pub(crate) fn application(
         .merge(maintenance::routes());
     let routes = Router::new()
         .nest("/v1/agl", api)
+        .nest("/api", v1::routes())
+        .route("/healthz", get(health))
         .route("/v1/traces", post(otlp::traces))
         .route("/v1/metrics", post(otlp::not_taken))
         .route("/v1/logs", post(otlp::not_taken))

@@ -17,7 +17,7 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/rollouts", get(list).post(start))
         .route("/rollouts/search", post(search))
-        .route("/rollouts/{rollout_id}", get(by_id).post(update))
+        .route("/rollouts/{rollout_id}", get(by_id).post(update).delete(delete))
 }
 
 async fn start(State(app): State<App>, body: Body) -> Result<(StatusCode, Json<AttemptedRollout>), ApiError> {
@@ -45,4 +45,13 @@ async fn by_id(State(app): State<App>, Path(rollout_id): Path<String>) -> Answer
 async fn update(State(app): State<App>, Path(rollout_id): Path<String>, body: Body) -> Answer<Rollout> {
     let update: RolloutUpdate = body.parse_without_nulls(&["status", "config"])?;
     Ok(Json(body.store(&app).update_rollout(&rollout_id, update).await?))
+}
+
+async fn delete(
+    State(app): State<App>,
+    Path(rollout_id): Path<String>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    body.store(&app).delete_rollout(&rollout_id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

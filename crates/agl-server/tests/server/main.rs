@@ -11,3 +11,4 @@ mod once;
 mod otlp;
 mod push;
 mod rest;
+mod v1;

@@ -22,6 +22,7 @@ const PREPARED: usize = 96;
 const MIGRATIONS: &[Migration] = &[
     Migration { sql: include_str!("001.sql"), finish: None },
     Migration { sql: include_str!("002.sql"), finish: Some(upgrade::write_spans_out) },
+    Migration { sql: include_str!("003.sql"), finish: None },
 ];
 
 /// One step.

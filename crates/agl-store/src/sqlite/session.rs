@@ -1,5 +1,6 @@
 //! The primitives in SQL.
 
+use agl_types::v1::{Control, Model, ModelKey, Program};
 use agl_types::{
     Attempt, AttemptStatus, FilterLogic, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView,
     SortOrder, UNLIMITED, Worker, WorkerStatus,
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Error;
-use crate::backend::{Counts, Found, Part, Read, Receipt, Tx};
+use crate::backend::{Counts, Found, Having, Part, Read, Receipt, Tx};
 use crate::metrics;
 use crate::query::{Selection, Test};
 use crate::raw::{RawSpan, WrittenSpan};
@@ -431,6 +432,55 @@ impl Read for Session<'_> {
     fn select_workers(&self, selection: &Selection) -> Result<Found<Worker>, Error> {
         self.select(&Source::workers(), selection, read_worker)
     }
+
+    fn control(&self, rollout_id: &str) -> Result<Option<Control>, Error> {
+        let sql = "SELECT k8s_job_name, last_attempt_id, error_message, version, updated_at \
+                   FROM controls JOIN rollouts USING (seq) WHERE rollout_id = ?";
+        self.one(sql, [rollout_id], |row| {
+            Ok(Control {
+                k8s_job_name: row.get(0)?,
+                last_attempt_id: row.get(1)?,
+                error_message: row.get(2)?,
+                version: row.get(3)?,
+                updated_at: row.get(4)?,
+            })
+        })
+    }
+
+    fn program(&self, rollout_id: &str) -> Result<Option<Program>, Error> {
+        let sql = "SELECT program FROM programs JOIN rollouts USING (seq) WHERE rollout_id = ?";
+        self.one(sql, [rollout_id], |row| from_json(row, 0))
+    }
+
+    fn having(&self, statuses: &[Having], limit: usize) -> Result<Vec<String>, Error> {
+        if statuses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut statement = self.connection.prepare_cached(&having_sql(statuses))?;
+        let rows = statement.query_map([limit], |row| row.get(1))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn completions(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut statement = self.connection.prepare_cached(COMPLETIONS)?;
+        let rows = statement.query_map(params![after, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn last_completion(&self) -> Result<i64, Error> {
+        Ok(self.value("SELECT last FROM completion_log", [])?.unwrap_or_default())
+    }
+
+    fn models(&self) -> Result<Vec<Model>, Error> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT model, endpoint, version FROM models ORDER BY seq")?;
+        let rows = statement.query_map([], |row| {
+            Ok(Model { model: row.get(0)?, endpoint: row.get(1)?, version: row.get(2)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
 }
 
 impl Tx for Session<'_> {
@@ -654,10 +704,88 @@ impl Tx for Session<'_> {
         self.change("UPDATE rollouts SET purged_at = ? WHERE rollout_id = ?", params![now, rollout_id])?;
         Ok(())
     }
+
+    fn insert_control(
+        &mut self,
+        rollout_id: &str,
+        control: &Control,
+        program: &Program,
+    ) -> Result<(), Error> {
+        let seq: i64 = self
+            .value("UPDATE rollouts SET is_controlled = 1 WHERE rollout_id = ? RETURNING seq", [rollout_id])?
+            .ok_or_else(|| Error::rollout_not_found(rollout_id))?;
+        self.change("INSERT INTO controls (seq, version, updated_at) VALUES (?, 0, 0)", [seq])?;
+        self.change("INSERT INTO programs (seq, program) VALUES (?, ?)", params![seq, to_json(program)?])?;
+        self.put_control(rollout_id, control)
+    }
+
+    fn put_control(&mut self, rollout_id: &str, control: &Control) -> Result<(), Error> {
+        let Control { k8s_job_name, last_attempt_id, error_message, version, updated_at } = control;
+        self.change(
+            "UPDATE controls SET k8s_job_name = ?, last_attempt_id = ?, error_message = ?, version = ?, \
+             updated_at = ? WHERE seq = (SELECT seq FROM rollouts WHERE rollout_id = ?)",
+            params![k8s_job_name, last_attempt_id, error_message, version, updated_at, rollout_id],
+        )?;
+        Ok(())
+    }
+
+    fn complete(&mut self, rollout_id: &str) -> Result<(), Error> {
+        let place: Option<i64> =
+            self.value("UPDATE completion_log SET last = last + 1 RETURNING last", [])?;
+        self.change("UPDATE rollouts SET completion = ? WHERE rollout_id = ?", params![place, rollout_id])?;
+        Ok(())
+    }
+
+    fn delete_rollout(&mut self, rollout_id: &str) -> Result<(), Error> {
+        for of_seq in ["rollout_bodies", "controls", "programs"] {
+            let sql =
+                format!("DELETE FROM {of_seq} WHERE seq = (SELECT seq FROM rollouts WHERE rollout_id = ?)");
+            self.change(&sql, [rollout_id])?;
+        }
+        for of_id in ["attempts", "deadlines", "counters", "rollouts"] {
+            self.change(&format!("DELETE FROM {of_id} WHERE rollout_id = ?"), [rollout_id])?;
+        }
+        Ok(())
+    }
+
+    fn put_model(&mut self, model: &Model) -> Result<(), Error> {
+        self.change(
+            "INSERT INTO models (model, endpoint, version) VALUES (?, ?, ?) \
+             ON CONFLICT DO UPDATE SET version = excluded.version",
+            params![model.model, model.endpoint, model.version],
+        )?;
+        Ok(())
+    }
+
+    fn delete_models(&mut self, key: Option<&ModelKey>) -> Result<(), Error> {
+        match key {
+            Some(ModelKey { model, endpoint }) => {
+                self.change("DELETE FROM models WHERE model = ? AND endpoint = ?", [model, endpoint])?
+            }
+            None => self.change("DELETE FROM models", [])?,
+        };
+        Ok(())
+    }
+}
+
+const COMPLETIONS: &str = "SELECT completion, rollout_id FROM rollouts \
+     WHERE completion > ? AND end_time IS NOT NULL ORDER BY completion LIMIT ?";
+
+/// One branch a status, each in order of creation, so that they are merged rather than sorted. Its only parameter is
+/// the limit.
+fn having_sql(statuses: &[Having]) -> String {
+    let branch = |having: &Having| {
+        // Written out, because a parameter would hide from SQLite that the partial index serves.
+        let lane = if having.is_controlled { " AND is_controlled = 1" } else { "" };
+        format!("SELECT seq, rollout_id FROM rollouts WHERE status = '{}'{lane}", having.status)
+    };
+    let branches: Vec<String> = statuses.iter().map(branch).collect();
+    format!("{} ORDER BY seq LIMIT ?", branches.join(" UNION ALL "))
 }
 
 #[cfg(test)]
 mod tests {
+    use agl_types::v1::State;
     use agl_types::{AttemptQuery, ResourcesQuery, RolloutQuery, SpanQuery, WorkerQuery};
 
     use super::*;
@@ -733,6 +861,18 @@ mod tests {
         let source = Source::newest_resources();
         let (plan, _) = plans(&connection, &source, &selection);
         assert!(plan.contains("resources_newest"), "{plan}");
+        for state in State::ALL {
+            for is_controlled in [true, false] {
+                let having = state.statuses().iter().map(|status| Having { status: *status, is_controlled });
+                let plan = plan(&connection, &having_sql(&having.collect::<Vec<_>>()));
+                let index = if is_controlled { "rollouts_controlled" } else { "rollouts_status" };
+                assert!(plan.contains(index), "{plan}");
+                assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{plan}");
+            }
+        }
+        let plan_of_completions = plan(&connection, COMPLETIONS);
+        assert!(plan_of_completions.contains("rollouts_completion"), "{plan_of_completions}");
+        assert!(!plan_of_completions.contains("TEMP B-TREE"), "{plan_of_completions}");
         let source = Source::workers();
         let query = WorkerQuery { limit: 5, ..Default::default() };
         let (plan, _) = plans(&connection, &source, &Selection::workers(&query).unwrap());

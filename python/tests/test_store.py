@@ -76,6 +76,22 @@ async def test_a_rollout_from_queue_to_end(store: agl.LightningStore) -> None:
     assert latest == attempts[1]
 
 
+async def test_a_deleted_rollout_leaves_nothing(store: agl.LightningStore) -> None:
+    await store.enqueue_rollout("task")
+    claimed = await store.dequeue_rollout("w")
+    assert claimed is not None
+    await store.add_span(span(claimed))
+    await store.delete_rollout(claimed.rollout_id)
+    assert await store.get_rollout_by_id(claimed.rollout_id) is None
+    assert list(await store.query_spans(claimed.rollout_id)) == []
+    worker = await store.get_worker_by_id("w")
+    assert worker is not None
+    assert (worker.status, worker.current_rollout_id) == ("idle", None)
+    assert await store.wait_for_rollouts(rollout_ids=[claimed.rollout_id], timeout=5) == []
+    with pytest.raises(ValueError, match="not found"):
+        await store.delete_rollout(claimed.rollout_id)
+
+
 async def test_start_rollout_and_start_attempt(store: agl.LightningStore) -> None:
     started = await store.start_rollout(1, mode="val", worker_id="w")
     assert (started.status, started.attempt.status, started.metadata) == ("preparing", "preparing", {})
@@ -484,7 +500,7 @@ async def test_the_base_class_has_it_all_and_does_nothing() -> None:
     base = LightningStore()
     assert not any(base.capabilities.values())
     assert await base.statistics() == {"name": "LightningStore"}
-    assert len(INTERFACE) == 29
+    assert len(INTERFACE) == 30
     with pytest.raises(NotImplementedError, match=r"dequeue_rollout\(\)"):
         await base.dequeue_rollout()
     with pytest.raises(NotImplementedError, match="otlp_traces_endpoint"):

@@ -151,6 +151,7 @@ pub(crate) async fn dispatch(store: &dyn Store, method: &str, json: &[u8]) -> Ou
             let UpdateWorker { worker_id, update } = read(json)?;
             reply(&store.update_worker(&worker_id, update).await?)
         }
+        "delete_rollout" => reply(&store.delete_rollout(&read::<ById>(json)?.id).await?),
         "purge" => reply(&store.purge(read(json)?).await?),
         other => Err(Failure::invalid(None, format!("a store has no method {other:?}"))),
     }

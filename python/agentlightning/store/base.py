@@ -338,6 +338,13 @@ class LightningStore:
         """Changes exactly the fields that are given. `ValueError` for an unknown rollout."""
         self._unsupported("update_rollout")
 
+    async def delete_rollout(self, rollout_id: str) -> None:
+        """Removes a rollout with its attempts and spans, wherever it stands. `ValueError` for an unknown one.
+
+        A worker that held it is free, and `wait_for_rollouts` no longer waits for it.
+        """
+        self._unsupported("delete_rollout")
+
     async def update_attempt(
         self,
         rollout_id: str,

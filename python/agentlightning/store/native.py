@@ -447,6 +447,10 @@ class NativeStore(LightningStore):
         answer = await self._call("update_rollout", rollout_id=rollout_id, update=update)
         return Rollout.model_validate_json(answer)
 
+    async def delete_rollout(self, rollout_id: str) -> None:
+        """Removes a rollout with its attempts and spans, wherever it stands. `ValueError` for an unknown one."""
+        await self._call("delete_rollout", id=rollout_id)
+
     async def update_attempt(
         self,
         rollout_id: str,

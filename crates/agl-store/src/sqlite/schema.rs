@@ -217,4 +217,29 @@ mod tests {
         let counted: i64 = writer.query_row("SELECT spans FROM counters", [], |row| row.get(0)).unwrap();
         assert_eq!(counted, 1);
     }
+
+    /// What had ended before there was a completion log has its place in it, in the order in which it ended.
+    #[test]
+    fn what_has_ended_is_in_the_completion_log() {
+        let connection = Connection::open_in_memory().unwrap();
+        for Migration { sql, .. } in &MIGRATIONS[..2] {
+            connection.execute_batch(sql).unwrap();
+        }
+        connection
+            .execute_batch(
+                "INSERT INTO rollouts (rollout_id, status, start_time, end_time, config) VALUES \
+                 ('late', 'failed', 1, 9, '{}'), ('open', 'running', 1, NULL, '{}'), ('early', 'succeeded', 2, 5, '{}'); \
+                 PRAGMA user_version = 2;",
+            )
+            .unwrap();
+        migrate(&connection).unwrap();
+        let mut logged = connection
+            .prepare("SELECT rollout_id FROM rollouts WHERE completion IS NOT NULL ORDER BY completion")
+            .unwrap();
+        let ids: Result<Vec<String>, _> = logged.query_map([], |row| row.get(0)).unwrap().collect();
+        assert_eq!(ids.unwrap(), ["early", "late"]);
+        let last: i64 =
+            connection.query_row("SELECT last FROM completion_log", [], |row| row.get(0)).unwrap();
+        assert_eq!(last, 2);
+    }
 }

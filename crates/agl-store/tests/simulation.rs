@@ -10,7 +10,7 @@ use agl_types::{
     AttemptQuery, AttemptStatus, AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, FilterLogic, Llm,
     NamedResources, Patch, Resource, ResourcesQuery, RolloutConfig, RolloutMode, RolloutQuery, RolloutStatus,
     RolloutUpdate, SequenceIdRequest, SortOrder, Span, SpanQuery, StartRollout, WaitRequest, WorkerQuery,
-    WorkerUpdate, ids,
+    WorkerUpdate, ids, v1,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -163,7 +163,7 @@ fn sort_by(dice: &Dice, fields: &[&str]) -> Option<String> {
 
 /// The calls that one step makes; the same dice make the same call.
 async fn step(store: &dyn Store, world: &World, dice: &Dice) -> Result<Value, Error> {
-    match dice.roll(24) {
+    match dice.roll(32) {
         0 => {
             let requests = (0..dice.roll(4)).map(|_| request(dice)).collect();
             json(store.enqueue_many_rollouts(requests).await)
@@ -313,6 +313,60 @@ async fn step(store: &dyn Store, world: &World, dice: &Dice) -> Result<Value, Er
             };
             json(store.query_workers(query).await)
         }
+        24 => {
+            let requests = (0..dice.roll(3)).map(|_| v1::RolloutCreate {
+                is_train: dice.chance(50),
+                config: dice.maybe(70, || v1::RolloutConfig {
+                    timeout_seconds: 5 + dice.roll(20),
+                    ..v1::RolloutConfig::default()
+                }),
+                rollout_id: dice.maybe(30, || match dice.roll(2) {
+                    0 => format!("mine-{}", dice.roll(9)),
+                    _ => world.rollout(dice),
+                }),
+                ..v1::RolloutCreate::new(json!({"data_id": dice.roll(9)}))
+            });
+            json(store.create_controller_rollouts(requests.collect()).await)
+        }
+        25..=27 => {
+            let update = v1::StatusUpdate {
+                state: dice.patch(80, || *dice.pick(v1::State::ALL)),
+                k8s_job_name: dice.patch(20, || dice.maybe(50, || "job".to_owned())),
+                last_attempt_id: dice.patch(20, || dice.maybe(70, || v1::LATEST_ATTEMPT.to_owned())),
+                error_message: dice.patch(20, || dice.maybe(50, || "why".to_owned())),
+            };
+            json(store.update_controller_rollout(&world.rollout(dice), update).await)
+        }
+        28 => {
+            let event_type = (*dice.pick(&[v1::REWARD, "note"])).to_owned();
+            let data = json!({"value": dice.roll(9)}).as_object().unwrap().clone();
+            let (rollout_id, attempt_id) = world.attempt(dice);
+            let event = v1::EventCreate { event_type, data };
+            match dice.chance(50) {
+                true => json(store.add_event(&world.rollout(dice), v1::LATEST_ATTEMPT, event).await),
+                false => json(store.add_event(&rollout_id, &attempt_id, event).await),
+            }
+        }
+        29 => {
+            let states: Vec<_> = v1::State::ALL.iter().copied().filter(|_| dice.chance(50)).collect();
+            let query = v1::RolloutQuery { limit: page(dice).0, ..v1::RolloutQuery::of(states) };
+            json(store.query_controller_rollouts(query).await)
+        }
+        30 => {
+            let rollout_id = world.rollout(dice);
+            match dice.roll(4) {
+                0 => json(store.delete_rollout(&rollout_id).await),
+                1 => json(store.get_controller_rollout(&rollout_id).await),
+                _ => json(store.query_events(v1::EventsQuery { rollout_id, event_type: None }).await),
+            }
+        }
+        31 => {
+            let query = v1::CompletionQuery {
+                after: i64::try_from(dice.roll(20)).unwrap(),
+                limit: i64::try_from(dice.roll(20)).unwrap(),
+            };
+            json(store.query_completions(query).await)
+        }
         _ => {
             let (limit, offset) = page(dice);
             let query = AttemptQuery {
@@ -348,6 +402,10 @@ async fn dump(store: &dyn Store, world: &World) -> Vec<Value> {
         all.push(json(store.query_spans(query).await).unwrap());
         all.push(json!(store.get_next_span_sequence_id(rollout_id, "x").await.unwrap()));
     }
+    let everything = v1::RolloutQuery { limit: -1, ..v1::RolloutQuery::of(v1::State::ALL) };
+    all.push(json(store.query_controller_rollouts(everything).await).unwrap());
+    let log = v1::CompletionQuery { after: 0, limit: 100_000 };
+    all.push(json(store.query_completions(log).await).unwrap());
     let mut statistics = store.statistics().await.unwrap();
     statistics.name.clear();
     all.push(json(Ok(statistics)).unwrap());
@@ -359,11 +417,21 @@ async fn dump(store: &dyn Store, world: &World) -> Vec<Value> {
 /// What must hold in any store at any time.
 async fn check_invariants(store: &dyn Store) {
     let mut waiting = Vec::new();
+    let mut waiting_for_controllers = Vec::new();
+    let mut ended = Vec::new();
     for view in store.query_rollouts(RolloutQuery::default()).await.unwrap().items {
         let rollout = view.rollout;
         assert_eq!(rollout.end_time.is_some(), rollout.status.is_terminal(), "{rollout:?}");
-        if rollout.status.is_queuing() {
-            waiting.push(rollout.rollout_id.clone());
+        let seen = store.get_controller_rollout(&rollout.rollout_id).await.unwrap().unwrap().rollout;
+        assert_eq!(seen.status.state, v1::State::from(rollout.status));
+        let is_controlled = seen.status.version > 0;
+        match (rollout.status.is_queuing(), is_controlled) {
+            (true, true) => waiting_for_controllers.push(rollout.rollout_id.clone()),
+            (true, false) => waiting.push(rollout.rollout_id.clone()),
+            _ => {}
+        }
+        if rollout.status.is_terminal() {
+            ended.push(rollout.rollout_id.clone());
         }
         let query = AttemptQuery { rollout_id: rollout.rollout_id, ..AttemptQuery::default() };
         let attempts = store.query_attempts(query).await.unwrap().items;
@@ -372,12 +440,22 @@ async fn check_invariants(store: &dyn Store) {
         }
         assert_eq!(view.attempt.as_ref(), attempts.last());
     }
+    let query = v1::RolloutQuery { limit: -1, ..v1::RolloutQuery::of([v1::State::Queuing]) };
+    let listed = store.query_controller_rollouts(query).await.unwrap();
+    let listed: Vec<String> = listed.into_iter().map(|rollout| rollout.rollout_id).collect();
+    assert_eq!(listed, waiting_for_controllers, "controllers see what waits for them, in order of creation");
+    let log = v1::CompletionQuery { after: 0, limit: 100_000 };
+    let log = store.query_completions(log).await.unwrap();
+    let mut logged: Vec<String> = log.items.into_iter().map(|item| item.rollout_id).collect();
+    logged.sort();
+    ended.sort();
+    assert_eq!(logged, ended, "the completion log holds exactly the rollouts that have ended, each once");
     let everything = DequeueRequest { limit: 100_000, worker_id: None, wait: None };
     let queue = store.dequeue_many_rollouts(everything).await.unwrap();
     let mut queued: Vec<String> = queue.into_iter().map(|claim| claim.rollout.rollout_id).collect();
     queued.sort();
     waiting.sort();
-    assert_eq!(queued, waiting, "the queue holds exactly the rollouts that wait");
+    assert_eq!(queued, waiting, "the queue holds exactly the runners' rollouts that wait");
 }
 
 async fn live(seed: u64) {

@@ -12,7 +12,12 @@ pub struct Rejected {
 impl Rejected {
     /// Counts one more span.
     pub fn add(&mut self, reason: impl Into<String>) {
-        *self.reasons.entry(reason.into()).or_default() += 1;
+        self.add_many(reason, 1);
+    }
+
+    /// Counts more spans.
+    pub fn add_many(&mut self, reason: impl Into<String>, spans: u64) {
+        *self.reasons.entry(reason.into()).or_default() += spans;
     }
 
     /// How many spans in all.

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
 use agl_types::semconv::{ATTEMPT_ID, ROLLOUT_ID, SPAN_SEQUENCE_ID};
-use agl_types::{Event, JsonMap, Link, Span, SpanContext, StatusCode, TraceStatus};
+use agl_types::{Event, JsonMap, Link, Span, SpanContext, StatusCode, TraceStatus, WrittenSpan};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
@@ -73,7 +73,7 @@ fn every_field_of_a_span_is_mapped() {
     let [only] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
     assert!(only.has_sequence_id);
     assert_eq!(
-        serde_json::to_value(&only.span).unwrap(),
+        serde_json::to_value(only.span.parse().unwrap()).unwrap(),
         json!({
             "rollout_id": "ro-1", "attempt_id": "at-1", "sequence_id": 7,
             "trace_id": "ab".repeat(16), "span_id": "000000000000000f", "parent_id": "0000000000000102",
@@ -125,7 +125,7 @@ fn attribute_values_of_every_type_are_kept() {
     let span = WireSpan { events: vec![event], links: vec![link], ..placed(attributes.clone()) };
     let received = through_bytes(&payload(attributes, vec![span]));
 
-    let span = &received.spans[0].span;
+    let span = &received.spans[0].span.parse().unwrap();
     let expected = json!({
         "bool": true, "double": 0.1, "nan": "NaN", "infinite": "-Infinity", "bytes": {"bytesValue": "3q0="},
         "numbers": [1, 0.5], "list": [1, "x", null], "map": {"inner": [1, "x", null]}, "nothing": null,
@@ -242,7 +242,8 @@ fn a_span_comes_back_as_it_was_sent() {
         .with_attribute(ATTEMPT_ID, "at-1")
         .with_attribute(SPAN_SEQUENCE_ID, 4);
     assert!(one.has_sequence_id);
-    assert_eq!(one.span, expected);
+    assert_eq!(one.span.parse().unwrap(), expected);
+    assert_eq!(one.span, WrittenSpan::of(&expected).unwrap());
 }
 
 /// The same span in OTLP's JSON, as exporters write it, and with everything that readers have to put up with.
@@ -288,7 +289,7 @@ fn json_is_read_as_protobuf_is() {
     });
     let received = receive(Format::Json.decode(body.to_string().as_bytes()).unwrap());
     let [one] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
-    let span = &one.span;
+    let span = &one.span.parse().unwrap();
     assert_eq!((span.rollout_id.as_str(), span.attempt_id.as_str()), ("ro-1", "at-1"));
     assert_eq!(span.trace_id, "5b8efff798038103d269b633813fc60c");
     assert_eq!((span.span_id.as_str(), &span.parent_id), ("eee19b7ec3c1b174", &None));
@@ -354,4 +355,18 @@ fn json_answers_are_those_of_protobuf() {
         json!({"partialSuccess": {"rejectedSpans": "2", "errorMessage": "2 spans: no"}})
     );
     assert_eq!(json(Format::Json.error("bad")), json!({"message": "bad"}));
+}
+
+/// Of a repeated key the last value counts, however many keys there are.
+#[test]
+fn of_a_repeated_key_the_last_value_counts() {
+    for others in [1, 100] {
+        let mut attributes = vec![text("k", "first")];
+        attributes.extend((0..others).map(|number| text(&format!("k{number}"), "other")));
+        attributes.extend([text("k", "second"), text("k", "third")]);
+        let received = through_bytes(&payload(vec![], vec![placed(attributes)]));
+        let span = received.spans[0].span.parse().unwrap();
+        assert_eq!(span.attributes["k"], "third");
+        assert_eq!(received.spans[0].span.rest.matches("\"k\":").count(), 1, "{others} others");
+    }
 }

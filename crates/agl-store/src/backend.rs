@@ -6,11 +6,12 @@ use std::sync::Arc;
 use agl_types::v1::{Control, Model, ModelKey, Program};
 use agl_types::{
     Attempt, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView, StoreEvent, Worker,
+    WrittenSpan,
 };
 
 use crate::Error;
 use crate::query::Selection;
-use crate::raw::{RawSpan, WrittenSpan};
+use crate::raw::RawSpan;
 use crate::signals::Signals;
 
 /// How much of a rollout is read.
@@ -153,7 +154,7 @@ pub trait Tx: Read {
     fn set_counter(&mut self, rollout_id: &str, last: i64, new_spans: usize) -> Result<(), Error>;
     /// Adds spans of one known rollout; tells of each whether it was new in its attempt. A call of `set_counter`
     /// follows.
-    fn insert_spans(&mut self, rollout_id: &str, spans: &[WrittenSpan]) -> Result<Vec<bool>, Error>;
+    fn insert_spans(&mut self, rollout_id: &str, spans: &[&WrittenSpan]) -> Result<Vec<bool>, Error>;
     /// Adds a version of a resources id, one higher than the last.
     fn insert_resources(&mut self, update: &ResourcesUpdate) -> Result<(), Error>;
     /// Adds or replaces a worker.

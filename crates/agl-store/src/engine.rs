@@ -18,12 +18,12 @@ use crate::backend::{Backend, Found, Lane, Part, Read};
 use crate::feed::Feed;
 use crate::idempotency::Replay;
 use crate::query::Selection;
-use crate::raw::RawSpan;
+use crate::raw::{RawSpan, write_out};
 use crate::work::controller::{self, Deletion};
-use crate::work::{Work, WrittenDraft};
+use crate::work::{NewSpan, Work};
 use crate::{
     Capabilities, Clock, Error, IdSource, IdempotencyKey, Retention, SpanDraft, Statistics, Store,
-    Subscription, metrics,
+    Subscription, WrittenDraft, metrics,
 };
 
 /// A batch of at least this many items lets single operations go first.
@@ -336,13 +336,28 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
-        // One that could be stored but not be read again would take the other spans of its rollout with it.
-        for SpanDraft { span, .. } in &drafts {
-            span.check_attributes().map_err(|deep| Error::invalid(deep.field.clone(), deep.to_string()))?;
-        }
         // Written out here, so that the one writer of the backend does not have to.
-        let drafts = drafts.into_iter().map(WrittenDraft::try_from).collect::<Result<Vec<_>, Error>>()?;
-        self.write("add_span_drafts", lane(drafts.len()), |work| work.add_spans(drafts)).await
+        let write = |SpanDraft { span, has_sequence_id }: &SpanDraft| {
+            // One that could be stored but not be read again would take the other spans of its rollout with it.
+            span.check_attributes().map_err(|deep| Error::invalid(deep.field.clone(), deep.to_string()))?;
+            Ok(WrittenDraft { span: write_out(span)?, has_sequence_id: *has_sequence_id })
+        };
+        let written = drafts.iter().map(write).collect::<Result<Vec<_>, Error>>()?;
+        let new = self.write("add_span_drafts", lane(drafts.len()), |work| work.add_spans(written)).await?;
+        let mut spans: Vec<Option<Span>> = drafts.into_iter().map(|draft| Some(draft.span)).collect();
+        let placed = new.into_iter().filter_map(|NewSpan { index, sequence_id }| {
+            let span = spans.get_mut(index)?.take()?;
+            Some(Span { sequence_id, ..span })
+        });
+        Ok(placed.collect())
+    }
+
+    async fn ingest_spans(&self, drafts: Vec<WrittenDraft>) -> Result<Vec<(String, u64)>, Error> {
+        let started = Instant::now();
+        self.inner.catch_up().await;
+        let outcome = self.inner.transact(lane(drafts.len()), |work| work.ingest_spans(drafts)).await;
+        metrics::answered("ingest_spans", started.elapsed(), &outcome);
+        outcome
     }
 
     async fn query_rollouts(&self, query: RolloutQuery) -> Result<Page<RolloutView>, Error> {

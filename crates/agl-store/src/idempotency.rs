@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::Error;
 use crate::backend::{Part, Read};
 use crate::query::Selection;
+use crate::work::NewSpan;
 
 /// For how many seconds a receipt is kept at least.
 pub(crate) const KEPT: f64 = 24.0 * 3600.0;
@@ -99,6 +100,19 @@ impl Replay for Span {
         let query = SpanQuery { span_id: Some(span_id.clone()), ..SpanQuery::default() };
         let (found, _) = read.select_spans(&rollout_id, Some(&attempt_id), &Selection::spans(&query)?)?;
         found.first().ok_or_else(|| deleted("span", &span_id))?.parse()
+    }
+}
+
+/// Whoever sends the spans again has them; what is missing is which were new, and their numbers.
+impl Replay for NewSpan {
+    type Receipt = (usize, i64);
+
+    fn receipt(&self) -> Option<Self::Receipt> {
+        Some((self.index, self.sequence_id))
+    }
+
+    fn replay((index, sequence_id): Self::Receipt, _: &dyn Read) -> Result<Self, Error> {
+        Ok(Self { index, sequence_id })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use agl_types::v1::{Control, Model, ModelKey, Program};
-use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Worker};
+use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Worker, WrittenSpan};
 use indexmap::IndexMap;
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::backend::{Aftermath, Backend, Counts, Found, Having, Lane, Part, Read
 use crate::engine::LocalStore;
 use crate::metrics;
 use crate::query::{Cell, Row, Selection};
-use crate::raw::{RawSpan, WrittenSpan};
+use crate::raw::RawSpan;
 use crate::signals::Signals;
 use crate::{Clock, Error, IdSource, RandomIds, SystemClock};
 
@@ -446,21 +446,15 @@ impl Tx for Data {
         Ok(())
     }
 
-    fn insert_spans(&mut self, rollout_id: &str, spans: &[WrittenSpan]) -> Result<Vec<bool>, Error> {
+    fn insert_spans(&mut self, rollout_id: &str, spans: &[&WrittenSpan]) -> Result<Vec<bool>, Error> {
         let record = self.record(rollout_id)?;
         let mut answers = Vec::with_capacity(spans.len());
-        for WrittenSpan { span, rest, is_plain } in spans {
+        for span in spans {
             let is_new = record.span_ids.insert((span.attempt_id.clone(), span.span_id.clone()));
             if is_new {
-                metrics::span_written(rest.len());
+                metrics::span_written(span.rest.len());
                 record.spans.push(KeptSpan {
-                    raw: RawSpan {
-                        rollout_id: rollout_id.to_owned(),
-                        attempt_id: span.attempt_id.clone(),
-                        sequence_id: span.sequence_id,
-                        rest: rest.clone(),
-                        is_plain: *is_plain,
-                    },
+                    raw: RawSpan::from(*span),
                     trace_id: span.trace_id.clone(),
                     span_id: span.span_id.clone(),
                     parent_id: span.parent_id.clone(),

@@ -5,7 +5,7 @@ use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
     EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, ResourcesQuery, ResourcesUpdate,
     Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery, StartRollout,
-    WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+    WaitRequest, Worker, WorkerQuery, WorkerUpdate, WrittenSpan,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,15 @@ pub struct Statistics {
 pub struct SpanDraft {
     /// The span.
     pub span: Span,
+    /// Whether `span.sequence_id` counts; if not, the store issues the next one in the same transaction.
+    pub has_sequence_id: bool,
+}
+
+/// The same, written out already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WrittenDraft {
+    /// The span.
+    pub span: WrittenSpan,
     /// Whether `span.sequence_id` counts; if not, the store issues the next one in the same transaction.
     pub has_sequence_id: bool,
 }
@@ -148,6 +157,18 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Like [`Store::add_many_spans`], and issues the sequence ids that are missing, in the order given.
     async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error>;
 
+    /// Like [`Store::add_span_drafts`] for those who need no answer, and who can't help it when a rollout or an attempt
+    /// is unknown: the spans of such a one are passed over. Returns why, and how many each time.
+    async fn ingest_spans(&self, drafts: Vec<WrittenDraft>) -> Result<Vec<(String, u64)>, Error> {
+        let read = |WrittenDraft { span, has_sequence_id }: WrittenDraft| {
+            let span = span.parse().map_err(|error| Error::invalid("span", error.to_string()))?;
+            Ok(SpanDraft { span, has_sequence_id })
+        };
+        let drafts = drafts.into_iter().map(read).collect::<Result<Vec<_>, Error>>()?;
+        self.add_span_drafts(drafts).await?;
+        Ok(Vec::new())
+    }
+
     /// Stores a span under a rollout and attempt; without a sequence id the next one is issued.
     async fn add_otel_span(
         &self,
@@ -218,7 +239,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Like [`Store::query_spans`], for those who only send the spans on.
     async fn query_raw_spans(&self, query: SpanQuery) -> Result<Page<RawSpan>, Error> {
         let Page { items, limit, offset, total } = self.query_spans(query).await?;
-        let items = items.into_iter().map(RawSpan::try_from).collect::<Result<Vec<_>, Error>>()?;
+        let items = items.iter().map(RawSpan::try_from).collect::<Result<Vec<_>, Error>>()?;
         Ok(Page { items, limit, offset, total })
     }
 

@@ -11,15 +11,14 @@ use std::sync::Arc;
 use agl_types::lifecycle::{self, Effect, Event, State, WorkerEvent};
 use agl_types::{
     Attempt, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, NamedResources,
-    PurgeReport, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, Span, StartRollout, StoreEvent,
-    Worker, WorkerUpdate, ids,
+    PurgeReport, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, StartRollout, StoreEvent,
+    Worker, WorkerUpdate, WrittenSpan, ids,
 };
 use indexmap::IndexMap;
 
 use crate::backend::{Aftermath, Deadline, Ended, Part, Receipt, Tx};
 use crate::idempotency::{IdempotencyKey, KEPT, Replay};
-use crate::raw::WrittenSpan;
-use crate::{Error, IdSource, SpanDraft};
+use crate::{Error, IdSource, WrittenDraft};
 
 /// How many overdue rollouts one transaction deals with at most, so that it stays short.
 const OVERDUE_AT_ONCE: usize = 128;
@@ -39,18 +38,13 @@ struct Place {
     latest: Attempt,
 }
 
-/// A span on its way into the store, which may not have its number in the rollout yet.
-pub(crate) struct WrittenDraft {
-    pub(crate) written: WrittenSpan,
-    pub(crate) has_sequence_id: bool,
-}
-
-impl TryFrom<SpanDraft> for WrittenDraft {
-    type Error = Error;
-
-    fn try_from(SpanDraft { span, has_sequence_id }: SpanDraft) -> Result<Self, Error> {
-        Ok(Self { written: WrittenSpan::new(span)?, has_sequence_id })
-    }
+/// A span that was stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewSpan {
+    /// Which one of those given.
+    pub(crate) index: usize,
+    /// The number that it has now.
+    pub(crate) sequence_id: i64,
 }
 
 /// One operation at work in its transaction.
@@ -241,35 +235,54 @@ impl<'a> Work<'a> {
         Ok(AttemptedRollout { rollout: state.rollout, attempt })
     }
 
-    /// Stores spans and returns the new ones, grouped by attempt.
-    pub(crate) fn add_spans(&mut self, drafts: Vec<WrittenDraft>) -> Result<Vec<Span>, Error> {
-        let mut groups: IndexMap<(String, String), Vec<WrittenSpan>> = IndexMap::new();
-        // Of each draft in the order given, where it went, and whether its sequence id counts.
-        let mut order = Vec::with_capacity(drafts.len());
-        for WrittenDraft { written, has_sequence_id } in drafts {
-            let key = (written.span.rollout_id.clone(), written.span.attempt_id.clone());
-            let entry = groups.entry(key);
-            let group = entry.index();
-            let spans = entry.or_default();
-            order.push((group, spans.len(), has_sequence_id));
-            spans.push(written);
+    /// Stores spans and tells which are new, grouped by attempt.
+    pub(crate) fn add_spans(&mut self, drafts: Vec<WrittenDraft>) -> Result<Vec<NewSpan>, Error> {
+        let (new, _) = self.store_spans(drafts, |_| false)?;
+        Ok(new)
+    }
+
+    /// Stores spans, passes over those of unknown rollouts and attempts, and tells why and how many.
+    pub(crate) fn ingest_spans(&mut self, drafts: Vec<WrittenDraft>) -> Result<Vec<(String, u64)>, Error> {
+        let (_, passed_over) = self.store_spans(drafts, |error| matches!(error, Error::NotFound { .. }))?;
+        Ok(passed_over)
+    }
+
+    /// Stores spans, except for those of places that are wrong in a way that `is_tolerated`.
+    fn store_spans(
+        &mut self,
+        mut drafts: Vec<WrittenDraft>,
+        is_tolerated: impl Fn(&Error) -> bool,
+    ) -> Result<(Vec<NewSpan>, Vec<(String, u64)>), Error> {
+        // By attempt, the indexes of its drafts.
+        let mut groups: IndexMap<(String, String), Vec<usize>> = IndexMap::new();
+        for (index, WrittenDraft { span, .. }) in drafts.iter().enumerate() {
+            let key = (span.rollout_id.clone(), span.attempt_id.clone());
+            groups.entry(key).or_default().push(index);
         }
-        let places = groups
-            .keys()
-            .map(|(rollout_id, attempt_id)| {
-                let unknown = || Error::attempt_not_found(rollout_id, attempt_id);
-                self.place(rollout_id, Some(attempt_id), unknown)
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        let counters = self.number(&mut groups, order)?;
-        let mut added = Vec::new();
-        for (((rollout_id, _), spans), place) in groups.into_iter().zip(places) {
+        let mut places = Vec::with_capacity(groups.len());
+        let mut passed_over = Vec::new();
+        for ((rollout_id, attempt_id), indexes) in groups {
+            let unknown = || Error::attempt_not_found(&rollout_id, &attempt_id);
+            match self.place(&rollout_id, Some(&attempt_id), unknown) {
+                Ok(place) => places.push((place, indexes)),
+                Err(error) if is_tolerated(&error) => {
+                    passed_over.push((error.to_string(), u64::try_from(indexes.len()).unwrap_or(u64::MAX)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let counters = self.number(&mut drafts, &places)?;
+        let mut new = Vec::with_capacity(drafts.len());
+        for (Place { attempt, latest }, indexes) in places {
+            let rollout_id = attempt.rollout_id.clone();
+            let spans: Vec<&WrittenSpan> =
+                indexes.iter().filter_map(|index| drafts.get(*index)).map(|draft| &draft.span).collect();
             let is_new = self.tx.insert_spans(&rollout_id, &spans)?;
-            let before = added.len();
-            for (WrittenSpan { span, .. }, is_new) in spans.into_iter().zip(is_new) {
+            let before = new.len();
+            for ((index, span), is_new) in indexes.into_iter().zip(spans).zip(is_new) {
                 if is_new {
-                    self.tell(&span);
-                    added.push(span);
+                    self.tell(span);
+                    new.push(NewSpan { index, sequence_id: span.sequence_id });
                 } else {
                     tracing::error!(
                         rollout_id = span.rollout_id,
@@ -279,37 +292,41 @@ impl<'a> Work<'a> {
                     );
                 }
             }
-            let new_spans = added.len() - before;
+            let new_spans = new.len() - before;
             let last = counters.get(&rollout_id).copied().unwrap_or_default();
             self.tx.set_counter(&rollout_id, last, new_spans)?;
             if new_spans > 0 {
                 self.aftermath.counts.spans += i64::try_from(new_spans).unwrap_or(i64::MAX);
                 // Another attempt of the same rollout may have had its turn in this batch.
                 let rollout = self.rollout(&rollout_id, Part::Brief)?;
-                self.apply(rollout, Some(place.attempt), Some(&place.latest), &Event::SpanReceived)?;
+                self.apply(rollout, Some(attempt), Some(&latest), &Event::SpanReceived)?;
             }
         }
-        Ok(added)
+        Ok((new, passed_over))
     }
 
-    /// Issues the sequence ids that are missing, in the order given, and returns the last one of each rollout.
+    /// Issues the sequence ids that are missing, in the order of the drafts, and returns the last one of each rollout.
     fn number(
         &self,
-        groups: &mut IndexMap<(String, String), Vec<WrittenSpan>>,
-        order: Vec<(usize, usize, bool)>,
+        drafts: &mut [WrittenDraft],
+        places: &[(Place, Vec<usize>)],
     ) -> Result<HashMap<String, i64>, Error> {
         let mut counters: HashMap<String, i64> = HashMap::new();
-        for (group, place, has_sequence_id) in order {
-            let Some(((rollout_id, _), spans)) = groups.get_index_mut(group) else { continue };
-            let Some(WrittenSpan { span, .. }) = spans.get_mut(place) else { continue };
-            let last = match counters.get(rollout_id) {
-                Some(last) => *last,
-                None => self.tx.counter(rollout_id)?,
-            };
-            if !has_sequence_id {
+        let mut is_placed = vec![false; drafts.len()];
+        for (Place { attempt, .. }, indexes) in places {
+            if !counters.contains_key(&attempt.rollout_id) {
+                counters.insert(attempt.rollout_id.clone(), self.tx.counter(&attempt.rollout_id)?);
+            }
+            for index in indexes {
+                is_placed[*index] = true;
+            }
+        }
+        for (WrittenDraft { span, has_sequence_id }, is_placed) in drafts.iter_mut().zip(is_placed) {
+            let Some(last) = counters.get_mut(&span.rollout_id).filter(|_| is_placed) else { continue };
+            if !*has_sequence_id {
                 span.sequence_id = last.saturating_add(1);
             }
-            counters.insert(rollout_id.clone(), last.max(span.sequence_id));
+            *last = span.sequence_id.max(*last);
         }
         Ok(counters)
     }

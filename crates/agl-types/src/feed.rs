@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::rollout::wire_enum;
 use crate::{
-    Attempt, AttemptStatus, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, Span, Worker, WorkerStatus,
+    Attempt, AttemptStatus, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, Worker, WorkerStatus,
+    WrittenSpan,
 };
 
 wire_enum! {
@@ -130,8 +131,8 @@ impl From<&Attempt> for StoreEvent {
     }
 }
 
-impl From<&Span> for StoreEvent {
-    fn from(span: &Span) -> Self {
+impl From<&WrittenSpan> for StoreEvent {
+    fn from(span: &WrittenSpan) -> Self {
         Self::Span {
             rollout_id: span.rollout_id.clone(),
             attempt_id: span.attempt_id.clone(),

@@ -20,6 +20,7 @@ mod span;
 mod triplet;
 pub mod v1;
 mod worker;
+mod written;
 
 pub use attributes::{
     AttributeError, Attributes, CLIENT_HEADER, MAX_ATTRIBUTE_DEPTH, attribute_bytes, bytes_attribute,
@@ -40,6 +41,7 @@ pub use rollout::{
 pub use span::{Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus};
 pub use triplet::Triplet;
 pub use worker::{Worker, WorkerStatus};
+pub use written::{WrittenSpan, write_place};
 
 /// A JSON object whose key order is kept.
 pub type JsonMap = serde_json::Map<String, serde_json::Value>;

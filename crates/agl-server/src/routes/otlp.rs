@@ -1,9 +1,7 @@
-use std::collections::HashMap;
 use std::io::Write as _;
 
 use agl_otlp::{Format, Received, Rejected};
-use agl_store::{Error, SpanDraft, Store};
-use agl_types::{AttemptQuery, UNLIMITED};
+use agl_store::{Error, Store, WrittenDraft};
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -143,26 +141,17 @@ impl Payload {
     }
 
     async fn try_store(self, store: &dyn Store) -> Result<Rejected, Refusal> {
-        let (spans, rejected) = self.read().await?;
-        if spans.is_empty() {
-            return Ok(rejected);
-        }
-        // Nearly always everything is known. Only when something is not, it is worth finding out what, and then
-        // reading the payload again is cheaper than having had a copy made of every one.
-        match store.add_span_drafts(spans).await {
-            Ok(_) => Ok(rejected),
-            Err(Error::NotFound { .. }) => {
-                let (spans, mut rejected) = self.read().await?;
-                let known = known_only(store, spans, &mut rejected).await?;
-                store.add_span_drafts(known).await?;
-                Ok(rejected)
+        let (spans, mut rejected) = self.read().await?;
+        if !spans.is_empty() {
+            for (reason, spans) in store.ingest_spans(spans).await? {
+                rejected.add_many(reason, spans);
             }
-            Err(error) => Err(error.into()),
         }
+        Ok(rejected)
     }
 
     /// The spans, and those that cannot be stored anywhere.
-    async fn read(&self) -> Result<(Vec<SpanDraft>, Rejected), Refusal> {
+    async fn read(&self) -> Result<(Vec<WrittenDraft>, Rejected), Refusal> {
         let likely = match self.encoding {
             Encoding::Identity => self.bytes.len(),
             _ => self.bytes.len().saturating_mul(COMPRESSION),
@@ -178,51 +167,19 @@ impl Payload {
         })
     }
 
-    fn read_now(&self) -> Result<(Vec<SpanDraft>, Rejected), Refusal> {
+    fn read_now(&self) -> Result<(Vec<WrittenDraft>, Rejected), Refusal> {
         let bytes = self.encoding.inflate(&self.bytes, self.limit).map_err(|error| match error {
             Unreadable::Corrupt(message) => Refusal::bad_request(message),
             Unreadable::TooLarge => Refusal::too_large(self.limit),
         })?;
         let request = self.format.decode(&bytes).map_err(|error| Refusal::bad_request(error.to_string()))?;
         let Received { spans, rejected } = agl_otlp::receive(request);
-        let draft =
-            |one: agl_otlp::ReceivedSpan| SpanDraft { span: one.span, has_sequence_id: one.has_sequence_id };
+        let draft = |one: agl_otlp::ReceivedSpan| WrittenDraft {
+            span: one.span,
+            has_sequence_id: one.has_sequence_id,
+        };
         Ok((spans.into_iter().map(draft).collect(), rejected))
     }
-}
-
-/// The spans whose rollout and attempt exist; the others are counted in `rejected`.
-async fn known_only(
-    store: &dyn Store,
-    drafts: Vec<SpanDraft>,
-    rejected: &mut Rejected,
-) -> Result<Vec<SpanDraft>, Error> {
-    let mut attempts: HashMap<String, Option<Vec<String>>> = HashMap::new();
-    let mut known = Vec::with_capacity(drafts.len());
-    for draft in drafts {
-        let rollout_id = &draft.span.rollout_id;
-        if !attempts.contains_key(rollout_id) {
-            attempts.insert(rollout_id.clone(), attempts_of(store, rollout_id).await?);
-        }
-        let attempt_id = &draft.span.attempt_id;
-        match attempts.get(rollout_id) {
-            Some(Some(ids)) if ids.contains(attempt_id) => known.push(draft),
-            Some(Some(_)) => rejected.add(Error::attempt_not_found(rollout_id, attempt_id).to_string()),
-            Some(None) | None => rejected.add(Error::rollout_not_found(rollout_id).to_string()),
-        }
-    }
-    Ok(known)
-}
-
-/// The attempts of a rollout; none when it does not exist.
-async fn attempts_of(store: &dyn Store, rollout_id: &str) -> Result<Option<Vec<String>>, Error> {
-    if store.get_rollout_by_id(rollout_id).await?.is_none() {
-        return Ok(None);
-    }
-    let query =
-        AttemptQuery { rollout_id: rollout_id.to_owned(), limit: UNLIMITED, ..AttemptQuery::default() };
-    let page = store.query_attempts(query).await?;
-    Ok(Some(page.items.into_iter().map(|attempt| attempt.attempt_id).collect()))
 }
 
 /// Whether gzip is among the encodings accepted, whatever the weight.

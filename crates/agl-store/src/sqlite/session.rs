@@ -3,7 +3,7 @@
 use agl_types::v1::{Control, Model, ModelKey, Program};
 use agl_types::{
     Attempt, AttemptStatus, FilterLogic, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView,
-    SortOrder, UNLIMITED, Worker, WorkerStatus,
+    SortOrder, UNLIMITED, Worker, WorkerStatus, WrittenSpan,
 };
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params, params_from_iter};
@@ -14,7 +14,7 @@ use crate::Error;
 use crate::backend::{Counts, Found, Having, Part, Read, Receipt, Tx};
 use crate::metrics;
 use crate::query::{Selection, Test};
-use crate::raw::{RawSpan, WrittenSpan};
+use crate::raw::RawSpan;
 
 const ROLLOUT: &str = "SELECT rollout_id, input, start_time, end_time, mode, resources_id, status, config, \
      metadata FROM rollouts JOIN rollout_bodies USING (seq)";
@@ -605,14 +605,14 @@ impl Tx for Session<'_> {
         Ok(())
     }
 
-    fn insert_spans(&mut self, rollout_id: &str, spans: &[WrittenSpan]) -> Result<Vec<bool>, Error> {
+    fn insert_spans(&mut self, rollout_id: &str, spans: &[&WrittenSpan]) -> Result<Vec<bool>, Error> {
         let mut statement = self.connection.prepare_cached(
             "INSERT INTO spans (rollout_id, attempt_id, span_id, sequence_id, trace_id, parent_id, name, start_time, \
              end_time, is_plain, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
              ON CONFLICT (rollout_id, attempt_id, span_id) DO NOTHING",
         )?;
-        let insert = |WrittenSpan { span, rest, is_plain }: &WrittenSpan| {
-            metrics::span_written(rest.len());
+        let insert = |span: &&WrittenSpan| {
+            metrics::span_written(span.rest.len());
             let added = statement.execute(params![
                 rollout_id,
                 span.attempt_id,
@@ -623,8 +623,8 @@ impl Tx for Session<'_> {
                 span.name,
                 span.start_time,
                 span.end_time,
-                is_plain,
-                rest,
+                span.is_plain,
+                span.rest,
             ])?;
             Ok(added == 1)
         };

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::session::parse_json;
 use crate::Error;
-use crate::raw::WrittenSpan;
+use crate::raw::write_out;
 
 /// A span's body as schema 1 had it: the parts that have no column.
 #[derive(Deserialize)]
@@ -52,8 +52,8 @@ pub(super) fn write_spans_out(connection: &Connection) -> Result<(), Error> {
             resource,
             extra,
         };
-        let WrittenSpan { rest, is_plain, .. } = WrittenSpan::new(span)?;
-        write.execute(params![rest, is_plain, seq])?;
+        let written = write_out(&span)?;
+        write.execute(params![written.rest, written.is_plain, seq])?;
     }
     Ok(())
 }

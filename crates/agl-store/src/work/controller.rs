@@ -14,7 +14,8 @@ use super::{SPANS_PURGED_AT_ONCE, Work};
 use crate::backend::{Having, Part, Read};
 use crate::idempotency::{Replay, deleted};
 use crate::query::Selection;
-use crate::{Error, SpanDraft, engine};
+use crate::raw::write_out;
+use crate::{Error, WrittenDraft, engine};
 
 impl Work<'_> {
     /// Makes rollouts that wait for a controller, and returns them together with those that were there already.
@@ -132,13 +133,13 @@ impl Work<'_> {
         };
         let trace_id = ids::trace_id(self.ids.next(), self.ids.next());
         let span = agl_trace::event_span(event, trace_id, ids::span_id(self.ids.next()), self.now);
-        let span = span.placed(rollout_id, &attempt.attempt_id, 0);
-        let draft = SpanDraft { span, has_sequence_id: false };
-        let added = self.add_spans(vec![draft.try_into()?])?;
-        let span = added
-            .into_iter()
-            .next()
-            .ok_or_else(|| Error::backend("an event was not stored: its span id is taken"))?;
+        let mut span = span.placed(rollout_id, &attempt.attempt_id, 0);
+        let draft = WrittenDraft { span: write_out(&span)?, has_sequence_id: false };
+        let added = self.add_spans(vec![draft])?;
+        let stored = added.first();
+        span.sequence_id = stored
+            .ok_or_else(|| Error::backend("an event was not stored: its span id is taken"))?
+            .sequence_id;
         Told::new(self.tx, span)
     }
 

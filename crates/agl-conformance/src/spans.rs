@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use agl_store::SpanDraft;
+use agl_store::{SpanDraft, WrittenDraft};
 use agl_types::AttemptStatus::{Preparing, Running, Succeeded, Timeout, Unresponsive};
 use agl_types::{
     AttemptUpdate, Attributes, MAX_ATTRIBUTE_DEPTH, RolloutConfig, RolloutStatus, SequenceIdRequest, Span,
-    SpanQuery, StatusCode,
+    SpanQuery, StatusCode, WrittenSpan,
 };
 use serde_json::json;
 
@@ -51,6 +51,22 @@ pub async fn attributes_of_any_type_are_kept(s: &Subject) {
         .collect();
     assert_eq!(s.store.add_many_spans(spans.clone()).await.unwrap(), spans);
     assert_eq!(stored(s, &attempt.rollout_id).await, spans);
+}
+
+/// Spans that come written out are kept like others: numbered, once, as they are.
+pub async fn written_spans_are_spans(s: &Subject) {
+    let attempt = s.start().await.attempt;
+    let draft = |span: &Span, has_sequence_id: bool| WrittenDraft {
+        span: WrittenSpan::of(span).unwrap(),
+        has_sequence_id,
+    };
+    let (first, second) =
+        (span(&attempt, 1, 7), span(&attempt, 2, 0).with_attribute("odd", json!([null, 1])));
+    let batch = vec![draft(&first, true), draft(&second, false), draft(&first, true)];
+    assert_eq!(s.store.ingest_spans(batch.clone()).await.unwrap(), []);
+    assert_eq!(s.store.ingest_spans(batch).await.unwrap(), []);
+    let second = Span { sequence_id: 8, ..second };
+    assert_eq!(stored(s, &attempt.rollout_id).await, [first.clone(), second.clone()]);
 }
 
 /// What nobody could read again is refused by name, with the whole batch and wherever in the span it is.

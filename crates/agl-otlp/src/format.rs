@@ -4,7 +4,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use prost::Message;
 use serde_json::json;
 
-use crate::{Error, ExportTraceServiceRequest, Rejected};
+use crate::{Error, Received, Rejected};
 
 /// The two ways in which OTLP/HTTP writes a message. An answer has the format of its request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,15 +29,15 @@ impl Format {
         }
     }
 
-    /// Reads an export request.
+    /// Reads the spans of an export request.
     ///
     /// # Errors
     /// [`Error::Payload`] when the bytes are something else.
-    pub fn decode(self, bytes: &[u8]) -> Result<ExportTraceServiceRequest, Error> {
+    pub fn receive(self, bytes: &[u8]) -> Result<Received, Error> {
         match self {
-            Self::Protobuf => ExportTraceServiceRequest::decode(bytes)
-                .map_err(|error| Error::Payload { message: error.to_string() }),
-            Self::Json => crate::json::decode(bytes),
+            Self::Protobuf => crate::receive::receive(bytes),
+            // JSON is for small senders. What it costs to go through protobuf buys one way in for all.
+            Self::Json => crate::receive::receive(&crate::json::decode(bytes)?.encode_to_vec()),
         }
     }
 

@@ -16,12 +16,11 @@ use crate::{Error, ExportTraceServiceRequest};
 
 /// Reads an export request.
 pub(crate) fn decode(bytes: &[u8]) -> Result<ExportTraceServiceRequest, Error> {
-    let value =
-        serde_json::from_slice(bytes).map_err(|error| Error::Payload { message: error.to_string() })?;
+    let value = serde_json::from_slice(bytes).map_err(|error| Error::payload(error.to_string()))?;
     message(value, |fields| {
         Ok(ExportTraceServiceRequest { resource_spans: fields.list("resourceSpans", resource_spans)? })
     })
-    .map_err(|fault| Error::Payload { message: fault.to_string() })
+    .map_err(|fault| Error::payload(fault.to_string()))
 }
 
 /// What is wrong, and where.

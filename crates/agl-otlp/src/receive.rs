@@ -1,14 +1,11 @@
+use agl_types::WrittenSpan;
 use agl_types::ids::hex;
 use agl_types::semconv::{ATTEMPT_ID, ROLLOUT_ID, SPAN_SEQUENCE_ID};
-use agl_types::{AttributeError, StatusCode, WrittenSpan};
-use opentelemetry_proto::tonic::common::v1::KeyValue;
-use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::trace::v1::span::{Event as WireEvent, Link as WireLink};
-use opentelemetry_proto::tonic::trace::v1::status::StatusCode as WireCode;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span as WireSpan, Status as WireStatus};
+use serde_json::Value;
 
-use crate::write::{Json, json_of};
-use crate::{ExportTraceServiceRequest, Rejected};
+use crate::value::{Pairs, write_json};
+use crate::wire::fields;
+use crate::{Error, Rejected};
 
 const TRACE_ID_DIGITS: usize = 32;
 const SPAN_ID_DIGITS: usize = 16;
@@ -34,93 +31,173 @@ pub struct Received {
     pub rejected: Rejected,
 }
 
-/// Turns a request into spans, straight into their JSON.
-#[must_use]
-pub fn receive(request: ExportTraceServiceRequest) -> Received {
+/// Reads the spans of an export request from its protobuf bytes; no bytes at all are an empty request.
+///
+/// Most of a span is only ever sent on as JSON, so that is what it becomes, straight from the bytes: making objects
+/// of it all, just to write them out, takes several times as long.
+///
+/// # Errors
+/// [`Error::Payload`] when the bytes are something else.
+pub(crate) fn receive(request: &[u8]) -> Result<Received, Error> {
     let mut received = Received::default();
-    for group in request.resource_spans {
-        receive_group(group, &mut received);
+    let mut groups = fields(request);
+    while let Some((number, wire)) = groups.next()? {
+        if number == 1 {
+            receive_group(wire.bytes("resource_spans")?, &mut received)?;
+        }
     }
-    received
+    Ok(received)
+}
+
+fn receive_group(group: &[u8], received: &mut Received) -> Result<(), Error> {
+    let mut shared = Pairs::default();
+    let mut schema_url = "";
+    let mut scopes = Vec::new();
+    let mut parts = fields(group);
+    while let Some((number, wire)) = parts.next()? {
+        match number {
+            1 => {
+                let mut parts = fields(wire.bytes("resource")?);
+                while let Some((number, wire)) = parts.next()? {
+                    if number == 1 {
+                        shared.add(wire)?;
+                    }
+                }
+            }
+            2 => scopes.push(wire.bytes("scope_spans")?),
+            3 => schema_url = wire.text("schema_url")?,
+            _ => {}
+        }
+    }
+    let mut json = br#"{"attributes":"#.to_vec();
+    let is_plain = shared.write(&mut json)?;
+    json.extend_from_slice(br#","schema_url":"#);
+    write_json(schema_url, &mut json);
+    json.push(b'}');
+    let resource = Resource { place: Place::of(&shared)?, json, is_plain };
+
+    for scope in scopes {
+        let mut parts = fields(scope);
+        while let Some((number, wire)) = parts.next()? {
+            if number != 2 {
+                continue;
+            }
+            match receive_span(wire.bytes("spans")?, &resource)? {
+                Some(span) => received.spans.push(span),
+                None => received.rejected.add(WITHOUT_IDS),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What the spans of a group have in common.
-struct Shared {
-    attributes: Vec<KeyValue>,
-    /// The JSON of the resource, and whether it is plain; why not, where it has none.
-    resource: Result<(Vec<u8>, bool), AttributeError>,
+struct Resource {
+    place: Place,
+    json: Vec<u8>,
+    is_plain: bool,
 }
 
-fn receive_group(group: ResourceSpans, received: &mut Received) {
-    let attributes = group.resource.map(|resource| resource.attributes).unwrap_or_default();
-    let shared = Shared { resource: resource(&attributes, &group.schema_url), attributes };
-    for wire in group.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-        match receive_span(wire, &shared) {
-            Ok(Some(one)) => received.spans.push(one),
-            Ok(None) => received.rejected.add(WITHOUT_IDS),
-            Err(too_deep) => received.rejected.add(too_deep.to_string()),
-        }
+/// Where attributes say that a span belongs.
+struct Place {
+    rollout_id: Option<String>,
+    attempt_id: Option<String>,
+    sequence_id: Option<Option<i64>>,
+}
+
+impl Place {
+    fn of(attributes: &Pairs<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            rollout_id: attributes.get(ROLLOUT_ID)?.map(text),
+            attempt_id: attributes.get(ATTEMPT_ID)?.map(text),
+            sequence_id: attributes.get(SPAN_SEQUENCE_ID)?.as_ref().map(sequence_id),
+        })
     }
 }
 
-fn resource(attributes: &[KeyValue], schema_url: &str) -> Result<(Vec<u8>, bool), AttributeError> {
-    let mut json = Json::with_capacity(256);
-    json.raw("{");
-    json.key("attributes");
-    json.attributes(attributes, &|| "resource.attributes".to_owned())?;
-    json.raw(",");
-    json.key("schema_url");
-    json.string(schema_url);
-    json.raw("}");
-    Ok(json.finish())
+fn text(value: Value) -> String {
+    if let Value::String(text) = value { text } else { value.to_string() }
 }
 
-/// None when the span names no rollout or no attempt.
-fn receive_span(wire: WireSpan, shared: &Shared) -> Result<Option<ReceivedSpan>, AttributeError> {
-    let find = |key: &str| lookup(&wire.attributes, key).or_else(|| lookup(&shared.attributes, key));
-    let (Some(rollout_id), Some(attempt_id)) =
-        (find(ROLLOUT_ID).and_then(text_of), find(ATTEMPT_ID).and_then(text_of))
-    else {
-        return Ok(None);
+/// The sequence id, if it makes sense: a whole number or its digits, not negative.
+fn sequence_id(value: &Value) -> Option<i64> {
+    let number = match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
     };
-    let sequence_id = find(SPAN_SEQUENCE_ID).and_then(sequence_of);
-    let (resource, resource_is_plain) = shared.resource.as_ref().map_err(Clone::clone)?;
+    number.filter(|number| *number >= 0)
+}
 
-    let trace_id = hex(&wire.trace_id, TRACE_ID_DIGITS);
-    let span_id = hex(&wire.span_id, SPAN_ID_DIGITS);
-    let parent_id = (!wire.parent_span_id.is_empty()).then(|| hex(&wire.parent_span_id, SPAN_ID_DIGITS));
-    let (start_time, end_time) = (seconds(wire.start_time_unix_nano), seconds(wire.end_time_unix_nano));
+/// None for a span that does not say where it belongs.
+fn receive_span(span: &[u8], resource: &Resource) -> Result<Option<ReceivedSpan>, Error> {
+    let mut trace_id: &[u8] = &[];
+    let mut span_id: &[u8] = &[];
+    let mut parent_id: &[u8] = &[];
+    let mut name = "";
+    let (mut start_time, mut end_time) = (None, None);
+    let mut attributes = Pairs::default();
+    let (mut events, mut links) = (Vec::new(), Vec::new());
+    let mut status: &[u8] = &[];
+    let mut parts = fields(span);
+    while let Some((number, wire)) = parts.next()? {
+        match number {
+            1 => trace_id = wire.bytes("trace_id")?,
+            2 => span_id = wire.bytes("span_id")?,
+            4 => parent_id = wire.bytes("parent_span_id")?,
+            5 => name = wire.text("name")?,
+            7 => start_time = seconds(wire.fixed64("start_time_unix_nano")?),
+            8 => end_time = seconds(wire.fixed64("end_time_unix_nano")?),
+            9 => attributes.add(wire)?,
+            11 => events.push(wire.bytes("events")?),
+            13 => links.push(wire.bytes("links")?),
+            15 => status = wire.bytes("status")?,
+            _ => {}
+        }
+    }
 
-    // The keys of `agl_types::Span`, in their order, from behind its place.
-    let mut json = Json::with_capacity(resource.len() + likely_length(&wire));
-    json.key("trace_id");
-    json.string(&trace_id);
-    json.next_key("span_id");
-    json.string(&span_id);
-    json.next_key("parent_id");
-    json.optional_string(parent_id.as_deref());
-    json.next_key("name");
-    json.string(&wire.name);
-    json.next_key("status");
-    write_status(wire.status.unwrap_or_default(), &mut json);
-    json.next_key("attributes");
-    json.attributes(&wire.attributes, &|| "attributes".to_owned())?;
-    json.next_key("events");
-    json.list(&wire.events, |index, event, json| write_event(index, event, json))?;
-    json.next_key("links");
-    json.list(&wire.links, |index, link, json| write_link(index, link, json))?;
-    json.next_key("start_time");
-    json.optional_number(start_time);
-    json.next_key("end_time");
-    json.optional_number(end_time);
-    json.next_key("context");
+    let own = Place::of(&attributes)?;
+    let either = |own: Option<String>, shared: &Option<String>| {
+        own.or_else(|| shared.clone()).filter(|id| !id.is_empty())
+    };
+    let rollout_id = either(own.rollout_id, &resource.place.rollout_id);
+    let attempt_id = either(own.attempt_id, &resource.place.attempt_id);
+    let (Some(rollout_id), Some(attempt_id)) = (rollout_id, attempt_id) else { return Ok(None) };
+    let sequence_id = own.sequence_id.or(resource.place.sequence_id).flatten();
+
+    let trace_id = hex(trace_id, TRACE_ID_DIGITS);
+    let span_id = hex(span_id, SPAN_ID_DIGITS);
+    let parent_id = (!parent_id.is_empty()).then(|| hex(parent_id, SPAN_ID_DIGITS));
+    // Little is longer as JSON than in protobuf, but for what is between the values.
+    let mut json = Vec::with_capacity(span.len() + span.len() / 4 + resource.json.len() + 512);
+    json.extend_from_slice(br#""trace_id":"#);
+    write_json(&trace_id, &mut json);
+    json.extend_from_slice(br#","span_id":"#);
+    write_json(&span_id, &mut json);
+    json.extend_from_slice(br#","parent_id":"#);
+    write_json(&parent_id, &mut json);
+    json.extend_from_slice(br#","name":"#);
+    write_json(name, &mut json);
+    json.extend_from_slice(br#","status":"#);
+    write_status(status, &mut json)?;
+    json.extend_from_slice(br#","attributes":"#);
+    let mut is_plain = resource.is_plain;
+    is_plain &= attributes.write(&mut json)?;
+    json.extend_from_slice(br#","events":"#);
+    is_plain &= write_all(&events, write_event, &mut json)?;
+    json.extend_from_slice(br#","links":"#);
+    is_plain &= write_all(&links, write_link, &mut json)?;
+    json.extend_from_slice(br#","start_time":"#);
+    write_json(&start_time, &mut json);
+    json.extend_from_slice(br#","end_time":"#);
+    write_json(&end_time, &mut json);
+    json.extend_from_slice(br#","context":"#);
     write_context(&trace_id, &span_id, &mut json);
-    json.next_key("parent");
-    json.raw("null");
-    json.next_key("resource");
-    json.bytes(resource);
-    json.raw("}");
-    let (rest, is_plain) = json.finish();
+    json.extend_from_slice(br#","parent":null,"resource":"#);
+    json.extend_from_slice(&resource.json);
+    json.push(b'}');
+
+    let rest = String::from_utf8(json).map_err(|error| Error::payload(error.to_string()))?;
     let span = WrittenSpan {
         rollout_id,
         attempt_id,
@@ -128,47 +205,13 @@ fn receive_span(wire: WireSpan, shared: &Shared) -> Result<Option<ReceivedSpan>,
         trace_id,
         span_id,
         parent_id,
-        name: wire.name,
+        name: name.to_owned(),
         start_time,
         end_time,
-        is_plain: is_plain && *resource_is_plain,
-        rest: crate::write::text(rest),
+        rest,
+        is_plain,
     };
     Ok(Some(ReceivedSpan { span, has_sequence_id: sequence_id.is_some() }))
-}
-
-/// About how many bytes of JSON a span makes, its resource apart.
-fn likely_length(wire: &WireSpan) -> usize {
-    let text = |pair: &KeyValue| match pair.value.as_ref().and_then(|value| value.value.as_ref()) {
-        Some(Any::StringValue(text)) => text.len(),
-        _ => 16,
-    };
-    512 + wire.attributes.iter().map(|pair| pair.key.len() + text(pair) + 16).sum::<usize>()
-        + 256 * (wire.events.len() + wire.links.len())
-}
-
-/// The last value of a key, unless it is none.
-fn lookup<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a Any> {
-    let pair = attributes.iter().rev().find(|pair| pair.key == key)?;
-    pair.value.as_ref()?.value.as_ref().filter(|value| !matches!(value, Any::StringValueStrindex(_)))
-}
-
-fn text_of(value: &Any) -> Option<String> {
-    let text = match value {
-        Any::StringValue(text) => text.clone(),
-        other => json_of(other),
-    };
-    (!text.is_empty()).then_some(text)
-}
-
-/// The sequence id, if there is one that makes sense: a whole number or its digits, not negative.
-fn sequence_of(value: &Any) -> Option<i64> {
-    let number = match value {
-        Any::IntValue(number) => Some(*number),
-        Any::StringValue(text) => text.trim().parse().ok(),
-        _ => None,
-    };
-    number.filter(|number| *number >= 0)
 }
 
 /// Seconds since the epoch. The fraction goes its own way, so that it is rounded once.
@@ -177,51 +220,98 @@ fn seconds(nanos: u64) -> Option<f64> {
     (nanos != 0).then_some(whole + rest / NANOS_PER_SECOND as f64)
 }
 
-fn write_status(wire: WireStatus, json: &mut Json) {
-    let code = match WireCode::try_from(wire.code) {
-        Ok(WireCode::Ok) => StatusCode::Ok,
-        Ok(WireCode::Error) => StatusCode::Error,
-        Ok(WireCode::Unset) | Err(_) => StatusCode::Unset,
-    };
-    json.raw("{");
-    json.key("status_code");
-    json.string(code.as_str());
-    json.next_key("description");
-    json.optional_string(Some(wire.message.as_str()).filter(|message| !message.is_empty()));
-    json.raw("}");
+fn write_context(trace_id: &str, span_id: &str, json: &mut Vec<u8>) {
+    json.extend_from_slice(br#"{"trace_id":"#);
+    write_json(trace_id, json);
+    json.extend_from_slice(br#","span_id":"#);
+    write_json(span_id, json);
+    json.extend_from_slice(br#","is_remote":false,"trace_state":{}}"#);
 }
 
-fn write_context(trace_id: &str, span_id: &str, json: &mut Json) {
-    json.raw("{");
-    json.key("trace_id");
-    json.string(trace_id);
-    json.next_key("span_id");
-    json.string(span_id);
-    json.raw(r#","is_remote":false,"trace_state":{}}"#);
-}
-
-fn write_event(index: usize, wire: &WireEvent, json: &mut Json) -> Result<(), AttributeError> {
-    json.raw("{");
-    json.key("name");
-    json.string(&wire.name);
-    json.next_key("attributes");
-    json.attributes(&wire.attributes, &|| format!("events.{index}.attributes"))?;
-    json.next_key("timestamp");
-    json.optional_number(seconds(wire.time_unix_nano));
-    json.raw("}");
-    Ok(())
-}
-
-fn write_link(index: usize, wire: &WireLink, json: &mut Json) -> Result<(), AttributeError> {
-    json.raw("{");
-    json.key("context");
-    write_context(&hex(&wire.trace_id, TRACE_ID_DIGITS), &hex(&wire.span_id, SPAN_ID_DIGITS), json);
-    json.next_key("attributes");
-    if wire.attributes.is_empty() {
-        json.raw("null");
-    } else {
-        json.attributes(&wire.attributes, &|| format!("links.{index}.attributes"))?;
+fn write_status(status: &[u8], json: &mut Vec<u8>) -> Result<(), Error> {
+    let (mut code, mut description) = (0, "");
+    let mut parts = fields(status);
+    while let Some((number, wire)) = parts.next()? {
+        match number {
+            2 => description = wire.text("the message of a status")?,
+            3 => code = wire.varint("the code of a status")?,
+            _ => {}
+        }
     }
-    json.raw("}");
+    let code: &[u8] = match code {
+        1 => b"OK",
+        2 => b"ERROR",
+        _ => b"UNSET",
+    };
+    json.extend_from_slice(br#"{"status_code":""#);
+    json.extend_from_slice(code);
+    json.extend_from_slice(br#"","description":"#);
+    write_json(&(!description.is_empty()).then_some(description), json);
+    json.push(b'}');
     Ok(())
+}
+
+/// Appends messages as a JSON list; tells whether all of them are plain.
+fn write_all(
+    messages: &[&[u8]],
+    write: impl Fn(&[u8], &mut Vec<u8>) -> Result<bool, Error>,
+    json: &mut Vec<u8>,
+) -> Result<bool, Error> {
+    let mut are_plain = true;
+    json.push(b'[');
+    for (place, message) in messages.iter().enumerate() {
+        if place > 0 {
+            json.push(b',');
+        }
+        are_plain &= write(message, json)?;
+    }
+    json.push(b']');
+    Ok(are_plain)
+}
+
+fn write_event(event: &[u8], json: &mut Vec<u8>) -> Result<bool, Error> {
+    let (mut name, mut timestamp, mut attributes) = ("", None, Pairs::default());
+    let mut parts = fields(event);
+    while let Some((number, wire)) = parts.next()? {
+        match number {
+            1 => timestamp = seconds(wire.fixed64("the time of an event")?),
+            2 => name = wire.text("the name of an event")?,
+            3 => attributes.add(wire)?,
+            _ => {}
+        }
+    }
+    json.extend_from_slice(br#"{"name":"#);
+    write_json(name, json);
+    json.extend_from_slice(br#","attributes":"#);
+    let is_plain = attributes.write(json)?;
+    json.extend_from_slice(br#","timestamp":"#);
+    write_json(&timestamp, json);
+    json.push(b'}');
+    Ok(is_plain)
+}
+
+fn write_link(link: &[u8], json: &mut Vec<u8>) -> Result<bool, Error> {
+    let mut trace_id: &[u8] = &[];
+    let mut span_id: &[u8] = &[];
+    let mut attributes = Pairs::default();
+    let mut parts = fields(link);
+    while let Some((number, wire)) = parts.next()? {
+        match number {
+            1 => trace_id = wire.bytes("the trace_id of a link")?,
+            2 => span_id = wire.bytes("the span_id of a link")?,
+            4 => attributes.add(wire)?,
+            _ => {}
+        }
+    }
+    json.extend_from_slice(br#"{"context":"#);
+    write_context(&hex(trace_id, TRACE_ID_DIGITS), &hex(span_id, SPAN_ID_DIGITS), json);
+    json.extend_from_slice(br#","attributes":"#);
+    let is_plain = if attributes.is_empty() {
+        json.extend_from_slice(b"null");
+        true
+    } else {
+        attributes.write(json)?
+    };
+    json.push(b'}');
+    Ok(is_plain)
 }

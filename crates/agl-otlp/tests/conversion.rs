@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::{
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use agl_otlp::{ExportTraceServiceRequest, Format, Received, Rejected, Status, receive};
+use agl_otlp::{ExportTraceServiceRequest, Format, Received, Rejected, Status};
 
 fn any(value: Any) -> AnyValue {
     AnyValue { value: Some(value) }
@@ -40,7 +40,15 @@ fn payload(resource: Vec<KeyValue>, spans: Vec<WireSpan>) -> ExportTraceServiceR
 
 /// Through the bytes, as over the wire.
 fn through_bytes(request: &ExportTraceServiceRequest) -> Received {
-    receive(Format::Protobuf.decode(&request.encode_to_vec()).unwrap())
+    Format::Protobuf.receive(&request.encode_to_vec()).unwrap()
+}
+
+/// The span in the one place that it came in. What is written out has to be what serde writes, to the letter.
+fn only(received: &Received) -> Span {
+    let [one] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
+    let span = one.span.parse().unwrap();
+    assert_eq!(one.span, WrittenSpan::of(&span).unwrap());
+    span
 }
 
 fn placed(attributes: Vec<KeyValue>) -> WireSpan {
@@ -70,10 +78,9 @@ fn every_field_of_a_span_is_mapped() {
     let received = through_bytes(&payload(vec![text("service.name", "agent")], vec![wire]));
 
     assert!(received.rejected.is_empty());
-    let [only] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
-    assert!(only.has_sequence_id);
+    assert!(received.spans[0].has_sequence_id);
     assert_eq!(
-        serde_json::to_value(only.span.parse().unwrap()).unwrap(),
+        serde_json::to_value(only(&received)).unwrap(),
         json!({
             "rollout_id": "ro-1", "attempt_id": "at-1", "sequence_id": 7,
             "trace_id": "ab".repeat(16), "span_id": "000000000000000f", "parent_id": "0000000000000102",
@@ -125,7 +132,8 @@ fn attribute_values_of_every_type_are_kept() {
     let span = WireSpan { events: vec![event], links: vec![link], ..placed(attributes.clone()) };
     let received = through_bytes(&payload(attributes, vec![span]));
 
-    let span = &received.spans[0].span.parse().unwrap();
+    assert!(!received.spans[0].span.is_plain);
+    let span = only(&received);
     let expected = json!({
         "bool": true, "double": 0.1, "nan": "NaN", "infinite": "-Infinity", "bytes": {"bytesValue": "3q0="},
         "numbers": [1, 0.5], "list": [1, "x", null], "map": {"inner": [1, "x", null]}, "nothing": null,
@@ -194,12 +202,12 @@ fn spans_without_ids_are_counted_and_the_others_kept() {
 #[test]
 fn full_success_is_no_bytes_and_no_bytes_are_an_empty_request() {
     assert!(Format::Protobuf.response(&Rejected::default()).is_empty());
-    assert_eq!(receive(Format::Protobuf.decode(&[]).unwrap()), Received::default());
+    assert_eq!(Format::Protobuf.receive(&[]).unwrap(), Received::default());
 }
 
 #[test]
 fn bytes_that_are_something_else_are_refused() {
-    let error = Format::Protobuf.decode(b"\x0a\xff not protobuf").unwrap_err();
+    let error = Format::Protobuf.receive(b"\x0a\xff not protobuf").unwrap_err();
     assert!(error.to_string().starts_with("Unable to parse OTLP traces payload: "), "{error}");
     assert_eq!(Status::decode(Format::Protobuf.error("no").as_slice()).unwrap().message, "no");
 }
@@ -235,15 +243,13 @@ fn a_span_comes_back_as_it_was_sent() {
     });
 
     let received = through_bytes(&agl_otlp::request(std::slice::from_ref(&span)));
-    let [one] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
     // The ids travel as attributes, which a receiver keeps.
     let expected = span
         .with_attribute(ROLLOUT_ID, "ro-1")
         .with_attribute(ATTEMPT_ID, "at-1")
         .with_attribute(SPAN_SEQUENCE_ID, 4);
-    assert!(one.has_sequence_id);
-    assert_eq!(one.span.parse().unwrap(), expected);
-    assert_eq!(one.span, WrittenSpan::of(&expected).unwrap());
+    assert!(received.spans[0].has_sequence_id);
+    assert_eq!(only(&received), expected);
 }
 
 /// The same span in OTLP's JSON, as exporters write it, and with everything that readers have to put up with.
@@ -287,9 +293,7 @@ fn json_is_read_as_protobuf_is() {
             }],
         }],
     });
-    let received = receive(Format::Json.decode(body.to_string().as_bytes()).unwrap());
-    let [one] = received.spans.as_slice() else { panic!("one span went in: {received:?}") };
-    let span = &one.span.parse().unwrap();
+    let span = only(&Format::Json.receive(body.to_string().as_bytes()).unwrap());
     assert_eq!((span.rollout_id.as_str(), span.attempt_id.as_str()), ("ro-1", "at-1"));
     assert_eq!(span.trace_id, "5b8efff798038103d269b633813fc60c");
     assert_eq!((span.span_id.as_str(), &span.parent_id), ("eee19b7ec3c1b174", &None));
@@ -334,13 +338,13 @@ fn json_that_is_something_else_is_refused_by_the_field() {
         ),
     ];
     for (body, expected) in cases {
-        let error = Format::Json.decode(body.to_string().as_bytes()).unwrap_err().to_string();
+        let error = Format::Json.receive(body.to_string().as_bytes()).unwrap_err().to_string();
         assert!(
             error.starts_with("Unable to parse OTLP traces payload: ") && error.contains(expected),
             "{error}"
         );
     }
-    assert!(Format::Json.decode(b"{").unwrap_err().to_string().contains("EOF"));
+    assert!(Format::Json.receive(b"{").unwrap_err().to_string().contains("EOF"));
 }
 
 #[test]
@@ -357,16 +361,89 @@ fn json_answers_are_those_of_protobuf() {
     assert_eq!(json(Format::Json.error("bad")), json!({"message": "bad"}));
 }
 
-/// Of a repeated key the last value counts, however many keys there are.
+/// Of a repeated key the last value counts, in the first one's place, however many keys there are.
 #[test]
-fn of_a_repeated_key_the_last_value_counts() {
-    for others in [1, 100] {
-        let mut attributes = vec![text("k", "first")];
-        attributes.extend((0..others).map(|number| text(&format!("k{number}"), "other")));
-        attributes.extend([text("k", "second"), text("k", "third")]);
-        let received = through_bytes(&payload(vec![], vec![placed(attributes)]));
-        let span = received.spans[0].span.parse().unwrap();
-        assert_eq!(span.attributes["k"], "third");
-        assert_eq!(received.spans[0].span.rest.matches("\"k\":").count(), 1, "{others} others");
+fn repeated_keys_are_there_once() {
+    for count in [1, 31, 32, 33, 100] {
+        let key = |number: i32| format!("k{number}");
+        let twice = (0..count).chain(0..count).enumerate();
+        let attributes = twice
+            .map(|(place, number)| attribute(&key(number), Any::IntValue(i64::try_from(place).unwrap())));
+        let span = only(&through_bytes(&payload(vec![], vec![placed(attributes.collect())])));
+        let keys: Vec<_> = span.attributes.keys().skip(2).cloned().collect();
+        assert_eq!(keys, (0..count).map(key).collect::<Vec<_>>());
+        assert_eq!(span.attributes["k0"], json!(count));
     }
+}
+
+/// Whether 0.3's models can read a span is found out on the way.
+#[test]
+fn plain_is_what_span_says_it_is() {
+    let lists = [
+        (json!([]), true),
+        (json!(["a", "b"]), true),
+        (json!([1, 0.5]), true),
+        (json!([true]), true),
+        (json!([true, 1]), false),
+        (json!([["a"]]), false),
+        (json!(null), false),
+        (json!({}), false),
+    ];
+    for (value, is_plain) in lists {
+        let span = Span::new("s", "0a".repeat(16), "0b".repeat(8), 1.0, 2.0).placed("r", "a", 1);
+        let in_span = span.clone().with_attribute("k", value.clone());
+        let mut in_resource = span.clone();
+        in_resource.resource.attributes.insert("k".to_owned(), value.clone());
+        let mut in_event = span;
+        in_event.events.push(Event {
+            name: "e".to_owned(),
+            attributes: JsonMap::from_iter([("k".to_owned(), value.clone())]),
+            timestamp: None,
+            extra: JsonMap::new(),
+        });
+        for span in [in_span, in_resource, in_event] {
+            let received = through_bytes(&agl_otlp::request(&[span]));
+            assert_eq!(received.spans[0].span.is_plain, is_plain, "{value}");
+            only(&received);
+        }
+    }
+}
+
+/// Whatever bytes come, they are read or refused.
+#[test]
+fn damaged_payloads_are_refused_or_read() {
+    let span = Span::new("s", "0a".repeat(16), "0b".repeat(8), 1.0, 2.0)
+        .placed("r", "a", 1)
+        .with_attribute("k", json!({"a": [1, "x", null]}));
+    let good = agl_otlp::request(&[span]).encode_to_vec();
+    for cut in 1..good.len() {
+        assert!(Format::Protobuf.receive(&good[..cut]).is_err(), "cut at {cut}");
+    }
+    for place in 0..good.len() {
+        for value in [0, 1, 0x0b, 0x7f, 0x80, 0xff] {
+            let mut bad = good.clone();
+            bad[place] = value;
+            // What is read as something must be something that can be read again.
+            for one in Format::Protobuf.receive(&bad).map(|received| received.spans).unwrap_or_default() {
+                one.span.parse().unwrap();
+            }
+        }
+    }
+}
+
+/// What no sender means, and would break whoever reads it.
+#[test]
+fn nesting_has_an_end() {
+    let nested = |levels: usize| {
+        (0..levels)
+            .fold(any(Any::IntValue(1)), |inner, _| any(Any::ArrayValue(ArrayValue { values: vec![inner] })))
+    };
+    let received = |levels: usize| {
+        let deep = KeyValue { key: "k".to_owned(), value: Some(nested(levels)), ..KeyValue::default() };
+        Format::Protobuf.receive(&payload(vec![], vec![placed(vec![deep])]).encode_to_vec())
+    };
+    assert!(received(agl_types::MAX_ATTRIBUTE_DEPTH).is_ok());
+    assert!(
+        received(agl_types::MAX_ATTRIBUTE_DEPTH + 1).unwrap_err().to_string().contains("nested too deeply")
+    );
 }

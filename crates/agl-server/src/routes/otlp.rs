@@ -1,6 +1,6 @@
 use std::io::Write as _;
 
-use agl_otlp::{Format, Received, Rejected};
+use agl_otlp::{Format, Received, ReceivedSpan, Rejected};
 use agl_store::{Error, Store, WrittenDraft};
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
@@ -172,12 +172,10 @@ impl Payload {
             Unreadable::Corrupt(message) => Refusal::bad_request(message),
             Unreadable::TooLarge => Refusal::too_large(self.limit),
         })?;
-        let request = self.format.decode(&bytes).map_err(|error| Refusal::bad_request(error.to_string()))?;
-        let Received { spans, rejected } = agl_otlp::receive(request);
-        let draft = |one: agl_otlp::ReceivedSpan| WrittenDraft {
-            span: one.span,
-            has_sequence_id: one.has_sequence_id,
-        };
+        let received = self.format.receive(&bytes);
+        let Received { spans, rejected } =
+            received.map_err(|error| Refusal::bad_request(error.to_string()))?;
+        let draft = |one: ReceivedSpan| WrittenDraft { span: one.span, has_sequence_id: one.has_sequence_id };
         Ok((spans.into_iter().map(draft).collect(), rejected))
     }
 }

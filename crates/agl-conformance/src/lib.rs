@@ -253,7 +253,7 @@ macro_rules! conformance_tests {
                 concurrent_claims_have_one_winner, controllers_states_follow_the_rules, an_end_ends_the_attempt_too,
                 a_rollout_can_fail_unclaimed, what_controllers_say_is_kept, controllers_rollouts_are_never_queued,
                 retries_stay_with_the_controllers, controllers_only_look_at_runners_rollouts,
-                lists_come_in_order_of_creation, a_deadline_fails_a_controllers_rollout, events_are_spans,
+                lists_come_in_order_of_creation, a_deadline_fails_what_its_controller_left, events_are_spans,
                 rewards_of_runners_are_events, events_need_an_attempt, events_are_of_one_attempt,
                 completions_come_in_order, completions_follow_what_ends_again, deleting_leaves_nothing,
                 what_is_deleted_is_in_no_list, deleting_keeps_the_order_of_the_others,

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use agl_types::v1::{Control, Model, ModelKey, Program};
+use agl_types::v1::{Control, Model, ModelKey, RolloutConfig};
 use agl_types::{
     Attempt, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView, StoreEvent, Worker,
     WrittenSpan,
@@ -111,7 +111,7 @@ pub trait Read {
     /// What a controller keeps beside a rollout; none for a rollout of a runner.
     fn control(&self, rollout_id: &str) -> Result<Option<Control>, Error>;
     /// How a controller is to run a rollout; none for a rollout of a runner.
-    fn program(&self, rollout_id: &str) -> Result<Option<Program>, Error>;
+    fn run_config(&self, rollout_id: &str) -> Result<Option<RolloutConfig>, Error>;
     /// Up to `limit` rollouts that have one of these statuses, in order of creation.
     fn having(&self, statuses: &[Having], limit: usize) -> Result<Vec<String>, Error>;
     /// Up to `limit` rollouts that have ended and not been taken up again, with their places in the completion log,
@@ -168,8 +168,12 @@ pub trait Tx: Read {
     /// Notes when the spans of a known rollout were purged.
     fn set_purged(&mut self, rollout_id: &str, now: f64) -> Result<(), Error>;
     /// Gives a known rollout to the controllers.
-    fn insert_control(&mut self, rollout_id: &str, control: &Control, program: &Program)
-    -> Result<(), Error>;
+    fn insert_control(
+        &mut self,
+        rollout_id: &str,
+        control: &Control,
+        config: &RolloutConfig,
+    ) -> Result<(), Error>;
     /// Writes what a controller keeps beside a rollout of theirs.
     fn put_control(&mut self, rollout_id: &str, control: &Control) -> Result<(), Error>;
     /// Puts a known rollout at the end of the completion log, where it may be already.

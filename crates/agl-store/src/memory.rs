@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use agl_types::v1::{Control, Model, ModelKey, Program};
+use agl_types::v1::{Control, Model, ModelKey, RolloutConfig};
 use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Worker, WrittenSpan};
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -109,7 +109,7 @@ struct Record {
     deadline: Option<f64>,
     /// Place in the completion log.
     completion: Option<i64>,
-    control: Option<(Control, Program)>,
+    control: Option<(Control, RolloutConfig)>,
     attempts: Vec<Attempt>,
     spans: Vec<KeptSpan>,
     /// Attempt id and span id.
@@ -333,9 +333,9 @@ impl Read for Data {
         Ok(control.map(|(control, _)| control.clone()))
     }
 
-    fn program(&self, rollout_id: &str) -> Result<Option<Program>, Error> {
+    fn run_config(&self, rollout_id: &str) -> Result<Option<RolloutConfig>, Error> {
         let control = self.rollouts.get(rollout_id).and_then(|record| record.control.as_ref());
-        Ok(control.map(|(_, program)| program.clone()))
+        Ok(control.map(|(_, config)| config.clone()))
     }
 
     fn having(&self, statuses: &[Having], limit: usize) -> Result<Vec<String>, Error> {
@@ -522,9 +522,9 @@ impl Tx for Data {
         &mut self,
         rollout_id: &str,
         control: &Control,
-        program: &Program,
+        config: &RolloutConfig,
     ) -> Result<(), Error> {
-        self.record(rollout_id)?.control = Some((control.clone(), program.clone()));
+        self.record(rollout_id)?.control = Some((control.clone(), config.clone()));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A rollout belongs to one of two lanes. Runners take theirs from the queue (0.3); a controller lists what waits and
 //! claims by name (1.0). Each lane's rollouts can be looked at through either contract, and are claimed through
-//! their own only. What a controller keeps beside a rollout is its [`Control`] and its [`Program`].
+//! their own only. What a controller keeps beside a rollout is its [`Control`] and its [`RolloutConfig`].
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,6 +13,9 @@ use crate::{Attempt, AttemptStatus, JsonMap, Patch, RolloutMode, RolloutStatus};
 
 /// The attempt id that stands for the latest attempt.
 pub const LATEST_ATTEMPT: &str = "0";
+
+/// How many seconds a controller has to end a run that took too long, before the store takes it for lost.
+pub const GRACE: f64 = 60.0;
 
 /// The type of the event that gives a reward.
 pub const REWARD: &str = "reward";
@@ -78,20 +81,9 @@ impl From<RolloutStatus> for State {
     }
 }
 
-/// How a controller is to run a rollout. It may hold a whole job template, so it is kept apart from what changes.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Program {
-    /// As a process of the controller's machine.
-    #[serde(default)]
-    pub local: Option<LocalProgram>,
-    /// As a job of a Kubernetes cluster.
-    #[serde(default)]
-    pub k8s: Option<K8sProgram>,
-}
-
 /// An agent that runs as a local process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LocalProgram {
+pub struct LocalRun {
     /// The Python class, as `module:Class`.
     pub agent_class: String,
     /// Names of environment variables, and what of the input they are set to.
@@ -101,24 +93,36 @@ pub struct LocalProgram {
 
 /// An agent that runs as a Kubernetes job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct K8sProgram {
+pub struct K8sRun {
     /// The Jinja template of the job's YAML.
     #[serde(default)]
     pub job_template: Option<String>,
 }
 
-/// How a rollout is to be run, and for how long.
+/// How a controller is to run a rollout, and for how long. It may hold a whole job template, so it is kept apart from
+/// what changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolloutConfig {
-    /// Seconds from the claim until the rollout counts as failed; 0 shows that there is no limit, which only 0.3 has.
+    /// Seconds after which the controller ends a run; 0 shows that there is no limit, which only 0.3 has.
     #[serde(default = "an_hour")]
     pub timeout_seconds: u64,
     /// As a process of the controller's machine.
     #[serde(default)]
-    pub local: Option<LocalProgram>,
+    pub local: Option<LocalRun>,
     /// As a job of a Kubernetes cluster.
     #[serde(default)]
-    pub k8s: Option<K8sProgram>,
+    pub k8s: Option<K8sRun>,
+}
+
+impl RolloutConfig {
+    /// The limit that the store itself sets: [`GRACE`] later, because a controller has to be first. It ends the
+    /// process only of what still runs.
+    #[must_use]
+    pub fn deadline_seconds(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "nobody waits for that many seconds")]
+        let seconds = self.timeout_seconds as f64;
+        seconds + GRACE
+    }
 }
 
 fn an_hour() -> u64 {
@@ -288,15 +292,16 @@ impl Rollout {
     pub fn view(
         rollout: crate::Rollout,
         latest: Option<&Attempt>,
-        control: Option<(Control, Program)>,
+        control: Option<(Control, RolloutConfig)>,
     ) -> Self {
         let state = State::from(rollout.status);
         let is_controlled = control.is_some();
-        let (control, program) = control.unwrap_or_else(|| {
+        let (control, config) = control.unwrap_or_else(|| {
             let mut control = Control::new(rollout.start_time);
             control.version = 0;
             control.last_attempt_id = latest.map(|attempt| attempt.attempt_id.clone());
-            (control, Program::default())
+            let timeout_seconds = whole_seconds(rollout.config.timeout_seconds.unwrap_or_default());
+            (control, RolloutConfig { timeout_seconds, ..RolloutConfig::default() })
         });
         let error_message = control.error_message.or_else(|| failure(&rollout, latest));
         let changes = [rollout.end_time, latest.filter(|_| !is_controlled).map(|attempt| attempt.start_time)];
@@ -306,11 +311,7 @@ impl Rollout {
             rollout_id: rollout.rollout_id,
             input: rollout.input,
             is_train: matches!(rollout.mode, None | Some(RolloutMode::Train)),
-            config: RolloutConfig {
-                timeout_seconds: whole_seconds(rollout.config.timeout_seconds.unwrap_or_default()),
-                local: program.local,
-                k8s: program.k8s,
-            },
+            config,
             metadata,
             status: Status {
                 state,

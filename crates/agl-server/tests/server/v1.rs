@@ -188,7 +188,7 @@ async fn lanes_are_seen_from_both_sides() {
         (&page["items"][0]["status"], &page["items"][0]["mode"]),
         (&json!("queuing"), &json!("train"))
     );
-    assert_eq!(page["items"][0]["config"]["timeout_seconds"], json!(3600.0));
+    assert_eq!(page["items"][0]["config"]["timeout_seconds"], json!(3660.0));
     let (_, seen) = server.get(&format!("/rollouts/{theirs}")).await;
     let attempt_id = &claimed[0]["attempt"]["attempt_id"];
     assert_eq!(seen["attempts"], json!([attempt_id]));

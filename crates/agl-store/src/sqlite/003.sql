@@ -13,9 +13,9 @@ CREATE TABLE controls (
 ) STRICT;
 
 -- Apart, so that a change of status does not rewrite a large job template; `seq` is the rollout's.
-CREATE TABLE programs (
+CREATE TABLE run_configs (
     seq INTEGER PRIMARY KEY,
-    program TEXT NOT NULL
+    config TEXT NOT NULL
 ) STRICT;
 
 -- The completion log: the place of each rollout that has ended, counted up for ever.

@@ -1,6 +1,6 @@
 //! The primitives in SQL.
 
-use agl_types::v1::{Control, Model, ModelKey, Program};
+use agl_types::v1::{Control, Model, ModelKey, RolloutConfig};
 use agl_types::{
     Attempt, AttemptStatus, FilterLogic, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView,
     SortOrder, UNLIMITED, Worker, WorkerStatus, WrittenSpan,
@@ -447,8 +447,8 @@ impl Read for Session<'_> {
         })
     }
 
-    fn program(&self, rollout_id: &str) -> Result<Option<Program>, Error> {
-        let sql = "SELECT program FROM programs JOIN rollouts USING (seq) WHERE rollout_id = ?";
+    fn run_config(&self, rollout_id: &str) -> Result<Option<RolloutConfig>, Error> {
+        let sql = "SELECT run_configs.config FROM run_configs JOIN rollouts USING (seq) WHERE rollout_id = ?";
         self.one(sql, [rollout_id], |row| from_json(row, 0))
     }
 
@@ -709,13 +709,13 @@ impl Tx for Session<'_> {
         &mut self,
         rollout_id: &str,
         control: &Control,
-        program: &Program,
+        config: &RolloutConfig,
     ) -> Result<(), Error> {
         let seq: i64 = self
             .value("UPDATE rollouts SET is_controlled = 1 WHERE rollout_id = ? RETURNING seq", [rollout_id])?
             .ok_or_else(|| Error::rollout_not_found(rollout_id))?;
         self.change("INSERT INTO controls (seq, version, updated_at) VALUES (?, 0, 0)", [seq])?;
-        self.change("INSERT INTO programs (seq, program) VALUES (?, ?)", params![seq, to_json(program)?])?;
+        self.change("INSERT INTO run_configs (seq, config) VALUES (?, ?)", params![seq, to_json(config)?])?;
         self.put_control(rollout_id, control)
     }
 
@@ -737,7 +737,7 @@ impl Tx for Session<'_> {
     }
 
     fn delete_rollout(&mut self, rollout_id: &str) -> Result<(), Error> {
-        for of_seq in ["rollout_bodies", "controls", "programs"] {
+        for of_seq in ["rollout_bodies", "controls", "run_configs"] {
             let sql =
                 format!("DELETE FROM {of_seq} WHERE seq = (SELECT seq FROM rollouts WHERE rollout_id = ?)");
             self.change(&sql, [rollout_id])?;

@@ -3,7 +3,7 @@
 use agl_types::lifecycle::{self, Event as Change, WorkerEvent};
 use agl_types::v1::{
     self, Completion, CompletionQuery, Completions, Control, Event, EventCreate, EventsQuery, LATEST_ATTEMPT,
-    Model, ModelKey, Program, RolloutCreate, RolloutDetail, RolloutQuery, State, StatusUpdate, attempt_label,
+    Model, ModelKey, RolloutCreate, RolloutDetail, RolloutQuery, State, StatusUpdate, attempt_label,
 };
 use agl_types::{
     Attempt, AttemptQuery, AttemptStatus, AttemptUpdate, EnqueueRolloutRequest, Rollout, RolloutConfig,
@@ -33,9 +33,8 @@ impl Work<'_> {
                 rollouts.push(known);
                 continue;
             }
-            let v1::RolloutConfig { timeout_seconds, local, k8s } = config.unwrap_or_default();
-            #[expect(clippy::cast_precision_loss, reason = "nobody waits for that many seconds")]
-            let timeout_seconds = Some(timeout_seconds as f64);
+            let run_config = config.unwrap_or_default();
+            let timeout_seconds = Some(run_config.deadline_seconds());
             let request = EnqueueRolloutRequest {
                 input,
                 mode: Some(if is_train { RolloutMode::Train } else { RolloutMode::Val }),
@@ -44,10 +43,10 @@ impl Work<'_> {
                 metadata,
             };
             let rollout = lifecycle::create(request, rollout_id, None, self.now);
-            let (control, program) = (Control::new(self.now), Program { local, k8s });
+            let control = Control::new(self.now);
             self.insert_rollout(&rollout)?;
-            self.tx.insert_control(&rollout.rollout_id, &control, &program)?;
-            rollouts.push(v1::Rollout::view(rollout, None, Some((control, program))));
+            self.tx.insert_control(&rollout.rollout_id, &control, &run_config)?;
+            rollouts.push(v1::Rollout::view(rollout, None, Some((control, run_config))));
         }
         Ok(rollouts)
     }
@@ -77,11 +76,6 @@ impl Work<'_> {
     fn change_state(&mut self, rollout: Rollout, next: State, control: &mut Control) -> Result<(), Error> {
         let state = State::from(rollout.status);
         let latest = self.tx.latest_attempt(&rollout.rollout_id)?;
-        let timed_out = latest.as_ref().is_some_and(|attempt| attempt.status == AttemptStatus::Timeout);
-        if timed_out && state == State::Failed && next == state && control.error_message.is_none() {
-            // Our clock was ahead of the controller's, which is welcome to say the same.
-            return Ok(());
-        }
         if !state.may_become(next) {
             let message = format!("Rollout {}: cannot transition {state} -> {next}", rollout.rollout_id);
             return Err(Error::Conflict { message });
@@ -266,7 +260,7 @@ impl Replay for Model {
 pub(crate) fn view(read: &dyn Read, rollout_id: &str) -> Result<Option<v1::Rollout>, Error> {
     let Some(rollout) = read.rollout(rollout_id, Part::Whole)? else { return Ok(None) };
     let latest = read.latest_attempt(rollout_id)?;
-    let control = read.control(rollout_id)?.zip(read.program(rollout_id)?);
+    let control = read.control(rollout_id)?.zip(read.run_config(rollout_id)?);
     Ok(Some(v1::Rollout::view(rollout, latest.as_ref(), control)))
 }
 

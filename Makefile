@@ -83,6 +83,10 @@ $(NODE_PACKAGES): tests/node/package-lock.json
 test-python: wheel model $(NODE_PACKAGES) ## Runs the Python tests, the end-to-end ones included.
 	$(call stage,Python tests,$(BIN)/python -m pytest)
 
+.PHONY: openapi
+openapi: ## Writes docs/openapi.json anew from the code.
+	@AGL_WRITE_OPENAPI=1 cargo test --locked --quiet -p agl-server --test server openapi::the_committed
+
 .PHONY: audit
 audit: ## Runs cargo-deny: advisories, licenses, bans, sources. May need the network.
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is needed: cargo install cargo-deny --locked" >&2; exit 1; }

@@ -142,7 +142,10 @@ async def test_update_attempt(store: agl.LightningStore) -> None:
 
 
 async def test_query_rollouts(store: agl.LightningStore) -> None:
-    rollouts = await store.enqueue_many_rollouts([agl.EnqueueRolloutRequest(input=n) for n in range(4)])
+    modes: list[agl.RolloutMode | None] = ["train", "val", None, "val"]
+    rollouts = await store.enqueue_many_rollouts(
+        [agl.EnqueueRolloutRequest(input=n, mode=mode) for n, mode in enumerate(modes)]
+    )
     ids = [each.rollout_id for each in rollouts]
     await store.dequeue_rollout()
     everything = await store.query_rollouts()
@@ -150,6 +153,7 @@ async def test_query_rollouts(store: agl.LightningStore) -> None:
     assert [each.rollout_id for each in everything] == ids
     assert [each.rollout_id for each in await store.query_rollouts(status_in=["preparing"])] == ids[:1]
     assert (await store.query_rollouts(status_in=[])).total == 0
+    assert [each.rollout_id for each in await store.query_rollouts(mode_in=["val"])] == [ids[1], ids[3]]
     page = await store.query_rollouts(rollout_id_in=ids[1:], limit=2, offset=1, sort_by="start_time")
     assert (page.limit, page.offset, page.total, len(page)) == (2, 1, 3, 2)
     either = await store.query_rollouts(

@@ -221,7 +221,7 @@ macro_rules! conformance_tests {
                 spans_of_unknown_places_are_refused, a_span_brings_a_queued_rollout_back,
                 a_span_does_not_bring_back_a_timeout, a_span_brings_back_an_unresponsive_attempt,
                 late_spans_of_an_old_attempt_leave_the_rollout_alone, spans_and_updates_do_not_overwrite_each_other;
-            queries: conditions_are_anded_or_ored, an_empty_list_matches_nothing, contains_is_literal,
+            queries: conditions_are_anded_or_ored, rollouts_are_found_by_mode, an_empty_list_matches_nothing, contains_is_literal,
                 pages_count_all_matches, bad_pages_are_refused, nulls_have_their_place, ties_keep_insertion_order,
                 unknown_sort_fields_are_named, views_carry_the_latest_attempt, attempts_come_in_order,
                 spans_are_filtered_within_their_rollout, or_without_conditions_matches_all,

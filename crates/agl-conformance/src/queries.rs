@@ -37,6 +37,19 @@ pub async fn conditions_are_anded_or_ored(s: &Subject) {
     assert_eq!(s.find(RolloutQuery::default()).await, (ids(&[&a, &b, &c]), 3));
 }
 
+/// A rollout without a mode is in no list of modes.
+pub async fn rollouts_are_found_by_mode(s: &Subject) {
+    let request = |mode| EnqueueRolloutRequest { mode, ..EnqueueRolloutRequest::new("task") };
+    let modes = [Some(RolloutMode::Train), None, Some(RolloutMode::Val), Some(RolloutMode::Val)];
+    let made = s.store.enqueue_many_rollouts(modes.map(request).to_vec()).await.unwrap();
+    let query =
+        |modes: &[RolloutMode]| RolloutQuery { mode_in: Some(modes.to_vec()), ..RolloutQuery::default() };
+    assert_eq!(s.find(query(&[RolloutMode::Val])).await, (ids(&[&made[2], &made[3]]), 2));
+    assert_eq!(s.find(query(&[RolloutMode::Train, RolloutMode::Test])).await, (ids(&[&made[0]]), 1));
+    assert_eq!(s.find(RolloutQuery { limit: 1, ..query(RolloutMode::ALL) }).await, (ids(&[&made[0]]), 3));
+    assert_eq!(s.find(query(&[])).await, (Vec::new(), 0));
+}
+
 /// An empty list is a condition that nothing meets, not the lack of one.
 pub async fn an_empty_list_matches_nothing(s: &Subject) {
     let rollout = s.enqueue("task").await;

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 use sha2::{Digest as _, Sha256};
+use utoipa::IntoParams;
 
 use crate::error::ApiError;
 use crate::routes::App;
@@ -455,8 +456,10 @@ fn expected_type(source: &str, message: &str) -> Option<(&'static str, &'static 
 }
 
 /// The version of a resources id that is asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct VersionQuery {
+    /// The version; the newest when absent.
     pub(crate) version: Option<u32>,
 }

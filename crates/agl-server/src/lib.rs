@@ -10,6 +10,7 @@
 mod encoding;
 mod error;
 mod extract;
+mod openapi;
 mod options;
 mod routes;
 mod serve;

@@ -146,6 +146,10 @@ impl Selection {
         self.with(column, text.cloned().map(Test::Is))
     }
 
+    fn one_of<T: ToString>(self, column: &'static str, words: Option<&[T]>) -> Self {
+        self.with(column, words.map(|words| Test::In(words.iter().map(ToString::to_string).collect())))
+    }
+
     fn contains(self, column: &'static str, text: Option<&String>) -> Self {
         self.with(column, text.cloned().map(Test::Contains))
     }
@@ -158,6 +162,7 @@ impl Selection {
     pub(crate) fn rollouts(query: &RolloutQuery) -> Result<Self, Error> {
         let RolloutQuery {
             status_in,
+            mode_in,
             rollout_id_in,
             rollout_id_contains,
             filter_logic,
@@ -166,10 +171,10 @@ impl Selection {
             limit,
             offset,
         } = query;
-        let statuses = status_in.as_ref().map(|list| list.iter().map(ToString::to_string).collect());
         Ok(Self::new(ROLLOUT_FIELDS, sort_by.as_deref(), *sort_order, *limit, *offset)?
-            .with("status", statuses.map(Test::In))
-            .with("rollout_id", rollout_id_in.clone().map(Test::In))
+            .one_of("status", status_in.as_deref())
+            .one_of("mode", mode_in.as_deref())
+            .one_of("rollout_id", rollout_id_in.as_deref())
             .contains("rollout_id", rollout_id_contains.as_ref())
             .by(*filter_logic))
     }
@@ -227,9 +232,8 @@ impl Selection {
     pub(crate) fn workers(query: &WorkerQuery) -> Result<Self, Error> {
         let WorkerQuery { status_in, worker_id_contains, filter_logic, sort_by, sort_order, limit, offset } =
             query;
-        let statuses = status_in.as_ref().map(|list| list.iter().map(ToString::to_string).collect());
         Ok(Self::new(WORKER_FIELDS, sort_by.as_deref(), *sort_order, *limit, *offset)?
-            .with("status", statuses.map(Test::In))
+            .one_of("status", status_in.as_deref())
             .contains("worker_id", worker_id_contains.as_ref())
             .by(*filter_logic))
     }

@@ -9,6 +9,7 @@ use agl_types::{
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{Error, IdempotencyKey, RawSpan, Subscription};
 
@@ -26,7 +27,7 @@ pub struct Capabilities {
 }
 
 /// How much a store holds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Statistics {
     /// The kind of store, e.g. `InMemoryLightningStore`.
     pub name: String,
@@ -44,6 +45,7 @@ pub struct Statistics {
     pub uptime: f64,
     /// Further figures of a backend.
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub extra: JsonMap,
 }
 

@@ -240,6 +240,8 @@ async fn step(store: &dyn Store, world: &World, dice: &Dice) -> Result<Value, Er
             let query = RolloutQuery {
                 status_in: dice
                     .maybe(40, || RolloutStatus::ALL.iter().copied().filter(|_| dice.chance(40)).collect()),
+                mode_in: dice
+                    .maybe(20, || RolloutMode::ALL.iter().copied().filter(|_| dice.chance(50)).collect()),
                 rollout_id_in: dice.maybe(20, || (0..dice.roll(4)).map(|_| world.rollout(dice)).collect()),
                 rollout_id_contains: dice.maybe(20, || part(dice)),
                 filter_logic: logic(dice),

@@ -1,6 +1,7 @@
 //! What a store tells its subscribers: one event a change, in the order in which the changes were kept.
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::rollout::wire_enum;
 use crate::{
@@ -25,7 +26,7 @@ wire_enum! {
 }
 
 /// One change of a store: enough to know what changed and where it stands now; the thing itself is a query away.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum StoreEvent {
     /// A rollout was made, changed or deleted.
@@ -161,8 +162,9 @@ impl From<&Worker> for StoreEvent {
 }
 
 /// Which events to follow; every condition must hold, and an absent one holds always.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub struct EventQuery {
     /// The event is about one of these.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     AttemptStatus, FilterLogic, JsonMap, Patch, RolloutConfig, RolloutMode, RolloutStatus, SortOrder,
@@ -7,7 +8,7 @@ use crate::{
 };
 
 /// A rollout to be put into the queue.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EnqueueRolloutRequest {
     /// The task itself, any JSON.
     pub input: Value,
@@ -22,6 +23,7 @@ pub struct EnqueueRolloutRequest {
     pub config: Option<RolloutConfig>,
     /// Anything the algorithm wants to remember.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub metadata: Option<JsonMap>,
 }
 
@@ -34,14 +36,14 @@ impl EnqueueRolloutRequest {
 }
 
 /// Rollouts to be put into the queue, in this order.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EnqueueRequest {
     /// The rollouts.
     pub rollouts: Vec<EnqueueRolloutRequest>,
 }
 
 /// A rollout to be started at once, past the queue.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StartRollout {
     /// What is to be run.
     #[serde(flatten)]
@@ -52,7 +54,7 @@ pub struct StartRollout {
 }
 
 /// A worker's request for work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DequeueRequest {
     /// How many rollouts at most; nothing is given for 0 and less.
@@ -73,7 +75,7 @@ impl Default for DequeueRequest {
 
 /// Asks for the spans of ended rollouts to be removed for good. Conditions that are there must all hold; at least
 /// one must be there. Rollouts that have not ended are left alone.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct PurgeRequest {
     /// The rollout is one of these.
@@ -83,7 +85,7 @@ pub struct PurgeRequest {
 }
 
 /// What a purge has removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PurgeReport {
     /// Rollouts that have lost their spans.
     pub rollouts: u64,
@@ -92,7 +94,7 @@ pub struct PurgeReport {
 }
 
 /// Asks for the next span sequence id of a rollout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SequenceIdRequest {
     /// The rollout whose counter is moved on.
     pub rollout_id: String,
@@ -101,7 +103,7 @@ pub struct SequenceIdRequest {
 }
 
 /// Waits for rollouts to end.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WaitRequest {
     /// The rollouts; unknown ids are left out of the answer.
     pub rollout_ids: Vec<String>,
@@ -113,17 +115,26 @@ pub struct WaitRequest {
 macro_rules! query {
     ($(#[$doc:meta])* $name:ident, sort_by = $sort:expr, { $($(#[$field_doc:meta])* $field:ident: $ty:ty),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema, IntoParams)]
         #[serde(default)]
+        #[into_params(parameter_in = Query)]
         pub struct $name {
             $($(#[$field_doc])* pub $field: $ty,)*
             /// The field to sort by.
+            #[schema(default = json!($name::default().sort_by))]
+            #[param(default = json!($name::default().sort_by))]
             pub sort_by: Option<String>,
             /// The direction of the sort.
+            #[schema(default = json!(SortOrder::Asc))]
+            #[param(default = json!(SortOrder::Asc))]
             pub sort_order: SortOrder,
-            /// How many items at most; [`UNLIMITED`] for all of them.
+            /// How many items at most; -1 for all of them.
+            #[schema(default = json!(UNLIMITED), minimum = -1)]
+            #[param(default = json!(UNLIMITED), minimum = -1)]
             pub limit: i64,
             /// How many matches to pass over.
+            #[schema(default = json!(0), minimum = 0)]
+            #[param(default = json!(0), minimum = 0)]
             pub offset: i64,
         }
 
@@ -147,11 +158,15 @@ query! {
     RolloutQuery, sort_by = None, {
         /// The status is one of these.
         status_in: Option<Vec<RolloutStatus>>,
+        /// The mode is one of these.
+        mode_in: Option<Vec<RolloutMode>>,
         /// The id is one of these.
         rollout_id_in: Option<Vec<String>>,
         /// The id has this in it.
         rollout_id_contains: Option<String>,
         /// How the conditions are put together.
+        #[schema(default = json!(FilterLogic::And))]
+        #[param(default = json!(FilterLogic::And))]
         filter_logic: FilterLogic,
     }
 }
@@ -159,7 +174,9 @@ query! {
 query! {
     /// Asks for the attempts of one rollout.
     AttemptQuery, sort_by = Some("sequence_id"), {
-        /// The rollout.
+        /// The rollout; over HTTP it is in the path.
+        #[schema(ignore)]
+        #[param(ignore)]
         rollout_id: String,
     }
 }
@@ -169,6 +186,8 @@ query! {
     /// together by `filter_logic`.
     SpanQuery, sort_by = Some("sequence_id"), {
         /// The rollout.
+        #[schema(required)]
+        #[param(required)]
         rollout_id: String,
         /// The attempt, or `latest`.
         attempt_id: Option<String>,
@@ -189,6 +208,8 @@ query! {
         /// The name has this in it.
         name_contains: Option<String>,
         /// How the conditions are put together.
+        #[schema(default = json!(FilterLogic::And))]
+        #[param(default = json!(FilterLogic::And))]
         filter_logic: FilterLogic,
     }
 }
@@ -213,31 +234,39 @@ query! {
         /// The id has this in it.
         worker_id_contains: Option<String>,
         /// How the conditions are put together.
+        #[schema(default = json!(FilterLogic::And))]
+        #[param(default = json!(FilterLogic::And))]
         filter_logic: FilterLogic,
     }
 }
 
 /// Changes to a rollout; fields that are kept are absent on the wire.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct RolloutUpdate {
     /// The task itself.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Value)]
     pub input: Patch<Value>,
     /// What it is for.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<RolloutMode>)]
     pub mode: Patch<Option<RolloutMode>>,
     /// The resources pinned.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<String>)]
     pub resources_id: Patch<Option<String>>,
     /// Where it stands: the one explicit way out of a terminal status.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = RolloutStatus)]
     pub status: Patch<RolloutStatus>,
     /// Time limits and retries.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = RolloutConfig)]
     pub config: Patch<RolloutConfig>,
     /// Replaced as a whole, not merged.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<Object>)]
     pub metadata: Patch<Option<JsonMap>>,
 }
 
@@ -251,28 +280,33 @@ impl RolloutUpdate {
 }
 
 /// Changes to an attempt; fields that are kept are absent on the wire.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct AttemptUpdate {
     /// Where it stands.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = AttemptStatus)]
     pub status: Patch<AttemptStatus>,
     /// Who works on it; an empty string is kept and names nobody.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<String>)]
     pub worker_id: Patch<Option<String>>,
     /// When it was last heard from.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<f64>)]
     pub last_heartbeat_time: Patch<Option<f64>>,
     /// Replaced as a whole, not merged.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<Object>)]
     pub metadata: Patch<Option<JsonMap>>,
 }
 
 /// A worker's heartbeat; absent stats leave the last ones standing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct WorkerUpdate {
     /// A snapshot of the worker's machine.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Object)]
     pub heartbeat_stats: Patch<JsonMap>,
 }

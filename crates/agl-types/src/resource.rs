@@ -1,6 +1,9 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
+use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, Type};
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::JsonMap;
 
@@ -8,7 +11,7 @@ use crate::JsonMap;
 pub type NamedResources = IndexMap<String, Resource>;
 
 /// One version of a set of named resources.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ResourcesUpdate {
     /// `rs-` and 12 hexadecimal digits, or a name chosen by the caller.
     pub resources_id: String,
@@ -19,6 +22,7 @@ pub struct ResourcesUpdate {
     /// 1 for the first version of an id, 2 for the second, and so on.
     pub version: u32,
     /// The resources themselves.
+    #[schema(value_type = HashMap<String, Resource>)]
     pub resources: NamedResources,
 }
 
@@ -53,8 +57,33 @@ impl Resource {
     }
 }
 
+impl PartialSchema for Resource {
+    fn schema() -> RefOr<Schema> {
+        let tagged = |tag| ObjectBuilder::new().property(RESOURCE_TYPE, tag).required(RESOURCE_TYPE);
+        let known = |tags: &[&str], fields| {
+            let tag = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(tags.iter().copied()));
+            AllOfBuilder::new().item(tagged(tag)).item(Ref::from_schema_name(fields))
+        };
+        AnyOfBuilder::new()
+            .description(Some("Something that an algorithm improves and an agent uses. Types that are not known are kept as they came."))
+            .item(known(&[LLM, PROXY_LLM], Llm::name()))
+            .item(known(&[PROMPT_TEMPLATE], PromptTemplate::name()))
+            .item(tagged(ObjectBuilder::new().schema_type(Type::String)))
+            .into()
+    }
+}
+
+impl ToSchema for Resource {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Llm::name().into_owned(), Llm::schema()));
+        Llm::schemas(schemas);
+        schemas.push((PromptTemplate::name().into_owned(), PromptTemplate::schema()));
+        PromptTemplate::schemas(schemas);
+    }
+}
+
 /// A model endpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Llm {
     /// Base URL of an OpenAI-compatible server.
     pub endpoint: String,
@@ -65,9 +94,11 @@ pub struct Llm {
     pub api_key: Option<String>,
     /// Temperature and so on, as the endpoint takes them.
     #[serde(default)]
+    #[schema(value_type = Object)]
     pub sampling_parameters: JsonMap,
     /// Further keys of a subclass, kept as they came.
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub extra: JsonMap,
 }
 
@@ -86,7 +117,7 @@ impl Llm {
 }
 
 /// What fills the holes of a prompt template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum TemplateEngine {
     /// Jinja.
     #[serde(rename = "jinja")]
@@ -100,7 +131,7 @@ pub enum TemplateEngine {
 }
 
 /// A prompt with holes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PromptTemplate {
     /// The text with its holes.
     pub template: String,
@@ -108,6 +139,7 @@ pub struct PromptTemplate {
     pub engine: TemplateEngine,
     /// Further keys of a subclass, kept as they came.
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub extra: JsonMap,
 }
 

@@ -4,14 +4,17 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::JsonMap;
 
 macro_rules! wire_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
+    ($(#[doc = $doc:literal])* $name:ident {
+        $($(#[doc = $variant_doc:literal])* $variant:ident = $text:literal),+ $(,)?
+    }) => {
+        $(#[doc = $doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant),+ }
+        pub enum $name { $($(#[doc = $variant_doc])* #[serde(rename = $text)] $variant),+ }
 
         impl $name {
             /// Every value, in declaration order.
@@ -35,6 +38,20 @@ macro_rules! wire_enum {
                 f.write_str(self.as_str())
             }
         }
+
+        // The derive sees neither the words nor what they mean.
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                let description = concat!($($doc),* $(, "\n\n`", $text, "`:", $($variant_doc),*)+);
+                utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::Type::String)
+                    .enum_values(Some(Self::ALL.iter().map(|value| value.as_str())))
+                    .description(Some(description.trim()))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
     };
 }
 pub(crate) use wire_enum;
@@ -118,14 +135,16 @@ wire_enum! {
 }
 
 /// Time limits and retries of a rollout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, remote = "Self")]
+#[schema(default)]
 pub struct RolloutConfig {
     /// Seconds from the start of an attempt until it counts as timed out.
     pub timeout_seconds: Option<f64>,
     /// Seconds of silence until an attempt counts as unresponsive.
     pub unresponsive_seconds: Option<f64>,
     /// How many attempts may be made automatically, the first included; at least 1.
+    #[schema(value_type = u32, minimum = 1)]
     pub max_attempts: NonZeroU32,
     /// The attempt statuses after which another attempt is made.
     pub retry_condition: Vec<AttemptStatus>,
@@ -168,7 +187,7 @@ impl<'de> Deserialize<'de> for RolloutConfig {
 }
 
 /// One task to be run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Rollout {
     /// `ro-` and 12 hexadecimal digits.
     pub rollout_id: String,
@@ -193,6 +212,7 @@ pub struct Rollout {
     pub config: RolloutConfig,
     /// Anything the algorithm wants to remember.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub metadata: Option<JsonMap>,
 }
 
@@ -201,7 +221,7 @@ fn queuing() -> RolloutStatus {
 }
 
 /// One try at a rollout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Attempt {
     /// The rollout it belongs to.
     pub rollout_id: String,
@@ -225,6 +245,7 @@ pub struct Attempt {
     pub last_heartbeat_time: Option<f64>,
     /// Anything the runner wants to remember.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub metadata: Option<JsonMap>,
 }
 
@@ -233,7 +254,7 @@ fn preparing() -> AttemptStatus {
 }
 
 /// A rollout and the attempt that a runner holds; on the wire the rollout's keys with `attempt` last.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AttemptedRollout {
     /// The plain rollout.
     #[serde(flatten)]
@@ -243,7 +264,7 @@ pub struct AttemptedRollout {
 }
 
 /// A rollout as queries show it: with its latest attempt, if there has been one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RolloutView {
     /// The plain rollout.
     #[serde(flatten)]

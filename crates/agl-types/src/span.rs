@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::JsonMap;
 use crate::attributes::{AttributeError, Attributes, check, is_plain_attribute, make_plain};
@@ -19,7 +20,7 @@ wire_enum! {
 }
 
 /// The ids of a span, as OpenTelemetry passes them around.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct SpanContext {
     /// 32 hexadecimal digits.
     pub trace_id: String,
@@ -28,14 +29,16 @@ pub struct SpanContext {
     /// Whether it came from another process.
     pub is_remote: bool,
     /// W3C trace state.
+    #[schema(value_type = Object)]
     pub trace_state: JsonMap,
     /// Further keys, kept as they came.
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub extra: JsonMap,
 }
 
 /// How a span went.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TraceStatus {
     /// The code.
     pub status_code: StatusCode,
@@ -43,6 +46,7 @@ pub struct TraceStatus {
     pub description: Option<String>,
     /// Further keys, kept as they came.
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub extra: JsonMap,
 }
 
@@ -55,35 +59,40 @@ impl TraceStatus {
 }
 
 /// Something that happened at one moment of a span.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Event {
     /// What happened.
     pub name: String,
     /// Its details.
+    #[schema(value_type = Object)]
     pub attributes: Attributes,
     /// When.
     pub timestamp: Option<f64>,
     /// Further keys, kept as they came.
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub extra: JsonMap,
 }
 
 /// A pointer from a span to another.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Link {
     /// The span pointed at.
     pub context: SpanContext,
     /// Details of the relation.
+    #[schema(value_type = Option<Object>)]
     pub attributes: Option<Attributes>,
     /// Further keys, kept as they came.
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub extra: JsonMap,
 }
 
 /// What produced a span.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OtelResource {
     /// Its description.
+    #[schema(value_type = Object)]
     pub attributes: Attributes,
     /// The schema of the attributes; empty when unknown.
     pub schema_url: String,
@@ -92,7 +101,7 @@ pub struct OtelResource {
 /// One thing that happened in an attempt.
 ///
 /// Every key must be there in JSON, null where nothing is known; further keys are kept as they came.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Span {
     /// The rollout it belongs to.
     pub rollout_id: String,
@@ -105,29 +114,36 @@ pub struct Span {
     /// 16 hexadecimal digits; unique within the attempt.
     pub span_id: String,
     /// The span that it happened in.
+    #[schema(required)]
     pub parent_id: Option<String>,
     /// What happened.
     pub name: String,
     /// How it went.
     pub status: TraceStatus,
     /// Its details.
+    #[schema(value_type = Object)]
     pub attributes: Attributes,
     /// Moments within it.
     pub events: Vec<Event>,
     /// Pointers to other spans.
     pub links: Vec<Link>,
     /// When it began.
+    #[schema(required)]
     pub start_time: Option<f64>,
     /// When it ended.
+    #[schema(required)]
     pub end_time: Option<f64>,
     /// Its ids, as OpenTelemetry passes them around.
+    #[schema(required)]
     pub context: Option<SpanContext>,
     /// Its parent's ids.
+    #[schema(required)]
     pub parent: Option<SpanContext>,
     /// What produced it.
     pub resource: OtelResource,
     /// Further keys, kept as they came.
     #[serde(flatten)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub extra: JsonMap,
 }
 

@@ -7,6 +7,7 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::rollout::wire_enum;
 use crate::{Attempt, AttemptStatus, JsonMap, Patch, RolloutMode, RolloutStatus};
@@ -82,17 +83,20 @@ impl From<RolloutStatus> for State {
 }
 
 /// An agent that runs as a local process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::LocalRun)]
 pub struct LocalRun {
     /// The Python class, as `module:Class`.
     pub agent_class: String,
     /// Names of environment variables, and what of the input they are set to.
     #[serde(default)]
+    #[schema(value_type = Object)]
     pub env_map: JsonMap,
 }
 
 /// An agent that runs as a Kubernetes job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::K8sRun)]
 pub struct K8sRun {
     /// The Jinja template of the job's YAML.
     #[serde(default)]
@@ -101,7 +105,8 @@ pub struct K8sRun {
 
 /// How a controller is to run a rollout, and for how long. It may hold a whole job template, so it is kept apart from
 /// what changes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::RolloutConfig)]
 pub struct RolloutConfig {
     /// Seconds after which the controller ends a run; 0 shows that there is no limit, which only 0.3 has.
     #[serde(default = "an_hour")]
@@ -136,7 +141,8 @@ impl Default for RolloutConfig {
 }
 
 /// A rollout to be made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::RolloutCreate)]
 pub struct RolloutCreate {
     /// The task itself, any JSON.
     pub input: Value,
@@ -148,6 +154,7 @@ pub struct RolloutCreate {
     pub config: Option<RolloutConfig>,
     /// Anything the algorithm wants to remember; `batch_idx` and `sample_idx_in_batch` are whole numbers or null.
     #[serde(default, deserialize_with = "metadata")]
+    #[schema(value_type = Option<Object>)]
     pub metadata: Option<JsonMap>,
     /// The id; a new one when absent or empty. A rollout that is there already under this id is left as it is.
     #[serde(default)]
@@ -211,20 +218,25 @@ impl Control {
 }
 
 /// Changes to a rollout's status; fields that are kept are absent on the wire, and others are refused.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = v1::StatusUpdate)]
 pub struct StatusUpdate {
     /// Where it stands. Going on to running is a claim.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = State)]
     pub state: Patch<State>,
     /// The name of its Kubernetes job.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<String>)]
     pub k8s_job_name: Patch<Option<String>>,
     /// The attempt, as the controller calls it.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<String>)]
     pub last_attempt_id: Patch<Option<String>>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<String>)]
     pub error_message: Patch<Option<String>>,
 }
 
@@ -243,7 +255,8 @@ impl StatusUpdate {
 }
 
 /// Changes to a rollout.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::RolloutPatch)]
 pub struct RolloutPatch {
     /// Changes to its status.
     #[serde(default)]
@@ -251,7 +264,8 @@ pub struct RolloutPatch {
 }
 
 /// One task to be run, in the words of 1.0.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::Rollout)]
 pub struct Rollout {
     /// The id.
     pub rollout_id: String,
@@ -262,13 +276,15 @@ pub struct Rollout {
     /// How it is to be run.
     pub config: RolloutConfig,
     /// Anything the algorithm wants to remember, and at least `batch_idx` and `sample_idx_in_batch`.
+    #[schema(value_type = Object)]
     pub metadata: JsonMap,
     /// Where it stands.
     pub status: Status,
 }
 
 /// Where a rollout stands, and what its controller said about it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::Status)]
 pub struct Status {
     /// Where it stands.
     pub state: State,
@@ -355,7 +371,8 @@ pub fn attempt_label(attempt_id: &str, is_latest: bool, is_controlled: bool) -> 
 }
 
 /// A rollout with the names of its attempts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::RolloutDetail)]
 pub struct RolloutDetail {
     /// The rollout.
     pub rollout: Rollout,
@@ -365,7 +382,8 @@ pub struct RolloutDetail {
 
 /// Asks for rollouts in these states, in order of creation. Those that are queuing or running are listed only where
 /// they are a controller's to claim or to end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct RolloutQuery {
     /// The states.
     pub state_in: Vec<State>,
@@ -387,17 +405,20 @@ impl RolloutQuery {
 }
 
 /// Something that happened in an attempt, told by an agent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::EventCreate)]
 pub struct EventCreate {
     /// What kind of thing; [`REWARD`] and [`MODEL_REQUEST`] have a meaning, others are kept as they are.
     pub event_type: String,
     /// Its details.
     #[serde(default)]
+    #[schema(value_type = Object)]
     pub data: JsonMap,
 }
 
 /// Something that happened in an attempt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::Event)]
 pub struct Event {
     /// What kind of thing.
     pub event_type: String,
@@ -408,6 +429,7 @@ pub struct Event {
     /// When the store learned of it.
     pub timestamp: f64,
     /// Its details.
+    #[schema(value_type = Object)]
     pub data: JsonMap,
 }
 
@@ -423,7 +445,8 @@ pub struct EventsQuery {
 }
 
 /// Where a model is served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::Model)]
 pub struct Model {
     /// The name that its server knows it by.
     pub model: String,
@@ -444,8 +467,9 @@ pub struct ModelKey {
 }
 
 /// Asks the completion log: rollouts in the order in which they ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub struct CompletionQuery {
     /// The place in the log after which to begin: 0, or the `next_after` of the last answer.
     pub after: i64,
@@ -460,7 +484,8 @@ impl Default for CompletionQuery {
 }
 
 /// A part of the completion log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::Completions)]
 pub struct Completions {
     /// Rollouts that have ended. One that was deleted, or was taken up again, is not among them; one that ended
     /// again has a new place.
@@ -472,7 +497,8 @@ pub struct Completions {
 }
 
 /// A rollout that has ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = v1::Completion)]
 pub struct Completion {
     /// The rollout.
     pub rollout_id: String,

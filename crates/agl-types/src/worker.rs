@@ -1,4 +1,5 @@
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::JsonMap;
 use crate::rollout::wire_enum;
@@ -16,7 +17,7 @@ wire_enum! {
 }
 
 /// A runner process, as the store knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Worker {
     /// The name that the runner gives itself.
     pub worker_id: String,
@@ -25,6 +26,7 @@ pub struct Worker {
     pub status: WorkerStatus,
     /// The last snapshot that it sent: host, processor, memory and so on.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub heartbeat_stats: Option<JsonMap>,
     /// When it last sent a heartbeat.
     #[serde(default)]

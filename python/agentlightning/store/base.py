@@ -220,6 +220,7 @@ class LightningStore:
         offset: int = 0,
         status: Sequence[RolloutStatus] | None = None,
         rollout_ids: Sequence[str] | None = None,
+        mode_in: Sequence[RolloutMode] | None = None,
     ) -> PaginatedResult[Rollout | AttemptedRollout]:
         """Looks for rollouts; each comes with its latest attempt if there has been one.
 

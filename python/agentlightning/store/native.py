@@ -222,6 +222,7 @@ class NativeStore(LightningStore):
         offset: int = 0,
         status: Sequence[RolloutStatus] | None = None,
         rollout_ids: Sequence[str] | None = None,
+        mode_in: Sequence[RolloutMode] | None = None,
     ) -> PaginatedResult[Rollout | AttemptedRollout]:
         """Looks for rollouts; each comes with its latest attempt if there has been one."""
         for old, new, value in (
@@ -235,6 +236,7 @@ class NativeStore(LightningStore):
             status_in=_list_or_none(status_in if status_in is not None else status),
             rollout_id_in=_list_or_none(rollout_id_in if rollout_id_in is not None else rollout_ids),
             rollout_id_contains=rollout_id_contains,
+            mode_in=_list_or_none(mode_in),
             filter_logic=filter_logic,
             sort_by=sort_by,
             sort_order=sort_order,

@@ -1,14 +1,14 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use agl_types::{EventQuery, FeedItem};
-use axum::Router;
+use agl_types::{EventQuery, FeedItem, StoreEvent};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
-use axum::routing::get;
 use futures_util::{Stream, StreamExt as _};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use crate::error::ApiError;
@@ -20,11 +20,26 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// How often a silent stream shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/events", get(follow))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(follow))
 }
 
 /// Streams what changes, as server-sent events, until the server stops.
+///
+/// The stream begins with an event `start` that has no data but an id to resume after, unless it resumes. An event `gap`
+/// says that events are missing, how many, if that is known, and why. The header `Last-Event-ID` says the same as `after`.
+#[utoipa::path(
+    get,
+    path = "/events",
+    operation_id = "follow_events",
+    params(EventQuery),
+    responses((
+        status = 200,
+        description = "Events, each named after its kind, with its id.",
+        body = StoreEvent,
+        content_type = "text/event-stream",
+    )),
+)]
 async fn follow(
     State(app): State<App>,
     headers: HeaderMap,

@@ -21,15 +21,18 @@ use agl_store::{Statistics, Store};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::ServerOptions;
 use crate::error::ApiError;
 use crate::extract::BodyLimit;
+use crate::openapi::{self, tagged, with_problems};
 
 /// What every handler can get at.
 #[derive(Debug, Clone)]
@@ -68,25 +71,24 @@ pub(crate) fn application(
     options: &ServerOptions,
     draining: watch::Receiver<bool>,
 ) -> Router {
-    let api = Router::new()
-        .route("/health", get(health))
-        .route("/statistics", get(statistics))
-        .merge(queues::routes())
-        .merge(rollouts::routes())
-        .merge(attempts::routes())
-        .merge(spans::routes())
-        .merge(resources::routes())
-        .merge(workers::routes())
-        .merge(events::routes())
-        .merge(maintenance::routes());
-    let routes = Router::new()
-        .nest("/v1/agl", api)
-        .nest("/api", v1::routes())
-        .route("/healthz", get(health))
-        .route("/v1/traces", post(otlp::traces))
-        .route("/v1/metrics", post(otlp::not_taken))
-        .route("/v1/logs", post(otlp::not_taken))
-        .route("/v1/development/profiles", post(otlp::not_taken))
+    let api = OpenApiRouter::new()
+        .merge(tagged("server", OpenApiRouter::new().routes(routes!(health)).routes(routes!(statistics))))
+        .merge(tagged("queues", queues::routes()))
+        .merge(tagged("rollouts", rollouts::routes()))
+        .merge(tagged("attempts", attempts::routes()))
+        .merge(tagged("spans", spans::routes()))
+        .merge(tagged("resources", resources::routes()))
+        .merge(tagged("workers", workers::routes()))
+        .merge(tagged("server", events::routes()))
+        .merge(tagged("server", maintenance::routes()));
+    let (routes, document) = OpenApiRouter::with_openapi(openapi::blank())
+        .nest("/v1/agl", with_problems(api))
+        .nest("/api", with_problems(tagged("1.0", v1::routes())))
+        .merge(tagged("server", OpenApiRouter::new().routes(routes!(healthz))))
+        .merge(tagged("otlp", otlp::routes()))
+        .split_for_parts();
+    let routes = routes
+        .merge(openapi::pages(document))
         .fallback(async || ApiError::no_such_path())
         .method_not_allowed_fallback(async || ApiError::no_such_method());
     let app = guarded(routes, App { store, draining, body_limit: options.body_limit });
@@ -119,10 +121,46 @@ fn guarded(routes: Router<App>, app: App) -> Router {
         .layer(CatchPanicLayer::custom(on_panic))
 }
 
-async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+/// All is well.
+#[derive(Serialize, ToSchema)]
+struct Health {
+    /// `ok`.
+    status: &'static str,
 }
 
+impl Health {
+    const OK: Self = Self { status: "ok" };
+}
+
+/// Says that the server is there, without asking the store.
+#[utoipa::path(
+    get,
+    path = "/health",
+    operation_id = "health",
+    responses((status = 200, description = "It is.", body = Health)),
+)]
+async fn health() -> Json<Health> {
+    Json(Health::OK)
+}
+
+/// Says that the server is there.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "healthz",
+    responses((status = 200, description = "It is.", body = Health)),
+)]
+async fn healthz() -> Json<Health> {
+    Json(Health::OK)
+}
+
+/// How much the store holds.
+#[utoipa::path(
+    get,
+    path = "/statistics",
+    operation_id = "statistics",
+    responses((status = 200, description = "The figures.", body = Statistics)),
+)]
 async fn statistics(State(app): State<App>) -> Answer<Statistics> {
     Ok(Json(app.store.statistics().await?))
 }

@@ -9,11 +9,14 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::App;
 use crate::encoding::{Encoding, Unreadable};
 use crate::error::too_large_detail;
 use crate::extract::read_bytes;
+use crate::openapi::Protobuf;
 
 const GZIP: &str = "gzip";
 /// Seconds after which an exporter may try again.
@@ -23,13 +26,84 @@ const SMALL: usize = 64 << 10;
 /// How many times smaller than its content a compressed payload is taken to be.
 const COMPRESSION: usize = 8;
 
-/// The signals that the store does not take.
-pub(super) async fn not_taken() -> StatusCode {
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(traces))
+        .routes(routes!(metrics))
+        .routes(routes!(logs))
+        .routes(routes!(profiles))
+}
+
+/// Takes no metrics.
+#[utoipa::path(
+    post,
+    path = "/v1/metrics",
+    operation_id = "export_metrics",
+    responses((status = 501, description = "The store takes traces only.")),
+)]
+async fn metrics() -> StatusCode {
     StatusCode::NOT_IMPLEMENTED
 }
 
-/// Takes spans in. The answer is given once they are stored.
-pub(super) async fn traces(State(app): State<App>, request: Request) -> Response {
+/// Takes no logs.
+#[utoipa::path(
+    post,
+    path = "/v1/logs",
+    operation_id = "export_logs",
+    responses((status = 501, description = "The store takes traces only.")),
+)]
+async fn logs() -> StatusCode {
+    StatusCode::NOT_IMPLEMENTED
+}
+
+/// Takes no profiles.
+#[utoipa::path(
+    post,
+    path = "/v1/development/profiles",
+    operation_id = "export_profiles",
+    responses((status = 501, description = "The store takes traces only.")),
+)]
+async fn profiles() -> StatusCode {
+    StatusCode::NOT_IMPLEMENTED
+}
+
+/// Takes spans in, as OpenTelemetry exports them.
+///
+/// The answer is given once they are stored. The attributes `agentlightning.rollout_id` and
+/// `agentlightning.attempt_id`, of the span or of its resource, say where a span belongs; those that belong nowhere are
+/// rejected and counted. The body may be compressed with gzip, deflate or zstd.
+#[utoipa::path(
+    post,
+    path = "/v1/traces",
+    operation_id = "export_traces",
+    request_body(description = "An `ExportTraceServiceRequest`.", content(
+        (Protobuf = "application/x-protobuf"),
+        (Object = "application/json"),
+    )),
+    responses(
+        (status = 200, description = "An `ExportTraceServiceResponse`: which spans were rejected, if any.", content(
+            (Protobuf = "application/x-protobuf"),
+            (Object = "application/json"),
+        )),
+        (status = 400, description = "A `google.rpc.Status`: the request makes no sense.", content(
+            (Protobuf = "application/x-protobuf"),
+            (Object = "application/json"),
+        )),
+        (status = 413, description = "A `google.rpc.Status`: the body is too large.", content(
+            (Protobuf = "application/x-protobuf"),
+            (Object = "application/json"),
+        )),
+        (status = 415, description = "A `google.rpc.Status`: the body is compressed in a way that is not known.", content(
+            (Protobuf = "application/x-protobuf"),
+            (Object = "application/json"),
+        )),
+        (status = 503, description = "A `google.rpc.Status`: try again after `Retry-After` seconds.", content(
+            (Protobuf = "application/x-protobuf"),
+            (Object = "application/json"),
+        )),
+    ),
+)]
+async fn traces(State(app): State<App>, request: Request) -> Response {
     let wants_gzip = accepts_gzip(request.headers());
     let format = format_of(request.headers());
     // What cannot be read at all is told in protobuf.

@@ -1,27 +1,48 @@
 use agl_types::{AttemptedRollout, DequeueRequest, EnqueueRequest, Rollout, WaitRequest};
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{Answer, App};
 use crate::error::ApiError;
 use crate::extract::Body;
+use crate::openapi::Once;
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/queues/rollouts/enqueue", post(enqueue))
-        .route("/queues/rollouts/dequeue", post(dequeue))
-        .route("/waits/rollouts", post(wait))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(enqueue)).routes(routes!(dequeue)).routes(routes!(wait))
 }
 
+/// Puts rollouts into the queue.
+///
+/// All of them or, if one is refused, none.
+#[utoipa::path(
+    post,
+    path = "/queues/rollouts/enqueue",
+    operation_id = "enqueue_rollouts",
+    params(Once),
+    request_body = EnqueueRequest,
+    responses((status = 201, description = "The rollouts, in the order given.", body = Vec<Rollout>)),
+)]
 async fn enqueue(State(app): State<App>, body: Body) -> Result<(StatusCode, Json<Vec<Rollout>>), ApiError> {
     let EnqueueRequest { rollouts } = body.parse()?;
     let enqueued = body.store(&app).enqueue_many_rollouts(rollouts).await?;
     Ok((StatusCode::CREATED, Json(enqueued)))
 }
 
-/// Waits as long as asked to for something to hand out; when the server is about to stop, there is nothing.
+/// Claims rollouts from the queue.
+///
+/// Each is given to one worker, with a new attempt at it. With `wait`, the answer comes as soon as there is
+/// something to give; when the server is about to stop, there is nothing.
+#[utoipa::path(
+    post,
+    path = "/queues/rollouts/dequeue",
+    operation_id = "dequeue_rollouts",
+    params(Once),
+    request_body = Option<DequeueRequest>,
+    responses((status = 200, description = "What was claimed; at most as many as asked for.", body = Vec<AttemptedRollout>)),
+)]
 async fn dequeue(State(app): State<App>, body: Body) -> Answer<Vec<AttemptedRollout>> {
     let request: DequeueRequest = body.parse_or_default()?;
     let store = body.store(&app);
@@ -32,7 +53,16 @@ async fn dequeue(State(app): State<App>, body: Body) -> Answer<Vec<AttemptedRoll
     }
 }
 
-/// Waits as long as asked to, unless the server is about to stop: the caller is then better served elsewhere.
+/// Waits until rollouts have ended.
+///
+/// Answers as soon as all of them have, or when the time is up; with 503 when the server is about to stop.
+#[utoipa::path(
+    post,
+    path = "/waits/rollouts",
+    operation_id = "wait_for_rollouts",
+    request_body = WaitRequest,
+    responses((status = 200, description = "Those of the rollouts that have ended.", body = Vec<Rollout>)),
+)]
 async fn wait(State(app): State<App>, body: Body) -> Answer<Vec<Rollout>> {
     let request: WaitRequest = body.parse()?;
     tokio::select! {

@@ -11,6 +11,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::openapi;
+
 /// A running server. It ends with the test's runtime, or when told to.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -54,13 +56,16 @@ impl Server {
         self.ended
     }
 
-    /// Sends JSON to a path below `/v1/agl`.
+    /// Sends JSON to a path below `/v1/agl`. What goes back and forth has to be as the OpenAPI document says.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let mut request = reqwest::Client::new().request(method, self.url(&format!("/v1/agl{path}")));
-        if let Some(body) = body {
-            request = request.json(&body);
+        let path = format!("/v1/agl{path}");
+        let mut request = reqwest::Client::new().request(method.clone(), self.url(&path));
+        if let Some(body) = &body {
+            request = request.json(body);
         }
-        answer(request).await
+        let (status, answer) = answer(request).await;
+        openapi::check(&method, &path, body.as_ref(), status, &answer);
+        (status, answer)
     }
 
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {

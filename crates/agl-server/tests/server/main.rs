@@ -8,6 +8,7 @@ mod failures;
 mod grpc;
 mod json;
 mod once;
+mod openapi;
 mod otlp;
 mod push;
 mod rest;

@@ -130,7 +130,8 @@ async fn bodies_may_be_left_out_where_nothing_is_needed() {
 #[tokio::test]
 async fn queries_take_repeated_keys_and_the_same_keys_as_json() {
     let server = Server::start().await;
-    let rollouts = json!({"rollouts": [{"input": 0}, {"input": 1}, {"input": 2}]});
+    let rollouts =
+        json!({"rollouts": [{"input": 0, "mode": "train"}, {"input": 1, "mode": "val"}, {"input": 2}]});
     let (_, queued) = server.post("/queues/rollouts/enqueue", rollouts).await;
     let ids: Vec<&str> =
         queued.as_array().unwrap().iter().map(|one| one["rollout_id"].as_str().unwrap()).collect();
@@ -140,7 +141,7 @@ async fn queries_take_repeated_keys_and_the_same_keys_as_json() {
         page["items"].as_array().unwrap().iter().map(|one| one["input"].as_i64().unwrap()).collect()
     };
     let (status, page) =
-        server.get("/rollouts?status_in=queuing&status_in=cancelled&sort_by=status&mode_in=x").await;
+        server.get("/rollouts?status_in=queuing&status_in=cancelled&sort_by=status&color_in=red").await;
     assert_eq!((status, inputs(&page)), (StatusCode::OK, vec![2, 0, 1]));
     let (_, page) = server
         .get(&format!(
@@ -150,6 +151,7 @@ async fn queries_take_repeated_keys_and_the_same_keys_as_json() {
         .await;
     assert_eq!((&page["limit"], &page["offset"], &page["total"]), (&json!(1), &json!(1), &json!(2)));
     assert_eq!(inputs(&page), [1]);
+    assert_eq!(inputs(&server.get("/rollouts?mode_in=val&mode_in=test").await.1), [1]);
     let search = json!({"status_in": ["queuing"], "rollout_id_in": null, "sort_by": "start_time"});
     assert_eq!(inputs(&server.post("/rollouts/search", search).await.1), [0, 1]);
     assert_eq!(server.post("/rollouts/search", json!({"status_in": []})).await.1["total"], 0);

@@ -1,21 +1,31 @@
-use agl_types::v1::{Event, EventsQuery};
+use agl_types::v1::{Event, EventCreate, EventsQuery};
+use axum::Json;
 use axum::extract::State;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::extract::{Body, Path, Query};
+use crate::openapi::{Conflict, Gone, NotFound, Once};
 use crate::routes::{Answer, App};
 
 /// The format that is cut down to what training reads.
 const TRIPLET: &str = "triplet";
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/rollouts/{rollout_id}/attempt/{attempt_id}/events", post(add))
-        .route("/rollouts/{rollout_id}/events", get(list))
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(add)).routes(routes!(list))
 }
 
+/// Keeps something that happened in an attempt.
+#[utoipa::path(
+    post,
+    path = "/rollouts/{rollout_id}/attempt/{attempt_id}/events",
+    operation_id = "add_event",
+    params(("rollout_id" = String, Path, description = "The rollout."), ("attempt_id" = String, Path, description = "The attempt; `0` is the latest."), Once),
+    request_body = EventCreate,
+    responses((status = 200, description = "The event with its time.", body = Event), NotFound, Conflict),
+)]
 async fn add(
     State(app): State<App>,
     Path((rollout_id, attempt_id)): Path<(String, String)>,
@@ -24,12 +34,23 @@ async fn add(
     Ok(Json(body.store(&app).add_event(&rollout_id, &attempt_id, body.parse()?).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Wanted {
+    /// The type is this.
     event_type: Option<String>,
+    /// `triplet` leaves of calls of models what training reads.
     format: Option<String>,
 }
 
+/// The events of an attempt at a rollout: the one that its controller named last, or else the latest.
+#[utoipa::path(
+    get,
+    path = "/rollouts/{rollout_id}/events",
+    operation_id = "query_events",
+    params(("rollout_id" = String, Path, description = "The rollout."), Wanted),
+    responses((status = 200, description = "The events.", body = Vec<Event>), NotFound, Gone),
+)]
 async fn list(
     State(app): State<App>,
     Path(rollout_id): Path<String>,

@@ -4,10 +4,10 @@ mod events;
 mod models;
 mod rollouts;
 
-use axum::Router;
+use utoipa_axum::router::OpenApiRouter;
 
 use super::App;
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().merge(rollouts::routes()).merge(events::routes()).merge(models::routes())
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().merge(rollouts::routes()).merge(events::routes()).merge(models::routes())
 }

@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WHEELS := target/wheels
+# agentlightning 0.3, which we are measured against and whose clients we serve.
+PEER_VENV := target/peer-venv
 # One profile for everything, so that each dependency is compiled once.
 PROFILE := dev
 export CARGO_TERM_COLOR ?= auto
@@ -41,6 +43,12 @@ $(VENV)/ready: requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=/path/to/python3")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --requirement requirements/dev.txt
+	@touch $@
+
+$(PEER_VENV)/ready: requirements/peer.txt
+	@echo "── agentlightning 0.3 in $(PEER_VENV)"
+	@$(PYTHON) -m venv $(PEER_VENV)
+	@$(PEER_VENV)/bin/python -m pip install --quiet --requirement requirements/peer.txt
 	@touch $@
 
 .PHONY: wheel
@@ -86,6 +94,11 @@ test-python: wheel model $(NODE_PACKAGES) ## Runs the Python tests, the end-to-e
 .PHONY: openapi
 openapi: ## Writes docs/openapi.json anew from the code.
 	@AGL_WRITE_OPENAPI=1 cargo test --locked --quiet -p agl-server --test server openapi::the_committed
+
+.PHONY: bench-store
+bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and updates docs/bench. QUICK=1: a smoke run.
+	cargo build --release --locked --quiet -p agl-cli -p agl-bench
+	target/release/agl-bench --peer $(PEER_VENV)/bin/agl $(if $(QUICK),--quick,--out docs/bench)
 
 .PHONY: audit
 audit: ## Runs cargo-deny: advisories, licenses, bans, sources. May need the network.

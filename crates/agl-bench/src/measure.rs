@@ -49,7 +49,7 @@ impl Plan {
 }
 
 /// How many spans the rollouts have that are read whole, and how many such rollouts there are.
-const SHORT: u64 = 100;
+const SHORT: u32 = 100;
 const SHORT_ROLLOUTS: usize = 32;
 /// How many rollouts the spans of one window go to.
 const TARGETS: usize = 256;
@@ -68,7 +68,7 @@ enum Operation {
     Enqueue,
     Dequeue,
     RestSpan,
-    Otlp(u64),
+    Otlp(u32),
     ReadRollout,
     /// From a rollout that has so many spans.
     ReadPage(u64),
@@ -110,7 +110,7 @@ impl Operation {
     /// How many things that count a request holds, and their name.
     fn unit(self) -> (u32, &'static str) {
         match self {
-            Self::Otlp(count) => (u32::try_from(count).unwrap_or(u32::MAX), "spans"),
+            Self::Otlp(count) => (count, "spans"),
             _ => (1, "requests"),
         }
     }
@@ -316,7 +316,7 @@ async fn memory_and_mixed(
         let (mut short, mut spans) = (Arc::from([]), 0);
         for size in plan.sizes.iter().chain(more).copied() {
             say(&format!("{}: filling to {size} spans", kind.title()));
-            short = server.claim(usize::try_from((size - spans) / SHORT)?).await?.into();
+            short = server.claim(usize::try_from((size - spans) / u64::from(SHORT))?).await?.into();
             fill(&server, &short).await?;
             spans = size;
             // What is on its way to the disk or back to the system may arrive.
@@ -336,7 +336,7 @@ async fn fill(server: &Server, claims: &Arc<[Claim]>) -> Outcome<()> {
     streams.iter_mut().for_each(|stream| stream.rounds = Some(1));
     drive(server, streams, FOREVER).await?;
     for claim in claims.first().into_iter().chain(claims.last()) {
-        server.expect_page(shapes::read_rollout(), claim, usize::try_from(SHORT)?, SHORT).await?;
+        server.expect_page(shapes::read_rollout(), claim, usize::try_from(SHORT)?, SHORT.into()).await?;
     }
     Ok(())
 }
@@ -345,7 +345,7 @@ async fn fill(server: &Server, claims: &Arc<[Claim]>) -> Outcome<()> {
 async fn long_rollout(server: &Server, spans: u64) -> Outcome<Arc<[Claim]>> {
     let claims: Arc<[Claim]> = server.claim(1).await?.into();
     let mut streams = Operation::Otlp(SHORT).streams(WRITERS, &claims);
-    streams.iter_mut().for_each(|stream| stream.rounds = Some(spans / SHORT));
+    streams.iter_mut().for_each(|stream| stream.rounds = Some(spans / u64::from(SHORT)));
     drive(server, streams, FOREVER).await?;
     for claim in claims.iter() {
         server.expect_page(shapes::read_page(spans / 2), claim, 100, spans).await?;
@@ -396,7 +396,7 @@ async fn mixed_run(
     });
     let written = written.map_err(|_| "the writers panicked")??;
     let probes: (Probe, Probe, Probe, Probe) = probes.map_err(|_| "the readers panicked")??;
-    let spans_per_second = |window: &Window| window.per_second() * SHORT as f64;
+    let spans_per_second = |window: &Window| window.per_second() * f64::from(SHORT);
     Ok(MixedReport {
         server: server.kind,
         spans,

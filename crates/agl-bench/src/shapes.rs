@@ -18,10 +18,9 @@ pub(crate) struct Claim {
 /// As long as the ids of both servers.
 const ROLLOUT_ID: &str = "ro-ROLLOUTIDHER";
 const ATTEMPT_ID: &str = "at-ATTEMPTI";
-/// Ids of spans are numbers in both notations. The first few bits mark the placeholders, of which each is unlike
-/// anything else in a request.
+/// Ids of spans are numbers. The upper half marks the placeholders, which are unlike anything else in a request.
 const SPAN_MARK: u64 = 0xFEED_FACE_0000_0000;
-/// Sequence ids have ten digits, for each to be as long as any other.
+/// Sequence ids have ten digits, each to be as long as any other. Only the first span of a request can have one.
 const FIRST_SEQUENCE_ID: u64 = 1_000_000_000;
 
 /// A request with the places at which ids go.
@@ -42,7 +41,7 @@ struct SpanPlaces {
 }
 
 impl Template {
-    fn new(head: &str, content_type: &str, body: &[u8], spans: u64) -> Self {
+    fn new(head: &str, content_type: &str, body: &[u8], spans: usize) -> Self {
         let mut bytes = format!("{head} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n").into_bytes();
         if !body.is_empty() {
             let about = format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len());
@@ -50,19 +49,45 @@ impl Template {
         }
         bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(body);
-        let places = |needle: &[u8]| places(&bytes, needle);
-        let spans = (0..spans)
-            .map(|number| SpanPlaces {
-                hexadecimal: places(hexadecimal(SPAN_MARK | number).as_bytes()),
-                binary: places(&(SPAN_MARK | number).to_be_bytes()),
-                sequence_id: places((FIRST_SEQUENCE_ID + number).to_string().as_bytes()),
-            })
-            .collect();
-        let (rollout_ids, attempt_ids) = (places(ROLLOUT_ID.as_bytes()), places(ATTEMPT_ID.as_bytes()));
-        Self { rollout_ids, attempt_ids, spans, bytes }
+        let mut template = Self {
+            rollout_ids: places(&bytes, ROLLOUT_ID.as_bytes()),
+            attempt_ids: places(&bytes, ATTEMPT_ID.as_bytes()),
+            spans: vec![SpanPlaces::default(); spans],
+            bytes,
+        };
+        template.find_spans();
+        template
     }
 
-    fn json(head: &str, body: &Value, spans: u64) -> Self {
+    /// Finds where the ids of spans go, in one pass for each notation.
+    fn find_spans(&mut self) {
+        for place in places(&self.bytes, &SPAN_MARK.to_be_bytes()[..4]) {
+            let number = self.bytes.get(place + 4..place + 8).and_then(|bytes| bytes.try_into().ok());
+            let number = number.map(u32::from_be_bytes);
+            if let Some(span) = self.span(number) {
+                span.binary.push(place);
+            }
+        }
+        for place in places(&self.bytes, &hexadecimal(SPAN_MARK).as_bytes()[..8]) {
+            let digits =
+                self.bytes.get(place + 8..place + 16).and_then(|bytes| std::str::from_utf8(bytes).ok());
+            let number = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+            if let Some(span) = self.span(number) {
+                span.hexadecimal.push(place);
+            }
+        }
+        for place in places(&self.bytes, FIRST_SEQUENCE_ID.to_string().as_bytes()) {
+            if let Some(span) = self.span(Some(0)) {
+                span.sequence_id.push(place);
+            }
+        }
+    }
+
+    fn span(&mut self, number: Option<u32>) -> Option<&mut SpanPlaces> {
+        self.spans.get_mut(usize::try_from(number?).ok()?)
+    }
+
+    fn json(head: &str, body: &Value, spans: usize) -> Self {
         Self::new(head, "application/json", body.to_string().as_bytes(), spans)
     }
 
@@ -127,7 +152,7 @@ pub(crate) fn enqueue(count: usize) -> Template {
 
 /// Claims up to `limit` rollouts, as a runner does.
 pub(crate) fn dequeue(limit: usize, worker: usize) -> Template {
-    let body = json!({ "limit": limit, "worker_id": format!("worker-{worker:04}") });
+    let body = json!({ "limit": limit, "worker_id": format!("worker-{worker}") });
     Template::json("POST /v1/agl/queues/rollouts/dequeue", &body, 0)
 }
 
@@ -177,8 +202,8 @@ pub(crate) fn rest_span() -> Template {
 }
 
 /// Stores `count` spans of LLM calls by OTLP; rollout and attempt are told by the resource, as exporters do.
-pub(crate) fn otlp(count: u64) -> Template {
-    let spans = (0..count)
+pub(crate) fn otlp(count: u32) -> Template {
+    let spans = (0..u64::from(count))
         .map(|number| Span {
             trace_id: vec![
                 0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47,
@@ -215,7 +240,7 @@ pub(crate) fn otlp(count: u64) -> Template {
             ..ResourceSpans::default()
         }],
     };
-    Template::new("POST /v1/traces", "application/x-protobuf", &request.encode_to_vec(), count)
+    Template::new("POST /v1/traces", "application/x-protobuf", &request.encode_to_vec(), count as usize)
 }
 
 /// Reads every span of a rollout.

@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 WHEELS := target/wheels
 # agentlightning 0.3, which we are measured against and whose clients we serve.
 PEER_VENV := target/peer-venv
+# agentlightning 1.0 likewise; its own environment, because it needs a newer Python.
+CONTROLLER_VENV := target/controller-venv
 # One profile for everything, so that each dependency is compiled once.
 PROFILE := dev
 export CARGO_TERM_COLOR ?= auto
@@ -94,6 +96,12 @@ test-python: wheel model $(NODE_PACKAGES) ## Runs the Python tests, the end-to-e
 .PHONY: openapi
 openapi: ## Writes docs/openapi.json anew from the code.
 	@AGL_WRITE_OPENAPI=1 cargo test --locked --quiet -p agl-server --test server openapi::the_committed
+
+.PHONY: test-peer
+test-peer: $(PEER_VENV)/ready ## Runs 0.3's trainer and 1.0's controller, from PyPI, over our server. ONLY=part: one of them.
+	@cargo build --locked --quiet -p agl-cli
+	$(call stage,other people's clients,$(PYTHON) scripts/peer/run.py --agl target/debug/agl --peer $(PEER_VENV) \
+		--controller $(CONTROLLER_VENV) $(if $(ONLY),--only $(ONLY)))
 
 .PHONY: bench-store
 bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and updates docs/bench. QUICK=1: a smoke run.

@@ -1,7 +1,7 @@
 """agentlightning 1.0's agl-controller over our server: python controller.py URL [ROLLOUTS].
 
-Runs in an environment that has agentlightning 1.0 from PyPI. Its local runner has to run every rollout, of which two
-fail on purpose.
+Runs in an environment that has agentlightning 1.0 from PyPI. Its local runner has to run every rollout, of
+which two fail on purpose.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Other people's clients over our server: `make test-peer`.
 
-Every part is a script beside this one that gets the address of a server of its own and counts what holds. Parts for
-agentlightning 1.0 need Python 3.12 or newer; where there is none they are left out, which is said at the end.
+Every part is a script beside this one that gets the address of a server of its own and counts what holds.
+agentlightning 1.0 needs Python 3.12 or newer; where there is none its part is left out, which the end tells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """agentlightning 0.3's own Trainer, runners and Baseline over our server: python trainer.py URL [ROLLOUTS].
 
-Runs in an environment that has agentlightning 0.3 from PyPI. Every agent leaves a message, an object and a reward;
-afterwards 0.3's client has to find all of it.
+Runs in an environment that has agentlightning 0.3 from PyPI. Every agent leaves a message, an object and a
+reward; afterwards 0.3's client has to find all of it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 import sys
 from collections import Counter
 
-import agentlightning as agl
 from checks import Checks
+
+import agentlightning as agl
 
 RUNNERS = 4
 

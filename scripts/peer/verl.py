@@ -1,9 +1,9 @@
 """The HTTP sequence of agentlightning 1.0's verl trainer, step by step: python verl.py URL [--only-1.0].
 
-The trainer itself needs a GPU. Here its requests are made as they are documented, and those of the controller and the
-proxy beside it: models replaced, rollouts created with ids, polled one by one, events fetched raw and as triplets,
-rollouts deleted. Needs nothing but Python. With --only-1.0 the server need not speak 0.3 too, as 1.0's own agl-server
-does not: that is how this script itself is checked.
+The trainer itself needs a GPU. Here its requests are made as they are documented, and those of the
+controller and the proxy beside it: models replaced, rollouts created with ids, polled one by one, events
+fetched raw and as triplets, rollouts deleted. Needs nothing but Python. With --only-1.0 the server need not
+speak 0.3 too, as 1.0's own agl-server does not: that is how this script itself is checked.
 """
 
 from __future__ import annotations

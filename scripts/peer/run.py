@@ -2,7 +2,7 @@
 """Other people's clients over our server: `make test-peer`.
 
 Every part is a script beside this one that gets the address of a server of its own and counts what holds.
-agentlightning 1.0 needs Python 3.12 or newer; where there is none its part is left out, which the end tells.
+agentlightning 1.0 needs Python 3.12 or newer; where there is none its part is left out, which is told at the end.
 """
 
 from __future__ import annotations
@@ -123,17 +123,20 @@ def main() -> None:
     parser.add_argument("--only", help="run only the part of this name")
     options = parser.parse_args()
     peer = options.peer.absolute() / "bin" / "python"
-    controller = controller_python(options.controller.absolute())
     parts = {
-        "trainer": (peer, "agentlightning 0.3 trains over our server"),
-        "lossless": (peer, "agentlightning 0.3 reads attributes of every type"),
-        "verl": (Path(sys.executable), "the requests of agentlightning 1.0's verl trainer"),
-        "controller": (controller, "agentlightning 1.0's controller runs agents"),
+        "trainer": (lambda: peer, "agentlightning 0.3 trains over our server"),
+        "lossless": (lambda: peer, "agentlightning 0.3 reads attributes of every type"),
+        "verl": (lambda: Path(sys.executable), "the requests of agentlightning 1.0's verl trainer"),
+        "controller": (
+            lambda: controller_python(options.controller.absolute()),
+            "agentlightning 1.0's controller runs agents",
+        ),
     }
     results, skipped = [], []
-    for part, (python, name) in parts.items():
+    for part, (python_of, name) in parts.items():
         if options.only not in (None, part):
             continue
+        python = python_of()
         if python is None:
             skipped.append(name)
         else:

@@ -2,7 +2,7 @@
 """Other people's clients over our server: `make test-peer`.
 
 Every part is a script beside this one that gets the address of a server of its own and counts what holds.
-agentlightning 1.0 needs Python 3.12 or newer; where there is none its part is left out, which is told at the end.
+agentlightning 1.0 needs Python 3.12 or newer; where there is none its part is left out, and named.
 """
 
 from __future__ import annotations

@@ -63,8 +63,11 @@ class Store:
         connect_timeout: float,
         request_timeout: float,
         server_error_tries: int,
+        key: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> Store:
-        """A store that is served at `address`. Times are in seconds."""
+        """A store that is served at `address`. Times are in seconds. A key or file of authorities that is not
+        given is taken from the environment."""
 
     def close(self) -> None:
         """Finishes what was begun and closes the file, where there is one; later calls fail."""
@@ -109,8 +112,11 @@ class ServerHandle:
 def cli_main(args: list[str]) -> int:
     """Does what a command line says, the program's name first, and returns the exit code."""
 
-def serve_store(store: Store, host: str, port: int, cors_origins: list[str]) -> ServerHandle:
-    """Serves a store over HTTP; port 0 takes a free one. `OSError` when the port cannot be had."""
+def serve_store(
+    store: Store, host: str, port: int, cors_origins: list[str], key: str | None = None
+) -> ServerHandle:
+    """Serves a store over HTTP, to those who have the key if there is one; port 0 takes a free one. `OSError`
+    when the port cannot be had."""
 
 def trace_to_triplets(spans: bytes, options: bytes) -> bytes:
     """One triplet per LLM call of a trace: a list of spans and the options of `TripletOptions`."""

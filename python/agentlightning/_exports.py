@@ -27,6 +27,7 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
         "InvalidArgumentError",
         "NotFoundError",
         "StoreError",
+        "StoreUnauthorizedError",
         "StoreUnavailableError",
     ),
     "agentlightning.types.core": (

@@ -24,6 +24,7 @@ from agentlightning.store.errors import (
     NotFoundError,
     SpansGoneError,
     StoreError,
+    StoreUnauthorizedError,
     StoreUnavailableError,
 )
 
@@ -92,6 +93,8 @@ def as_exception(kind: str, message: str, field: str | None = None) -> Exception
             return NotImplementedError(message)
         case "unavailable":
             return StoreUnavailableError(message)
+        case "unauthorized":
+            return StoreUnauthorizedError(message)
         case _:
             return StoreError(message)
 

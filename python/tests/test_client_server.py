@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import pickle
 import re
 import socket
 import urllib.request
@@ -192,3 +193,52 @@ async def test_a_client_can_be_served_on(memory: agl.InMemoryLightningStore) -> 
     await client.close()
     await second.stop()
     await first.stop()
+
+
+async def test_a_key_is_asked_for(
+    memory: agl.InMemoryLightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGL_KEY", raising=False)
+    server = agl.LightningStoreServer(memory, "127.0.0.1", 0, key="s3cret")
+    assert "s3cret" not in repr(server)
+    await server.start()
+    for wrong in (None, "other"):
+        with pytest.raises(agl.StoreUnauthorizedError, match="AGL_KEY") as refused:
+            await agl.LightningStoreClient(server.endpoint, key=wrong).enqueue_rollout(1)
+        assert "other" not in str(refused.value)
+    await agl.LightningStoreClient(server.endpoint, key="s3cret").enqueue_rollout(1)
+    # Whoever is handed the server has its key.
+    await pickle.loads(pickle.dumps(server)).enqueue_rollout(2)
+    monkeypatch.setenv("AGL_KEY", "s3cret")
+    assert len(await agl.LightningStoreClient(server.endpoint).query_rollouts()) == 2
+    await server.stop()
+
+    by_variable = agl.LightningStoreServer(memory, "127.0.0.1", 0)
+    await by_variable.start()
+    await agl.LightningStoreClient(by_variable.endpoint).query_rollouts()
+    monkeypatch.delenv("AGL_KEY")
+    with pytest.raises(PermissionError):
+        await agl.LightningStoreClient(by_variable.endpoint).query_rollouts()
+    await by_variable.stop()
+
+    with pytest.raises(agl.InvalidArgumentError, match="empty"):
+        await agl.LightningStoreClient(server.endpoint, key="").query_rollouts()
+    with pytest.raises(agl.InvalidArgumentError, match=r"missing\.pem"):
+        await agl.LightningStoreClient("https://127.0.0.1:1", ca_file="missing.pem").query_rollouts()
+
+
+async def test_a_server_for_everybody_warns(
+    memory: agl.InMemoryLightningStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGL_KEY", raising=False)
+    for host, key, warns in (
+        ("0.0.0.0", None, True),
+        ("0.0.0.0", "s3cret", False),
+        ("localhost", None, False),
+    ):
+        caplog.clear()
+        server = agl.LightningStoreServer(memory, host, 0, key=key)
+        with caplog.at_level(logging.WARNING):
+            await server.start()
+        await server.stop()
+        assert ("asked for a key" in caplog.text) == warns

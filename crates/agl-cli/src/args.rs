@@ -13,7 +13,10 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serves a store: the queue of tasks, and everything that agents record.
-    Store(StoreOptions),
+    Store(Box<StoreOptions>),
+    /// Looks after the file of a store.
+    #[command(subcommand)]
+    Db(DbCommand),
     /// Serves or fetches a language model.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -22,13 +25,17 @@ pub(crate) enum Command {
 /// Where a server listens, and what it tells about itself.
 #[derive(Debug, Args)]
 pub(crate) struct ServerOptions {
-    /// Address to listen on. There is no authentication: let others in (0.0.0.0) only where you trust them.
+    /// Address to listen on; 0.0.0.0 lets other machines in.
     #[arg(long, default_value = "127.0.0.1")]
     pub(crate) host: String,
 
     /// What to log, on standard error.
     #[arg(long, default_value = "info", ignore_case = true)]
     pub(crate) log_level: LogLevel,
+
+    /// How to write the log: for people, or one JSON object a line.
+    #[arg(long, default_value = "text")]
+    pub(crate) log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +63,12 @@ pub(crate) struct StoreOptions {
     /// What an answered request survives, with the sqlite backend.
     #[arg(long, default_value = "normal")]
     pub(crate) sync: SyncMode,
+
+    #[command(flatten)]
+    pub(crate) access: AccessOptions,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
 
     /// Origin whose web pages may call the server, or * for all; may be given several times.
     #[arg(long, value_name = "ORIGIN")]
@@ -88,6 +101,82 @@ impl std::str::FromStr for Address {
     }
 }
 
+/// Who is let in, and over what.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
+pub(crate) struct AccessOptions {
+    /// Key that clients have to send. On the command line others on this machine can see it: better use the
+    /// variable, or --key-file.
+    #[arg(long, env = agl_types::ApiKey::VARIABLE, hide_env_values = true)]
+    pub(crate) key: Option<String>,
+
+    /// File that the key is in.
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    pub(crate) key_file: Option<PathBuf>,
+
+    /// Listen on an address that other machines reach without asking them for a key.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+
+    /// Speak TLS, with this certificate (PEM), followed by those between it and its authority.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+}
+
+/// How much is taken on at once.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitOptions {
+    /// Largest body of a request, in bytes or with K, M or G.
+    #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = size)]
+    pub(crate) max_body: usize,
+
+    /// Connections that may be open; further ones wait.
+    #[arg(long, value_name = "COUNT", default_value_t = 8192, value_parser = at_least_one)]
+    pub(crate) max_connections: usize,
+
+    /// Requests that may be under way; further ones are answered 503.
+    #[arg(long, value_name = "COUNT", default_value_t = 1024, value_parser = at_least_one)]
+    pub(crate) max_requests: usize,
+
+    /// Requests that may wait for something to happen, beside those under way.
+    #[arg(long, value_name = "COUNT", default_value_t = 4096, value_parser = at_least_one)]
+    pub(crate) max_waits: usize,
+
+    /// Seconds that requests under way may take to finish when the server is told to stop.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) drain: u64,
+}
+
+/// A number of bytes, where K, M and G stand for powers of 1024.
+fn size(text: &str) -> Result<usize, String> {
+    let (digits, power) = match text.char_indices().next_back() {
+        Some((index, unit)) if unit.is_ascii_alphabetic() => {
+            let power =
+                "KMG".find(unit.to_ascii_uppercase()).ok_or_else(|| format!("{unit} is none of K, M, G"))?;
+            (&text[..index], power + 1)
+        }
+        _ => (text, 0),
+    };
+    let count: usize = digits.parse().map_err(|error| format!("{error}"))?;
+    let bytes = count.checked_mul(1 << (10 * power));
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "it has to be between 1 and what memory can hold".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it has to be 1 at least".to_owned()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn one_worker(text: &str) -> Result<(), &'static str> {
     if text == "1" { Ok(()) } else { Err("one process serves all: leave it out") }
 }
@@ -116,9 +205,40 @@ pub(crate) enum LogLevel {
     Error,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line of text.
+    Text,
+    /// A JSON object with timestamp, level, target, message and fields.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbCommand {
+    /// Looks for damage, and for what contradicts itself; a server may go on meanwhile.
+    Check(DbFile),
+    /// Copies the file as it is at one moment, while a server may go on.
+    Backup {
+        #[command(flatten)]
+        db: DbFile,
+        /// File to make; it must not be there yet.
+        to: PathBuf,
+    },
+    /// Gives back the room of what was removed. No server may have the file open.
+    Vacuum(DbFile),
+    /// Brings the file up to the newest schema, as every server does when it opens it.
+    Migrate(DbFile),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DbFile {
+    /// File of the sqlite backend.
+    pub(crate) file: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// Serves a language model over the OpenAI API, on the processor.
+    /// Serves a language model over the OpenAI API, on the processor. It asks nobody for a key.
     Serve(ModelServeOptions),
     /// Fetches a model into the cache, once, and prints where it is.
     Pull(ModelPullOptions),
@@ -208,6 +328,17 @@ mod tests {
         assert_eq!(asked(&["--otlp-grpc", "0", "--port", "1"]), Some((None, 0)));
         assert_eq!(asked(&["--otlp-grpc", "[::1]:9"]), Some((Some("::1".to_owned()), 9)));
         assert!(Arguments::try_parse_from(["agl", "store", "--otlp-grpc", "here"]).is_err());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("1"), Ok(1));
+        assert_eq!(size("3k"), Ok(3 << 10));
+        assert_eq!(size("256M"), Ok(256 << 20));
+        assert_eq!(size("2G"), Ok(2 << 30));
+        for text in ["", "0", "M", "1T", "1.5M", "-1", "99999999999G", "9 M"] {
+            assert!(size(text).is_err(), "{text}");
+        }
     }
 
     #[test]

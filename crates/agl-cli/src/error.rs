@@ -1,4 +1,6 @@
 use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// What can end a command.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +13,17 @@ pub(crate) enum Error {
     Server(#[from] agl_server::Error),
     #[error(transparent)]
     Model(#[from] agl_rl::Error),
+    #[error("cannot read the key in {}: {source}", path.display())]
+    KeyFile { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Key(#[from] agl_types::ApiKeyError),
+    #[error(
+        "{address} can be reached from other machines: have them send a key (--key, --key-file or AGL_KEY), or let \
+         everybody in with --insecure"
+    )]
+    Exposed { address: IpAddr },
+    #[error("{} is not in order: {count} problems, listed above", path.display())]
+    Broken { path: PathBuf, count: usize },
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
     #[error("--{option} makes no sense with --backend memory, which keeps nothing: use --backend sqlite")]

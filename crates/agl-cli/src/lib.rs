@@ -6,6 +6,7 @@
 
 mod args;
 mod console;
+mod db;
 mod error;
 mod model;
 mod signals;
@@ -44,6 +45,7 @@ where
 fn execute(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
         Command::Store(options) => store::run(&options),
+        Command::Db(command) => db::run(&command),
         Command::Model(ModelCommand::Serve(options)) => model::serve(&options),
         Command::Model(ModelCommand::Pull(options)) => model::pull(&options),
     }

@@ -7,7 +7,7 @@ use crate::signals::{StopSignals, until_stopped};
 
 /// Serves a model until told to stop.
 pub(crate) fn serve(options: &ModelServeOptions) -> Result<(), Error> {
-    console::start_logging(options.server.log_level);
+    console::start_logging(options.server.log_level, options.server.log_format);
     let engine_options = EngineOptions {
         model_name: options.model_name.clone(),
         threads: options.threads,

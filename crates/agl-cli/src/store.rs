@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agl_server::CorsOrigins;
+use agl_server::{CorsOrigins, Tls};
 use agl_store::{MemoryStore, SqliteOptions, SqliteStore, Store, Sync};
+use agl_types::ApiKey;
 use tokio::net::TcpListener;
 #[cfg(feature = "grpc")]
 use tokio::sync::watch;
 
-use crate::args::{Backend, StoreOptions, SyncMode};
+use crate::args::{AccessOptions, Backend, StoreOptions, SyncMode};
 use crate::console;
 use crate::error::Error;
 use crate::signals::{StopSignals, until_stopped};
@@ -23,11 +24,8 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// Serves a store until told to stop.
 pub(crate) fn run(options: &StoreOptions) -> Result<(), Error> {
-    console::start_logging(options.server.log_level);
-    let server_options = agl_server::ServerOptions {
-        cors: CorsOrigins::parse(&options.cors_origin)?,
-        ..agl_server::ServerOptions::default()
-    };
+    console::start_logging(options.server.log_level, options.server.log_format);
+    let server_options = server_options(options)?;
     if options.backend == Backend::Memory && options.path.is_some() {
         return Err(Error::NeedsSqlite { option: "path" });
     }
@@ -38,10 +36,40 @@ pub(crate) fn run(options: &StoreOptions) -> Result<(), Error> {
     ended
 }
 
+fn server_options(options: &StoreOptions) -> Result<agl_server::ServerOptions, Error> {
+    let (access, limits) = (&options.access, &options.limits);
+    Ok(agl_server::ServerOptions {
+        cors: CorsOrigins::parse(&options.cors_origin)?,
+        key: key(access)?,
+        tls: match (&access.tls_cert, &access.tls_key) {
+            (Some(certificates), Some(key)) => Some(Tls::from_files(certificates, key)?),
+            _ => None,
+        },
+        body_limit: limits.max_body,
+        drain: Duration::from_secs(limits.drain),
+        max_connections: limits.max_connections,
+        max_requests: limits.max_requests,
+        max_waits: limits.max_waits,
+        ..agl_server::ServerOptions::default()
+    })
+}
+
+/// The key that clients have to send.
+fn key(access: &AccessOptions) -> Result<Option<ApiKey>, Error> {
+    let text = match (&access.key, &access.key_file) {
+        (Some(key), _) => key.clone(),
+        (None, Some(path)) => {
+            std::fs::read_to_string(path).map_err(|source| Error::KeyFile { path: path.clone(), source })?
+        }
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(ApiKey::new(&text)?))
+}
+
 async fn serve(options: &StoreOptions, server_options: &agl_server::ServerOptions) -> Result<(), Error> {
     let mut stop = StopSignals::catch()?;
     let again = StopSignals::catch()?;
-    let listeners = Listeners::open(options).await?;
+    let listeners = Listeners::open(options, server_options).await?;
     let told = async move { stop.next().await };
     match options.backend {
         Backend::Memory => {
@@ -65,13 +93,15 @@ async fn serve(options: &StoreOptions, server_options: &agl_server::ServerOption
 
 /// The sockets that a store is served on.
 struct Listeners {
+    /// Of the first one's URL.
+    scheme: &'static str,
     http: TcpListener,
     #[cfg(feature = "grpc")]
     grpc: Option<TcpListener>,
 }
 
 impl Listeners {
-    async fn open(options: &StoreOptions) -> Result<Self, Error> {
+    async fn open(options: &StoreOptions, server_options: &agl_server::ServerOptions) -> Result<Self, Error> {
         let host = &options.server.host;
         let http = listen(host, options.port).await?;
         #[cfg(feature = "grpc")]
@@ -79,16 +109,36 @@ impl Listeners {
             Some(asked) => Some(listen(asked.host.as_ref().unwrap_or(host), asked.port).await?),
             None => None,
         };
-        Ok(Self {
+        let listeners = Self {
+            scheme: if server_options.tls.is_some() { "https" } else { "http" },
             http,
             #[cfg(feature = "grpc")]
             grpc,
-        })
+        };
+        if server_options.key.is_none() && !options.access.insecure {
+            listeners.check_private()?;
+        }
+        Ok(listeners)
+    }
+
+    /// Refuses addresses that other machines reach.
+    fn check_private(&self) -> Result<(), Error> {
+        let mut listeners = vec![&self.http];
+        #[cfg(feature = "grpc")]
+        listeners.extend(&self.grpc);
+        for listener in listeners {
+            let address = address_of(listener)?.ip();
+            if !address.is_loopback() {
+                return Err(Error::Exposed { address });
+            }
+        }
+        Ok(())
     }
 
     /// Says where they are, and where what they are told is kept.
     fn announce(&self, kept: impl Display) -> Result<(), Error> {
-        console::say(format_args!("store listening on http://{} ({kept})", address_of(&self.http)?))?;
+        let url = format!("{}://{}", self.scheme, address_of(&self.http)?);
+        console::say(format_args!("store listening on {url} ({kept})"))?;
         #[cfg(feature = "grpc")]
         if let Some(grpc) = &self.grpc {
             console::say(format_args!("OTLP/gRPC listening on {}", address_of(grpc)?))?;

@@ -23,9 +23,10 @@ impl Client {
     /// A client of the server at `address`, e.g. `http://127.0.0.1:4747`. Nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the address is not an `http://` URL.
+    /// [`Error::Invalid`] when the address is not an `http://` or `https://` URL, or the file of authorities cannot
+    /// be used.
     pub fn new(address: &str, options: ClientOptions) -> Result<Self, Error> {
-        let transport = Transport::new(parse(address)?, options);
+        let transport = Transport::new(parse(address)?, options)?;
         Ok(Self { transport: Arc::new(transport), one_by_one: Arc::default(), key: None })
     }
 
@@ -55,10 +56,7 @@ fn parse(address: &str) -> Result<Url, Error> {
     let url =
         Url::parse(address).map_err(|_| invalid("is not a URL: write it like http://127.0.0.1:4747"))?;
     match url.scheme() {
-        "http" if url.has_host() => Ok(url),
-        "https" => {
-            Err(invalid("wants TLS, which this client does not speak: use http://, or a proxy that adds TLS"))
-        }
+        "http" | "https" if url.has_host() => Ok(url),
         _ => Err(invalid("is not a URL of a server: write it like http://127.0.0.1:4747")),
     }
 }
@@ -72,7 +70,7 @@ mod tests {
         let client = Client::new("http://localhost:4747/", ClientOptions::default()).unwrap();
         assert_eq!(client.address(), "http://localhost:4747");
         for (address, word) in [
-            ("https://localhost:4747", "TLS"),
+            ("ftp://localhost:4747", "http://127.0.0.1:4747"),
             ("localhost:4747", "http://127.0.0.1:4747"),
             ("127.0.0.1:4747", "http://127.0.0.1:4747"),
             ("", "http://127.0.0.1:4747"),

@@ -11,6 +11,7 @@ mod feed;
 mod options;
 mod sse;
 mod store;
+mod tls;
 mod transport;
 
 pub use client::Client;

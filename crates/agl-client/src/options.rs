@@ -1,8 +1,19 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// How patient a client is.
+use agl_store::Error;
+use agl_types::ApiKey;
+
+/// The environment variable that names the file of [`ClientOptions::ca_file`].
+const CA_FILE_VARIABLE: &str = "AGL_CA_FILE";
+
+/// How a client gets in, and how patient it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientOptions {
+    /// The key that the server asks for.
+    pub key: Option<ApiKey>,
+    /// A PEM file of authorities whose word about an `https://` server counts, beside the system's own.
+    pub ca_file: Option<PathBuf>,
     /// For how long a call is tried again while the server cannot be reached or does not answer, counted from the
     /// start of the first try that failed. Zero means a single try.
     pub max_outage: Duration,
@@ -22,6 +33,8 @@ pub struct ClientOptions {
 impl Default for ClientOptions {
     fn default() -> Self {
         Self {
+            key: None,
+            ca_file: None,
             max_outage: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
@@ -29,5 +42,23 @@ impl Default for ClientOptions {
             longest_pause: Duration::from_secs(2),
             server_error_tries: 4,
         }
+    }
+}
+
+impl ClientOptions {
+    /// The defaults, with the key from `AGL_KEY` and the file of authorities from `AGL_CA_FILE`, where these are set
+    /// to something.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a key that cannot be one.
+    pub fn from_env() -> Result<Self, Error> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let key = set(ApiKey::VARIABLE)
+            .map(|text| {
+                ApiKey::new(&text.to_string_lossy())
+                    .map_err(|error| Error::invalid("key", format!("{}: {error}", ApiKey::VARIABLE)))
+            })
+            .transpose()?;
+        Ok(Self { key, ca_file: set(CA_FILE_VARIABLE).map(PathBuf::from), ..Self::default() })
     }
 }

@@ -6,22 +6,25 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agl_store::Error;
-use agl_types::CLIENT_HEADER;
+use agl_types::{ApiKey, CLIENT_HEADER};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::{Handle, Id};
 
-use crate::ClientOptions;
+use crate::{ClientOptions, tls};
 
 /// What may stand in a path segment as it is.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How long a connection is kept that nothing is said on. The server waits for 75 seconds.
+const POOL_IDLE: Duration = Duration::from_secs(30);
 
 /// For how many runtimes connections are kept.
 const RUNTIMES: usize = 16;
@@ -31,6 +34,9 @@ const RUNTIMES: usize = 16;
 pub(crate) struct Transport {
     root: Url,
     options: ClientOptions,
+    /// What goes with every request.
+    headers: HeaderMap,
+    tls: rustls::ClientConfig,
     /// A connection is driven by the runtime that opened it, and stands still when that one does.
     clients: Mutex<HashMap<Id, reqwest::Client>>,
 }
@@ -70,8 +76,20 @@ enum FailureKind {
 }
 
 impl Transport {
-    pub(crate) fn new(root: Url, options: ClientOptions) -> Self {
-        Self { root, options, clients: Mutex::default() }
+    pub(crate) fn new(root: Url, options: ClientOptions) -> Result<Self, Error> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &options.key {
+            let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
+            let mut bearer = bearer.map_err(|_| Error::invalid("key", "the key fits into no HTTP header"))?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+        }
+        let tls = if root.scheme() == "https" {
+            tls::trusting(options.ca_file.as_deref())?
+        } else {
+            tls::unused()?
+        };
+        Ok(Self { root, options, headers, tls, clients: Mutex::default() })
     }
 
     pub(crate) fn root(&self) -> &Url {
@@ -223,12 +241,12 @@ impl Transport {
         if let Some(key) = key {
             builder = builder.header(IDEMPOTENCY_KEY, key.clone());
         }
-        let response = builder.send().await.map_err(|error| Failure::of_transfer(&error))?;
+        let response = builder.send().await.map_err(|error| Failure::of_transfer(&error, url))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let bytes = response.bytes().await.map_err(|error| Failure::of_transfer(&error))?;
+        let bytes = response.bytes().await.map_err(|error| Failure::of_transfer(&error, url))?;
         Err(Failure::of_answer(status, &bytes, url))
     }
 
@@ -237,12 +255,12 @@ impl Transport {
         request: &Request,
         timeout: Duration,
     ) -> Result<T, Failure> {
+        let Request { method, url, .. } = request;
         let response = self.send(request, Some(timeout)).await?;
-        let bytes = response.bytes().await.map_err(|error| Failure::of_transfer(&error))?;
+        let bytes = response.bytes().await.map_err(|error| Failure::of_transfer(&error, url))?;
         // What is answered with nothing in it.
         let content: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
         serde_json::from_slice(content).map_err(|error| {
-            let Request { method, url, .. } = request;
             let message = format!("{method} {url} was answered, but not by a store of ours: {error}");
             Failure::decided(Error::backend(message))
         })
@@ -261,7 +279,11 @@ impl Transport {
             clients.clear();
         }
         let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.clone())
+            .default_headers(self.headers.clone())
             .connect_timeout(self.options.connect_timeout)
+            // Sooner than the server, so that it does not hang up just when we have something to say.
+            .pool_idle_timeout(POOL_IDLE)
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             // A proxy for the outside world is not the way to a store.
@@ -341,7 +363,13 @@ impl Failure {
     }
 
     /// No answer came.
-    fn of_transfer(error: &reqwest::Error) -> Self {
+    fn of_transfer(error: &reqwest::Error, url: &Url) -> Self {
+        if let Some(problem) = tls::problem(error) {
+            return Self::decided(Error::invalid(
+                "address",
+                format!("cannot speak TLS with {url}: {problem}"),
+            ));
+        }
         Self { message: chain(error), maybe_done: !error.is_connect(), kind: FailureKind::Outage }
     }
 
@@ -352,6 +380,12 @@ impl Failure {
         let error_type = body.get("error_type").and_then(Value::as_str).unwrap_or_default();
         let field = body.get("field").and_then(Value::as_str);
         let error = match status {
+            StatusCode::UNAUTHORIZED => Error::Unauthorized {
+                message: format!(
+                    "the server at {url} does not let us in ({detail}): set {} to its key",
+                    ApiKey::VARIABLE
+                ),
+            },
             StatusCode::NOT_FOUND if error_type == "not_found" => Error::NotFound { message: detail.clone() },
             StatusCode::METHOD_NOT_ALLOWED => Error::Unsupported {
                 message: format!("the server at {url} does not know this call ({status}): use a newer one"),
@@ -443,7 +477,8 @@ mod tests {
 
     #[test]
     fn ids_are_escaped_in_paths() {
-        let transport = Transport::new(Url::parse("http://h:1/base/").unwrap(), ClientOptions::default());
+        let transport =
+            Transport::new(Url::parse("http://h:1/base/").unwrap(), ClientOptions::default()).unwrap();
         let url = transport.url(&["workers", "a/b c?ü"]);
         assert_eq!(url.as_str(), "http://h:1/base/v1/agl/workers/a%2Fb%20c%3F%C3%BC");
     }

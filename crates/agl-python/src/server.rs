@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
 use crate::runtime::runtime;
-use crate::store::{Store, wait};
+use crate::store::{Store, api_key, wait};
 
 /// A server that runs in the background until it is stopped or this handle is dropped.
 #[pyclass(frozen, module = "agentlightning._core")]
@@ -82,18 +82,21 @@ impl Drop for ServerHandle {
     }
 }
 
-/// Serves a store over HTTP; port 0 takes a free one. `OSError` when the port cannot be had.
+/// Serves a store over HTTP, to those who have the key if there is one; port 0 takes a free one. `OSError` when the
+/// port cannot be had.
 #[pyo3::pyfunction]
+#[pyo3(signature = (store, host, port, cors_origins, key=None))]
 pub(crate) fn serve_store(
     py: Python<'_>,
     store: &Store,
     host: String,
     port: u16,
     cors_origins: Vec<String>,
+    key: Option<&str>,
 ) -> PyResult<ServerHandle> {
     let cors = CorsOrigins::parse(cors_origins)
         .map_err(|error| Failure::invalid(Some("cors_allow_origins".to_owned()), error.to_string()))?;
-    let options = ServerOptions { cors, ..ServerOptions::default() };
+    let options = ServerOptions { cors, key: api_key(key)?, ..ServerOptions::default() };
     let runtime = runtime(py)?;
     let address = (host.clone(), port);
     let listening = async move {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use agl_client::{Client, ClientOptions};
 use agl_store::{SqliteOptions, SqliteStore, Sync};
+use agl_types::ApiKey;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio::task::AbortHandle;
@@ -101,6 +102,12 @@ fn seconds(field: &str, value: f64) -> Result<Duration, Failure> {
     })
 }
 
+/// A key as a user gives it.
+pub(crate) fn api_key(text: Option<&str>) -> Result<Option<ApiKey>, Failure> {
+    let parsed = text.map(ApiKey::new).transpose();
+    parsed.map_err(|error| Failure::invalid(Some("key".to_owned()), error.to_string()))
+}
+
 /// Runs a call as far as it goes without waiting. Calls to a store in memory go all the way, which spares them
 /// two changes of threads.
 fn try_now(call: &mut Call) -> Option<Outcome> {
@@ -139,16 +146,23 @@ impl Store {
         })
     }
 
-    /// A store that is served at `address`. Times are in seconds; see `ClientOptions` of agl-client.
+    /// A store that is served at `address`. Times are in seconds; see `ClientOptions` of agl-client. A key or file
+    /// of authorities that is not given is taken from the environment.
     #[staticmethod]
+    #[pyo3(signature = (address, max_outage, connect_timeout, request_timeout, server_error_tries, key=None, ca_file=None))]
     fn client(
         address: &str,
         max_outage: f64,
         connect_timeout: f64,
         request_timeout: f64,
         server_error_tries: u32,
+        key: Option<&str>,
+        ca_file: Option<PathBuf>,
     ) -> PyResult<Self> {
+        let defaults = ClientOptions::from_env().map_err(Failure::from)?;
         let options = ClientOptions {
+            key: api_key(key)?.or(defaults.key),
+            ca_file: ca_file.or(defaults.ca_file),
             max_outage: seconds("max_outage", max_outage)?,
             connect_timeout: seconds("connection_timeout", connect_timeout)?,
             request_timeout: seconds("request_timeout", request_timeout)?,

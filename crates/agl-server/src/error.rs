@@ -1,7 +1,10 @@
 //! What goes wrong, and the one place where it becomes an HTTP answer.
 
+use std::path::PathBuf;
+
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -14,7 +17,18 @@ pub enum Error {
         /// What was given.
         origin: String,
     },
+    /// A certificate or its key cannot be used.
+    #[error("cannot use {}: {problem}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
 }
+
+/// What a server tells those whom it asks to come back.
+pub(crate) const RETRY_SOON: (HeaderName, HeaderValue) = (RETRY_AFTER, HeaderValue::from_static("1"));
 
 /// An answer that is an error: JSON whose `detail` says what is wrong.
 #[derive(Debug)]
@@ -33,6 +47,20 @@ impl ApiError {
         self.status
     }
 
+    /// What went wrong, in words.
+    pub(crate) fn detail(&self) -> &str {
+        self.body.get("detail").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What goes along with the status.
+    pub(crate) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self.status {
+            StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            StatusCode::SERVICE_UNAVAILABLE => Some(RETRY_SOON),
+            _ => None,
+        }
+    }
+
     /// 400: an argument makes no sense.
     pub(crate) fn bad_request(detail: impl Into<Value>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
@@ -41,6 +69,16 @@ impl ApiError {
     /// 422: the request is not of the shape expected. `issues` are objects with `type`, `loc`, `msg`, `input`.
     pub(crate) fn validation(issues: Vec<Value>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, issues)
+    }
+
+    /// 401: the key is missing or wrong.
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Invalid or missing API key")
+    }
+
+    /// 408: the body did not come in time.
+    pub(crate) fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the request body took too long to arrive")
     }
 
     /// 413: the body is longer than `limit` bytes.
@@ -61,6 +99,12 @@ impl ApiError {
     /// 503: the server is about to stop.
     pub(crate) fn shutting_down() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down")
+    }
+
+    /// 503: the server has as many of these under way as it takes.
+    pub(crate) fn busy(what: &str) -> Self {
+        let detail = format!("the server has too many {what} under way: try again");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
     /// 500: a defect of ours. What it was goes to the log, not to the caller.
@@ -88,7 +132,7 @@ impl From<agl_store::Error> for ApiError {
                 tracing::error!(%message, "the store takes no changes");
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            agl_store::Error::Backend { message } => {
+            agl_store::Error::Backend { message } | agl_store::Error::Unauthorized { message } => {
                 tracing::error!(%message, "the store failed");
                 return Self::internal(error.kind());
             }
@@ -103,6 +147,9 @@ impl From<agl_store::Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let header = self.header();
+        let mut response = (self.status, Json(self.body)).into_response();
+        response.headers_mut().extend(header);
+        response
     }
 }

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 use sha2::{Digest as _, Sha256};
+use tower_http::timeout::TimeoutError;
 use utoipa::IntoParams;
 
 use crate::error::ApiError;
@@ -187,9 +188,18 @@ pub(crate) async fn read_bytes<S: Send + Sync>(
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return ApiError::too_large(limit);
         }
+        if is_timeout(&rejection) {
+            return ApiError::too_slow();
+        }
         tracing::debug!(status = %rejection.into_response().status(), "a request body broke off");
         ApiError::bad_request("the request body broke off")
     })
+}
+
+/// Whether an error comes from a body that stood still.
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(<dyn std::error::Error>::is::<TimeoutError>)
 }
 
 /// Whether the body says that it is JSON, or says nothing.

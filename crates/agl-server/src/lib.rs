@@ -7,13 +7,16 @@
 //! `POST` with null clearing a field, `DELETE /v1/agl/rollouts/{id}` removes a rollout, and
 //! `GET /v1/agl/resources/{id}?version=N` reads older versions. The routes of 1.0 are under `/api`.
 
+mod admission;
 mod encoding;
 mod error;
 mod extract;
+mod metrics;
 mod openapi;
 mod options;
 mod routes;
 mod serve;
+mod tls;
 
 pub use error::Error;
 pub use options::{CorsOrigins, ServerOptions};
@@ -21,3 +24,4 @@ pub use routes::router;
 pub use serve::serve;
 #[cfg(feature = "grpc")]
 pub use serve::serve_grpc;
+pub use tls::Tls;

@@ -167,7 +167,7 @@ fn one(status: &str, description: &str) -> BTreeMap<String, RefOr<Response>> {
 /// Why a request was not served.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what `ApiError` answers")]
-struct Problem {
+pub(crate) struct Problem {
     /// What is wrong and how to mend it, for people to read.
     detail: String,
     /// What kind of problem it is, for programs.

@@ -1,10 +1,11 @@
 use std::time::Duration;
 
 use agl_store::Retention;
+use agl_types::ApiKey;
 use axum::http::HeaderValue;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, Any, CorsLayer};
 
-use crate::Error;
+use crate::{Error, Tls};
 
 /// How long a browser may remember the answer to a preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
@@ -14,6 +15,11 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 pub struct ServerOptions {
     /// Web pages of which origins may call the server.
     pub cors: CorsOrigins,
+    /// What a request has to bring along as `Authorization: Bearer KEY` or `x-api-key: KEY`; without one, everybody
+    /// may do everything. Health and readiness are told to all.
+    pub key: Option<ApiKey>,
+    /// The certificate to speak TLS with; without one, the server speaks plain HTTP.
+    pub tls: Option<Tls>,
     /// Bytes of the largest request body taken in, after decompression; larger ones are answered 413.
     pub body_limit: usize,
     /// How long requests in flight may take to finish after the server was told to stop.
@@ -22,16 +28,33 @@ pub struct ServerOptions {
     pub retention: Retention,
     /// How often the store is told to forget what is past its time.
     pub housekeeping: Duration,
+    /// How many connections may be open; further ones wait to be accepted.
+    pub max_connections: usize,
+    /// How many requests may be under way; further ones are answered 503 with `Retry-After`.
+    pub max_requests: usize,
+    /// How many requests may wait for something to happen, beside those that are under way.
+    pub max_waits: usize,
+    /// How long a connection may take from one request to the head of the next, or to its first.
+    pub idle_timeout: Duration,
+    /// How long the body of a request may stand still on its way in.
+    pub body_timeout: Duration,
 }
 
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             cors: CorsOrigins::None,
+            key: None,
+            tls: None,
             body_limit: 256 << 20,
             drain: Duration::from_secs(10),
             retention: Retention::default(),
             housekeeping: Duration::from_secs(10),
+            max_connections: 8192,
+            max_requests: 1024,
+            max_waits: 4096,
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -52,6 +52,12 @@ pub enum Error {
         /// How long it was tried.
         elapsed: Duration,
     },
+    /// The server did not accept the key of this client, or asks for one. A `PermissionError` in Python.
+    #[error("{message}")]
+    Unauthorized {
+        /// Who refused, and how to give a key.
+        message: String,
+    },
     /// The backend failed: the database is damaged. HTTP 500; a `RuntimeError` in Python.
     #[error("{message}")]
     Backend {
@@ -99,6 +105,7 @@ impl Error {
             Self::Gone { .. } => "gone",
             Self::Unwritable { .. } => "unwritable",
             Self::Unavailable { .. } => "unavailable",
+            Self::Unauthorized { .. } => "unauthorized",
             Self::Backend { .. } => "backend",
         }
     }

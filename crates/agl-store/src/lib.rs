@@ -26,5 +26,5 @@ pub use feed::Subscription;
 pub use idempotency::IdempotencyKey;
 pub use memory::MemoryStore;
 pub use raw::RawSpan;
-pub use sqlite::{SqliteOptions, SqliteStore, Sync};
+pub use sqlite::{SqliteOptions, SqliteStore, Sync, maintenance};
 pub use store::{Capabilities, Retention, SpanDraft, Statistics, Store, WrittenDraft};

@@ -4,6 +4,7 @@
 //! Every type serializes to the JSON that Agent Lightning 0.3 puts on the wire: all declared keys, nulls
 //! included, in declaration order. All times are wall-clock seconds since the Unix epoch as `f64`.
 
+mod api_key;
 mod attributes;
 mod extra;
 mod feed;
@@ -22,6 +23,7 @@ pub mod v1;
 mod worker;
 mod written;
 
+pub use api_key::{ApiKey, ApiKeyError};
 pub use attributes::{
     AttributeError, Attributes, CLIENT_HEADER, MAX_ATTRIBUTE_DEPTH, attribute_bytes, bytes_attribute,
     is_plain_attribute,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import socket
@@ -42,6 +43,10 @@ class LightningStoreClient(NativeStore):
     there are `retry_delays`. An empty `retry_delays` means a single try. `health_retry_delays` has no
     effect.
 
+    `key` is what the server asks for, by default the variable `AGL_KEY`; if it does not take it, calls raise
+    `StoreUnauthorizedError`. An `https://` address is trusted if one of the system's authorities vouches for
+    it, or one in the PEM file `ca_file`, by default the variable `AGL_CA_FILE`.
+
     Other than 0.3's, it tells an outage from an empty answer: where that returned None or an empty list after
     the last attempt (`dequeue_rollout`, `get_rollout_by_id`, `get_latest_attempt`, `get_resources_by_id`,
     `get_latest_resources`), this raises `StoreUnavailableError`. `wait_for_rollouts` takes any timeout.
@@ -56,12 +61,14 @@ class LightningStoreClient(NativeStore):
         request_timeout: float = 30.0,
         connection_timeout: float = 5.0,
         max_outage: float | None = None,
+        key: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.server_address_root = server_address.rstrip("/")
         self.server_address = f"{self.server_address_root}/v1/agl"
         if max_outage is None:
             max_outage = _MAX_OUTAGE if tuple(retry_delays) == _RETRY_DELAYS else float(sum(retry_delays))
-        self._options = (max_outage, connection_timeout, request_timeout, 1 + len(retry_delays))
+        self._options = (max_outage, connection_timeout, request_timeout, 1 + len(retry_delays), key, ca_file)
         self._native: tuple[int, _core.Store] | None = None
 
     def _core(self) -> _core.Store:
@@ -94,7 +101,8 @@ class LightningStoreServer(DelegatingStore):
 
     It runs in background threads of this process, whatever `launch_mode` says; `n_workers` and `tracker`
     have no effect. Without a `host` only this machine can reach it (0.3 listened on all interfaces): say
-    `0.0.0.0` to be reached from others. Port 0 takes a free one, which `endpoint` has after `start`.
+    `0.0.0.0` to be reached from others. Port 0 takes a free one, which `endpoint` has after `start`. Clients
+    have to send the `key`, by default the variable `AGL_KEY`, if there is one.
 
     Only the stores of this package can be served, for the server never calls into Python.
     """
@@ -109,6 +117,8 @@ class LightningStoreServer(DelegatingStore):
         launcher_args: Any = None,
         n_workers: int = 1,
         tracker: Any = None,
+        *,
+        key: str | None = None,
     ) -> None:
         if launch_mode not in _LAUNCH_MODES:
             raise ValueError(f"launch_mode must be one of {', '.join(_LAUNCH_MODES)}, not {launch_mode!r}")
@@ -129,6 +139,7 @@ class LightningStoreServer(DelegatingStore):
         if isinstance(cors_allow_origins, str):
             cors_allow_origins = [cors_allow_origins]
         self._cors_origins = list(cors_allow_origins or ())
+        self._key = key if key is not None else os.environ.get("AGL_KEY") or None
         self._access_host = getattr(launcher_args, "access_host", None) or _access_host(self._host)
         self._owner_pid = os.getpid()
         self._handle: _core.ServerHandle | None = None
@@ -155,7 +166,7 @@ class LightningStoreServer(DelegatingStore):
         if self.store is not None and os.getpid() == self._owner_pid:
             return self.store
         if self._client is None:
-            self._client = LightningStoreClient(self.endpoint)
+            self._client = LightningStoreClient(self.endpoint, key=self._key)
         return self._client
 
     async def start(self) -> None:
@@ -163,9 +174,16 @@ class LightningStoreServer(DelegatingStore):
         self._require_owner()
         if self._handle is not None:
             raise RuntimeError(f"the server is running already, at {self.endpoint}")
+        if self._key is None and not _is_loopback(self._host):
+            logger.warning(
+                "Others can reach %s, and nobody is asked for a key: set key or AGL_KEY.",
+                self._host,
+            )
         begin = time.monotonic()
         try:
-            handle = _core.serve_store(self._servable._core(), self._host, self._port, self._cors_origins)
+            handle = _core.serve_store(
+                self._servable._core(), self._host, self._port, self._cors_origins, self._key
+            )
         except _core.CoreError as error:
             raise as_exception(*error.args) from None
         except OSError as error:
@@ -229,6 +247,14 @@ def _servable(store: LightningStore) -> NativeStore:
             f"{_WAY_OUT}"
         )
     return inner
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _access_host(host: str) -> str:

@@ -8,6 +8,7 @@ __all__ = [
     "NotFoundError",
     "SpansGoneError",
     "StoreError",
+    "StoreUnauthorizedError",
     "StoreUnavailableError",
 ]
 
@@ -33,6 +34,10 @@ class ConflictError(ValueError):
 
 class StoreUnavailableError(ConnectionError):
     """The store could not be reached, or did not answer in time."""
+
+
+class StoreUnauthorizedError(PermissionError):
+    """The store's server asks for a key, and this client has none or another."""
 
 
 class StoreError(RuntimeError):

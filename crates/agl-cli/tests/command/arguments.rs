@@ -6,7 +6,7 @@ use std::process::Output;
 use crate::process::{Served, agl, output};
 
 /// The one line that a failed command leaves on standard error.
-fn complaint(output: &Output) -> String {
+pub(crate) fn complaint(output: &Output) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(output.stdout.is_empty());
@@ -28,6 +28,12 @@ fn arguments_that_make_no_sense_end_with_2() {
         &["store", "--backend", "paper"][..],
         &["store", "--port", "70000"],
         &["store", "--n-workers", "2"],
+        &["store", "--tls-cert", "cert.pem"],
+        &["store", "--key", "k", "--key-file", "key"],
+        &["store", "--max-body", "lots"],
+        &["store", "--max-requests", "0"],
+        &["db"],
+        &["db", "check"],
         &["sell"],
         &["model", "serve"],
         &["model", "pull", "gpt"],

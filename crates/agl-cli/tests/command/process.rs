@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// `agl` with these arguments.
 pub(crate) fn agl(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agl"));
-    command.args(args).stdin(Stdio::null()).env_remove("AGL_CACHE_DIR");
+    command.args(args).stdin(Stdio::null()).env_remove("AGL_CACHE_DIR").env_remove("AGL_KEY");
     command
 }
 
@@ -35,16 +35,30 @@ impl Served {
     }
 
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = agl(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(agl(args))
+    }
+
+    /// Starts this command, which has to print a line with a URL.
+    pub(crate) fn run(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         if line.is_empty() {
             let mut complaint = String::new();
             child.stderr.as_mut().unwrap().read_to_string(&mut complaint).unwrap();
-            assert!(!line.is_empty(), "agl {args:?} did not start: {complaint}");
+            assert!(!line.is_empty(), "{command:?} did not start: {complaint}");
         }
-        let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned();
+        let url = line.split_whitespace().find(|word| word.starts_with("http")).unwrap().to_owned();
         Self { child, line, url }
+    }
+
+    /// Sends SIGTERM, and returns what was on standard error at the end.
+    pub(crate) fn log(mut self) -> String {
+        self.signal("TERM");
+        let mut log = String::new();
+        self.child.stderr.as_mut().unwrap().read_to_string(&mut log).unwrap();
+        assert_eq!(self.ended().code(), Some(0), "{log}");
+        log
     }
 
     /// SIGKILL: nothing is finished, nothing is tidied up.

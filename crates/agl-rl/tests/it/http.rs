@@ -19,6 +19,8 @@ struct Server {
 
 impl Server {
     async fn start(options: EngineOptions) -> Self {
+        // The HTTP client wants one even for plain HTTP; it fails where there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let (dir, engine) = common::engine(&options);
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, address) = oneshot::channel::<SocketAddr>();

@@ -11,6 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use crate::admission::Place;
 use crate::error::ApiError;
 use crate::extract::Query;
 
@@ -42,6 +43,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 )]
 async fn follow(
     State(app): State<App>,
+    place: Place,
     headers: HeaderMap,
     Query(mut query): Query<EventQuery>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
@@ -49,6 +51,7 @@ async fn follow(
     if let Some(id) = headers.get(LAST_EVENT_ID) {
         query.after = Some(String::from_utf8_lossy(id.as_bytes()).into_owned());
     }
+    let waiting = place.wait()?;
     let items = app.store.subscribe(query).await?;
     let events = items.filter_map(async |item| match item.and_then(event) {
         Ok(event) => Some(Ok(event)),
@@ -57,6 +60,8 @@ async fn follow(
             None
         }
     });
+    // The place is kept for as long as the stream is.
+    let events = events.inspect(move |_| _ = &waiting);
     let events = Box::pin(events.take_until(app.stopping()));
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

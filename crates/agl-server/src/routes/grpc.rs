@@ -18,6 +18,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use super::App;
 use super::otlp::{Payload, Refusal, read_body};
 use crate::encoding::Encoding;
+use crate::error::ApiError;
 
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -49,7 +50,14 @@ async fn unknown() -> Response {
     failure(Code::Unimplemented, "there is only opentelemetry.proto.collector.trace.v1.TraceService/Export")
 }
 
-/// Codes of gRPC. Exporters try again on the last one only.
+/// Turns a call away before its message is looked at.
+pub(super) fn refuse(error: ApiError, _request: &Request) -> Response {
+    let refusal = Refusal { status: error.status(), message: error.detail().to_owned() };
+    let Failure { code, message } = refusal.into();
+    failure(code, &message)
+}
+
+/// Codes of gRPC. Of these, exporters try again on `Unavailable` only.
 #[derive(Debug, Clone, Copy)]
 enum Code {
     InvalidArgument = 3,
@@ -57,6 +65,7 @@ enum Code {
     Unimplemented = 12,
     Internal = 13,
     Unavailable = 14,
+    Unauthenticated = 16,
 }
 
 struct Failure {
@@ -74,6 +83,7 @@ impl From<Refusal> for Failure {
     fn from(Refusal { status, message }: Refusal) -> Self {
         let code = match status {
             StatusCode::BAD_REQUEST => Code::InvalidArgument,
+            StatusCode::UNAUTHORIZED => Code::Unauthenticated,
             StatusCode::PAYLOAD_TOO_LARGE => Code::ResourceExhausted,
             StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
             StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,

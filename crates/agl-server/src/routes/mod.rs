@@ -5,6 +5,7 @@ mod events;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod maintenance;
+mod operations;
 mod otlp;
 mod queues;
 mod resources;
@@ -15,23 +16,23 @@ mod workers;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Instant;
 
 use agl_store::{Statistics, Store};
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json, Router};
-use serde::Serialize;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa::ToSchema;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::ServerOptions;
+use crate::admission::{Gate, admit, identify};
 use crate::error::ApiError;
 use crate::extract::BodyLimit;
+use crate::metrics::{self, HttpFigures, Measured};
 use crate::openapi::{self, tagged, with_problems};
 
 /// What every handler can get at.
@@ -72,7 +73,7 @@ pub(crate) fn application(
     draining: watch::Receiver<bool>,
 ) -> Router {
     let api = OpenApiRouter::new()
-        .merge(tagged("server", OpenApiRouter::new().routes(routes!(health)).routes(routes!(statistics))))
+        .merge(tagged("server", OpenApiRouter::new().routes(routes!(statistics))))
         .merge(tagged("queues", queues::routes()))
         .merge(tagged("rollouts", rollouts::routes()))
         .merge(tagged("attempts", attempts::routes()))
@@ -81,23 +82,32 @@ pub(crate) fn application(
         .merge(tagged("workers", workers::routes()))
         .merge(tagged("server", events::routes()))
         .merge(tagged("server", maintenance::routes()));
-    let (routes, document) = OpenApiRouter::with_openapi(openapi::blank())
+    let (routes, mut document) = OpenApiRouter::with_openapi(openapi::blank())
         .nest("/v1/agl", with_problems(api))
         .nest("/api", with_problems(tagged("1.0", v1::routes())))
-        .merge(tagged("server", OpenApiRouter::new().routes(routes!(healthz))))
         .merge(tagged("otlp", otlp::routes()))
         .split_for_parts();
-    let routes = routes
-        .merge(openapi::pages(document))
-        .fallback(async || ApiError::no_such_path())
-        .method_not_allowed_fallback(async || ApiError::no_such_method());
-    let app = guarded(routes, App { store, draining, body_limit: options.body_limit });
+    let (figures, of_figures) = tagged("server", operations::routes()).split_for_parts();
+    let (probes, of_probes) = tagged("server", operations::probes()).split_for_parts();
+    document.merge(of_probes);
+    document.merge(of_figures);
+    let routes =
+        routes.fallback(async || ApiError::no_such_path()).method_not_allowed_fallback(no_such_method);
+    let gate = Arc::new(Gate::new(options, refuse));
+    // What the server says of itself in general is nobody's secret.
+    let open = probes.merge(openapi::pages(document)).method_not_allowed_fallback(no_such_method);
+    let routes = figures
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(Arc::clone(&gate), identify))
+        .merge(open)
+        .merge(admitted(routes, options, gate));
+    let app = whole(routes, App { store, draining, body_limit: options.body_limit });
     // Around everything else, so that errors carry the headers too.
     let app = match options.cors.layer() {
         Some(cors) => app.layer(cors),
         None => app,
     };
-    app.layer(from_fn(log_access))
+    observed(app)
 }
 
 /// The application of the gRPC port.
@@ -107,51 +117,43 @@ pub(crate) fn grpc_application(
     options: &ServerOptions,
     draining: watch::Receiver<bool>,
 ) -> Router {
-    let app = App { store, draining, body_limit: options.body_limit };
-    guarded(grpc::routes(), app).layer(from_fn(log_access))
+    let gate = Arc::new(Gate::new(options, grpc::refuse));
+    let routes = admitted(grpc::routes(), options, gate);
+    observed(whole(routes, App { store, draining, body_limit: options.body_limit }))
 }
 
-/// Routes with what has to be around all of them.
-fn guarded(routes: Router<App>, app: App) -> Router {
-    let body_limit = app.body_limit;
+/// Routes behind the gate.
+fn admitted(routes: Router<App>, options: &ServerOptions, gate: Arc<Gate>) -> Router<App> {
     routes
-        .with_state(app)
-        .layer(DefaultBodyLimit::max(body_limit))
-        .layer(Extension(BodyLimit(body_limit)))
-        .layer(CatchPanicLayer::custom(on_panic))
+        .layer(DefaultBodyLimit::max(options.body_limit))
+        .layer(Extension(BodyLimit(options.body_limit)))
+        .layer(RequestBodyTimeoutLayer::new(options.body_timeout))
+        .layer(from_fn_with_state(gate, admit))
 }
 
-/// All is well.
-#[derive(Serialize, ToSchema)]
-struct Health {
-    /// `ok`.
-    status: &'static str,
+/// Routes with what they stand on.
+fn whole(routes: Router<App>, app: App) -> Router {
+    routes.with_state(app).layer(CatchPanicLayer::custom(on_panic))
 }
 
-impl Health {
-    const OK: Self = Self { status: "ok" };
+/// An application whose answers are counted and logged.
+fn observed(app: Router) -> Router {
+    // In place before anything is counted.
+    metrics::are_ours();
+    app.layer(from_fn_with_state(Arc::new(HttpFigures::default()), observe))
 }
 
-/// Says that the server is there, without asking the store.
-#[utoipa::path(
-    get,
-    path = "/health",
-    operation_id = "health",
-    responses((status = 200, description = "It is.", body = Health)),
-)]
-async fn health() -> Json<Health> {
-    Json(Health::OK)
+/// Turns a request away, in the form that its sender reads.
+fn refuse(error: ApiError, request: &Request) -> Response {
+    if request.uri().path() == otlp::TRACES {
+        otlp::refuse(&error, request.headers())
+    } else {
+        error.into_response()
+    }
 }
 
-/// Says that the server is there.
-#[utoipa::path(
-    get,
-    path = "/healthz",
-    operation_id = "healthz",
-    responses((status = 200, description = "It is.", body = Health)),
-)]
-async fn healthz() -> Json<Health> {
-    Json(Health::OK)
+async fn no_such_method() -> ApiError {
+    ApiError::no_such_method()
 }
 
 /// How much the store holds.
@@ -165,16 +167,22 @@ async fn statistics(State(app): State<App>) -> Answer<Statistics> {
     Ok(Json(app.store.statistics().await?))
 }
 
-async fn log_access(request: Request, next: Next) -> Response {
+/// Counts and logs what is answered. The query is left out, for who knows what is in it.
+async fn observe(State(figures): State<Arc<HttpFigures>>, request: Request, next: Next) -> Response {
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let mut measured = Measured::start(&figures, matched, request.method());
     if !tracing::enabled!(tracing::Level::DEBUG) {
-        return next.run(request).await;
+        let response = next.run(request).await;
+        measured.answered(response.status());
+        return response;
     }
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let started = Instant::now();
     let response = next.run(request).await;
-    let millis = started.elapsed().as_secs_f64() * 1e3;
-    tracing::debug!("{method} {path} {} {millis:.1} ms", response.status().as_u16());
+    let status = response.status();
+    let millis = (measured.answered(status).as_secs_f64() * 1e6).round() / 1e3;
+    let status = status.as_u16();
+    tracing::debug!(%method, path, status, millis, "answered");
     response
 }
 

@@ -14,9 +14,12 @@ use utoipa_axum::routes;
 
 use super::App;
 use crate::encoding::{Encoding, Unreadable};
-use crate::error::too_large_detail;
+use crate::error::{ApiError, too_large_detail};
 use crate::extract::read_bytes;
 use crate::openapi::Protobuf;
+
+/// Where traces are sent to.
+pub(super) const TRACES: &str = "/v1/traces";
 
 const GZIP: &str = "gzip";
 /// Seconds after which an exporter may try again.
@@ -119,6 +122,15 @@ async fn traces(State(app): State<App>, request: Request) -> Response {
     answer(status, answered_in, body, wants_gzip)
 }
 
+/// Turns an exporter away before its payload is looked at.
+pub(super) fn refuse(error: &ApiError, headers: &HeaderMap) -> Response {
+    // What cannot be read at all is told in protobuf.
+    let format = format_of(headers).unwrap_or(Format::Protobuf);
+    let mut response = answer(error.status(), format, format.error(error.detail().to_owned()), false);
+    response.headers_mut().extend(error.header());
+    response
+}
+
 /// Why a payload is not taken.
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -140,7 +152,7 @@ impl From<Error> for Refusal {
         let (status, message) = match &error {
             // Exporters give up on 500 and try again on 503, so that a disk which is full for a minute costs
             // no spans.
-            Error::Backend { message } => {
+            Error::Backend { message } | Error::Unauthorized { message } => {
                 tracing::error!(%message, "the store failed");
                 (StatusCode::SERVICE_UNAVAILABLE, "the store failed; see the server's log".to_owned())
             }

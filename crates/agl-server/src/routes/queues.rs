@@ -6,6 +6,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Answer, App};
+use crate::admission::Place;
 use crate::error::ApiError;
 use crate::extract::Body;
 use crate::openapi::Once;
@@ -43,8 +44,9 @@ async fn enqueue(State(app): State<App>, body: Body) -> Result<(StatusCode, Json
     request_body = Option<DequeueRequest>,
     responses((status = 200, description = "What was claimed; at most as many as asked for.", body = Vec<AttemptedRollout>)),
 )]
-async fn dequeue(State(app): State<App>, body: Body) -> Answer<Vec<AttemptedRollout>> {
+async fn dequeue(State(app): State<App>, place: Place, body: Body) -> Answer<Vec<AttemptedRollout>> {
     let request: DequeueRequest = body.parse_or_default()?;
+    let _waiting = request.wait.filter(|seconds| *seconds > 0.0).map(|_| place.wait()).transpose()?;
     let store = body.store(&app);
     tokio::select! {
         biased;
@@ -63,8 +65,9 @@ async fn dequeue(State(app): State<App>, body: Body) -> Answer<Vec<AttemptedRoll
     request_body = WaitRequest,
     responses((status = 200, description = "Those of the rollouts that have ended.", body = Vec<Rollout>)),
 )]
-async fn wait(State(app): State<App>, body: Body) -> Answer<Vec<Rollout>> {
+async fn wait(State(app): State<App>, place: Place, body: Body) -> Answer<Vec<Rollout>> {
     let request: WaitRequest = body.parse()?;
+    let _waiting = place.wait()?;
     tokio::select! {
         ended = app.store.wait_for_rollouts(request) => Ok(Json(ended?)),
         () = app.stopping() => Err(ApiError::shutting_down()),

@@ -23,6 +23,8 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn over(store: Arc<dyn Store>, options: ServerOptions) -> Self {
+        // The HTTP client wants one even for plain HTTP; it fails where there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use agl_otlp::ExportTraceServiceRequest;
 use agl_server::ServerOptions;
 use agl_store::{MemoryStore, Store};
-use agl_types::{Span, SpanQuery, StartRollout};
+use agl_types::{ApiKey, Span, SpanQuery, StartRollout};
 use axum::http::{HeaderMap, Request};
 use bytes::Bytes;
 use flate2::Compression;
@@ -29,6 +29,10 @@ struct Setting {
 }
 
 async fn setting() -> Setting {
+    setting_with(ServerOptions { body_limit: 10_000, ..ServerOptions::default() }).await
+}
+
+async fn setting_with(options: ServerOptions) -> Setting {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let attempt = store.start_rollout(StartRollout::default()).await.unwrap().attempt;
     let ids = (agl_types::ids::trace_id(1, 1), agl_types::ids::span_id(1));
@@ -38,7 +42,6 @@ async fn setting() -> Setting {
     let (stop, stopped) = oneshot::channel::<()>();
     let served = Arc::clone(&store);
     let ended = tokio::spawn(async move {
-        let options = ServerOptions { body_limit: 10_000, ..ServerOptions::default() };
         agl_server::serve_grpc(listener, served, &options, async { stopped.await.unwrap() }).await
     });
     Setting { address, store, stop, ended, span }
@@ -124,6 +127,29 @@ async fn spans_are_stored_before_the_answer() {
     let outcome = setting.call(EXPORT, &[], framed(false, &[])).await;
     assert_eq!(outcome.code(), "0");
     assert_eq!(outcome.message, Some(ExportTraceServiceResponse::default()));
+}
+
+#[tokio::test]
+async fn a_key_is_asked_for() {
+    let key = Some(ApiKey::new("s3cret").unwrap());
+    let setting = setting_with(ServerOptions { key, ..ServerOptions::default() }).await;
+    let body = framed(false, &request(std::slice::from_ref(&setting.span)));
+    for wrong in [&[][..], &[("authorization", "Bearer secret")]] {
+        let outcome = setting.call(EXPORT, wrong, body.clone()).await;
+        assert_eq!((outcome.code(), outcome.reason()), ("16", "Invalid or missing API key"));
+    }
+    assert_eq!(setting.stored().await, 0);
+    for right in [("authorization", "Bearer s3cret"), ("x-api-key", "s3cret")] {
+        assert_eq!(setting.call(EXPORT, &[right], body.clone()).await.code(), "0");
+    }
+    assert_eq!(setting.stored().await, 1);
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_asked_to_come_back() {
+    let setting = setting_with(ServerOptions { max_requests: 0, ..ServerOptions::default() }).await;
+    let outcome = setting.call(EXPORT, &[], framed(false, &[])).await;
+    assert_eq!(outcome.code(), "14");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod jobs;
 mod log;
+pub mod maintenance;
 mod schema;
 mod session;
 mod upgrade;
@@ -109,16 +110,7 @@ struct Threads {
 impl Sqlite {
     fn open(path: &Path, sync: Sync, readers: usize) -> Result<Self, Error> {
         check_place(path)?;
-        let (lock, new_lock_file) = take_lock(path)?;
-        let mut writer = schema::open_writer(path, sync).inspect_err(|error| {
-            // Nothing of ours stays beside a file that is not ours. Whoever might wait for this very lock is
-            // refused that file too.
-            if let (Error::Invalid { .. }, Some(new_lock_file)) = (error, &new_lock_file)
-                && let Err(error) = std::fs::remove_file(new_lock_file)
-            {
-                tracing::warn!(%error, "{} is left behind", new_lock_file.display());
-            }
-        })?;
+        let (lock, mut writer) = locked(path, || schema::open_writer(path, sync))?;
         let session = Session::new(&writer);
         let signals = Signals::new(session.counts()?);
         let earliest = session.earliest_deadline()?;
@@ -190,6 +182,21 @@ fn check_place(path: &Path) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Opens a database under its lock, which is held for as long as its file is kept.
+fn locked<T>(path: &Path, open: impl FnOnce() -> Result<T, Error>) -> Result<(File, T), Error> {
+    let (lock, new_lock_file) = take_lock(path)?;
+    let opened = open().inspect_err(|error| {
+        // Nothing of ours stays beside a file that is not ours. Whoever might wait for this very lock is
+        // refused that file too.
+        if let (Error::Invalid { .. }, Some(new_lock_file)) = (error, &new_lock_file)
+            && let Err(error) = std::fs::remove_file(new_lock_file)
+        {
+            tracing::warn!(%error, "{} is left behind", new_lock_file.display());
+        }
+    })?;
+    Ok((lock, opened))
 }
 
 /// The lock, and the path of its file if that was made for it.

@@ -74,6 +74,20 @@ impl Sync {
     }
 }
 
+/// Opens a database of ours as it is, with the schema that it has.
+pub(super) fn open_existing(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    prepare(&connection).map_err(|error| cannot_open(path, &error))?;
+    check_owner(&connection, path)?;
+    Ok(connection)
+}
+
+/// The newest version of the schema.
+pub(super) fn newest() -> usize {
+    MIGRATIONS.len()
+}
+
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
     // Or a prepared statement would be planned anew whenever a parameter that the planner may look at has changed.
@@ -118,7 +132,7 @@ fn check_owner(connection: &Connection, path: &Path) -> Result<(), Error> {
 }
 
 /// How many migrations the database has been through; far too many for a negative number, which is not ours.
-fn user_version(connection: &Connection) -> rusqlite::Result<usize> {
+pub(super) fn user_version(connection: &Connection) -> rusqlite::Result<usize> {
     let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }

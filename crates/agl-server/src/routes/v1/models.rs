@@ -10,7 +10,8 @@ use utoipa_axum::routes;
 use crate::error::ApiError;
 use crate::extract::{Body, Query};
 use crate::openapi::Once;
-use crate::routes::{Answer, App, Health};
+use crate::routes::operations::Health;
+use crate::routes::{Answer, App};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list, register, delete))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use agl_types::EventKind;
 use axum::response::Html;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -103,6 +104,8 @@ where
         (Problem::name(), Problem::schema()),
         (Malformed::name(), Malformed::schema()),
         (Issue::name(), Issue::schema()),
+        // Named by a parameter only, of which the schemas are not gathered.
+        (EventKind::name(), EventKind::schema()),
     ] {
         schemas.insert(name.into_owned(), schema);
     }

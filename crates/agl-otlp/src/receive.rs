@@ -3,7 +3,7 @@ use agl_types::ids::hex;
 use agl_types::semconv::{ATTEMPT_ID, ROLLOUT_ID, SPAN_SEQUENCE_ID};
 use serde_json::Value;
 
-use crate::value::{Pairs, write_json};
+use crate::value::{Pairs, write_json, write_text};
 use crate::wire::fields;
 use crate::{Error, Rejected};
 
@@ -177,7 +177,7 @@ fn receive_span(span: &[u8], resource: &Resource) -> Result<Option<ReceivedSpan>
     json.extend_from_slice(br#","parent_id":"#);
     write_json(&parent_id, &mut json);
     json.extend_from_slice(br#","name":"#);
-    write_json(name, &mut json);
+    write_text(name, &mut json);
     json.extend_from_slice(br#","status":"#);
     write_status(status, &mut json)?;
     json.extend_from_slice(br#","attributes":"#);
@@ -281,7 +281,7 @@ fn write_event(event: &[u8], json: &mut Vec<u8>) -> Result<bool, Error> {
         }
     }
     json.extend_from_slice(br#"{"name":"#);
-    write_json(name, json);
+    write_text(name, json);
     json.extend_from_slice(br#","attributes":"#);
     let is_plain = attributes.write(json)?;
     json.extend_from_slice(br#","timestamp":"#);

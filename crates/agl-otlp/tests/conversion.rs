@@ -447,3 +447,17 @@ fn nesting_has_an_end() {
         received(agl_types::MAX_ATTRIBUTE_DEPTH + 1).unwrap_err().to_string().contains("nested too deeply")
     );
 }
+
+/// Every character there is up to the first that is none of ASCII's, at every place.
+#[test]
+fn text_is_written_as_serde_writes_it() {
+    let alphabet: String = (0..=0x80_u8).map(char::from).collect();
+    for length in [0, 1, 31, 32, 33, 64, 100] {
+        let calm = "é".repeat(length);
+        let texts =
+            alphabet.chars().map(|odd| format!("{calm}{odd}{calm}")).chain([calm.clone(), alphabet.clone()]);
+        let attributes = texts.enumerate().map(|(number, value)| text(&format!("{value}{number}"), &value));
+        let wire = WireSpan { name: alphabet.clone(), ..placed(attributes.collect()) };
+        only(&through_bytes(&payload(vec![], vec![wire])));
+    }
+}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def main() -> None:
     checks = Checks("1.0's controller over our server")
     status, created = call("POST", base, [rollout_of(number) for number in [*range(count), -1, -2]])
     checks.equal("status of the creation", status, 201)
+    # The controller records its options in a folder within the current one.
+    scratch = tempfile.TemporaryDirectory()
     controller = subprocess.Popen(
         [
             str(Path(sys.executable).parent / "agl-controller"),
@@ -60,6 +63,7 @@ def main() -> None:
             "local_runner.poll_interval=1",
             "local_runner.maximum_size=8",
         ],
+        cwd=scratch.name,
         env=os.environ | {"PYTHONPATH": str(HERE)},
     )
     try:
@@ -67,6 +71,7 @@ def main() -> None:
     finally:
         controller.terminate()
         controller.wait(timeout=60)
+        scratch.cleanup()
     wanted = sorted(
         (rollout["rollout_id"], rollout["input"]["data_id"], rollout["is_train"]) for rollout in created
     )

@@ -70,6 +70,9 @@ pub(crate) struct StoreOptions {
     #[command(flatten)]
     pub(crate) limits: LimitOptions,
 
+    #[command(flatten)]
+    pub(crate) retention: RetentionOptions,
+
     /// Origin whose web pages may call the server, or * for all; may be given several times.
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors_origin: Vec<String>,
@@ -150,6 +153,35 @@ pub(crate) struct LimitOptions {
     /// Seconds that requests under way may take to finish when the server is told to stop.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) drain: u64,
+}
+
+/// What is forgotten by itself. Rollouts, attempts and resources always stay.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Retention")]
+pub(crate) struct RetentionOptions {
+    /// How long spans are kept after the end of their rollout, in seconds or with m, h or d [default: for ever].
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub(crate) keep_spans_for: Option<f64>,
+
+    /// How large the sqlite backend's file may become, in bytes or with K, M or G. Beyond it, the spans go of those
+    /// rollouts that ended first [default: no limit].
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) max_bytes: Option<usize>,
+}
+
+/// A time in seconds, or in minutes, hours or days.
+fn seconds(text: &str) -> Result<f64, String> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((index, 's')) => (&text[..index], 1.0),
+        Some((index, 'm')) => (&text[..index], 60.0),
+        Some((index, 'h')) => (&text[..index], 3_600.0),
+        Some((index, 'd')) => (&text[..index], 86_400.0),
+        _ => (text, 1.0),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number * unit),
+        _ => Err("write it as a number of seconds, or with m, h or d: 90, 15m, 7d".to_owned()),
+    }
 }
 
 /// A number of bytes, where K, M and G stand for powers of 1024.
@@ -328,6 +360,17 @@ mod tests {
         assert_eq!(asked(&["--otlp-grpc", "0", "--port", "1"]), Some((None, 0)));
         assert_eq!(asked(&["--otlp-grpc", "[::1]:9"]), Some((Some("::1".to_owned()), 9)));
         assert!(Arguments::try_parse_from(["agl", "store", "--otlp-grpc", "here"]).is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, expected) in [("90", 90.0), ("1.5m", 90.0), ("2h", 7_200.0), ("7d", 604_800.0), ("0", 0.0)]
+        {
+            assert_eq!(seconds(text), Ok(expected));
+        }
+        for text in ["", "d", "-1", "1w", "NaN", "inf"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
     }
 
     #[test]

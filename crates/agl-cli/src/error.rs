@@ -26,7 +26,7 @@ pub(crate) enum Error {
     Broken { path: PathBuf, count: usize },
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
-    #[error("--{option} makes no sense with --backend memory, which keeps nothing: use --backend sqlite")]
+    #[error("--{option} makes no sense with --backend memory, which has no file: use --backend sqlite")]
     NeedsSqlite { option: &'static str },
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agl_server::{CorsOrigins, Tls};
-use agl_store::{MemoryStore, SqliteOptions, SqliteStore, Store, Sync};
+use agl_store::{MemoryStore, Retention, SqliteOptions, SqliteStore, Store, Sync};
 use agl_types::ApiKey;
 use tokio::net::TcpListener;
 #[cfg(feature = "grpc")]
@@ -26,8 +26,11 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 pub(crate) fn run(options: &StoreOptions) -> Result<(), Error> {
     console::start_logging(options.server.log_level, options.server.log_format);
     let server_options = server_options(options)?;
-    if options.backend == Backend::Memory && options.path.is_some() {
-        return Err(Error::NeedsSqlite { option: "path" });
+    if options.backend == Backend::Memory {
+        let given = [("path", options.path.is_some()), ("max-bytes", options.retention.max_bytes.is_some())];
+        if let Some((option, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
+            return Err(Error::NeedsSqlite { option });
+        }
     }
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|source| Error::System { what: "cannot start the runtime", source })?;
@@ -50,6 +53,10 @@ fn server_options(options: &StoreOptions) -> Result<agl_server::ServerOptions, E
         max_connections: limits.max_connections,
         max_requests: limits.max_requests,
         max_waits: limits.max_waits,
+        retention: Retention {
+            keep_spans_for: options.retention.keep_spans_for,
+            max_bytes: options.retention.max_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX)),
+        },
         ..agl_server::ServerOptions::default()
     })
 }

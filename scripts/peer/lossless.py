@@ -14,6 +14,7 @@ import sys
 import urllib.request
 from typing import Any
 
+from checks import Checks
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 
@@ -92,7 +93,7 @@ def kept(url: str, rollout_id: str) -> dict[str, Any]:
         return attributes
 
 
-async def main(url: str) -> int:
+async def main(url: str) -> Checks:
     client = LightningStoreClient(url)
     try:
         attempt = (await client.start_rollout("task")).attempt
@@ -101,25 +102,20 @@ async def main(url: str) -> int:
     finally:
         await client.close()
     stored = await asyncio.to_thread(kept, url, attempt.rollout_id)
-    places = {
+    told = {
         "span": span.attributes,
         "event": span.events[0].attributes,
         "link": span.links[0].attributes or {},
         "resource": span.resource.attributes,
     }
-    passed = failed = 0
-    for key, (_, expected, told) in CASES.items():
-        found = {"kept": stored.get(key), **{name: place.get(key) for name, place in places.items()}}
-        for name, value in found.items():
-            wanted = expected if name == "kept" else told
-            if value == wanted and type(value) is type(wanted):
-                passed += 1
-            else:
-                failed += 1
-                print(f"{key}, {name}: {value!r} instead of {wanted!r}")
-    print(f"lossless: {passed} passed, {failed} failed")
-    return 1 if failed else 0
+    checks = Checks("lossless")
+    for key, (_, as_kept, as_told) in CASES.items():
+        # With their types: True equals 1.
+        checks.equal(f"{key}, kept", repr(stored.get(key)), repr(as_kept))
+        for place, attributes in told.items():
+            checks.equal(f"{key} of the {place}", repr(attributes.get(key)), repr(as_told))
+    return checks
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(sys.argv[1].rstrip("/"))))
+    asyncio.run(main(sys.argv[1].rstrip("/"))).exit()

@@ -52,8 +52,7 @@ async fn unknown() -> Response {
 
 /// Turns a call away before its message is looked at.
 pub(super) fn refuse(error: ApiError, _request: &Request) -> Response {
-    let refusal = Refusal { status: error.status(), message: error.detail().to_owned() };
-    let Failure { code, message } = refusal.into();
+    let Failure { code, message } = Refusal::from(error).into();
     failure(code, &message)
 }
 

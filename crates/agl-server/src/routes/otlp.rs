@@ -147,6 +147,12 @@ impl Refusal {
     }
 }
 
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self { status: error.status(), message: error.detail().to_owned() }
+    }
+}
+
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let (status, message) = match &error {
@@ -195,13 +201,7 @@ async fn take_in(app: &App, format: Format, request: Request) -> Result<Rejected
 
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn read_body(request: Request, limit: usize) -> Result<Bytes, Refusal> {
-    read_bytes(request, &(), limit).await.map_err(|error| {
-        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Refusal::too_large(limit)
-        } else {
-            Refusal::bad_request("the request body broke off")
-        }
-    })
+    Ok(read_bytes(request, &(), limit).await?)
 }
 
 /// An export request as it came.

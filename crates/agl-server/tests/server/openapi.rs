@@ -17,7 +17,8 @@ const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi
 /// Set by `make openapi`.
 const WRITE: &str = "AGL_WRITE_OPENAPI";
 /// Routes for people, which the document leaves out.
-const PAGES: [&str; 3] = ["/openapi.json", "/docs", "/redoc"];
+/// `/metrics` is documented, and its names of 0.3 are the same.
+const PAGES: [&str; 5] = ["/openapi.json", "/docs", "/redoc", "/v1/prometheus", "/v1/prometheus/"];
 
 async fn served() -> Value {
     let server = Server::start().await;

@@ -460,7 +460,8 @@ impl Store for Client {
 
     async fn delete_rollout(&self, rollout_id: &str) -> Result<(), Error> {
         let path = ["rollouts", rollout_id];
-        Ok(self.change_patiently(Method::DELETE, &path, &(), PURGE_TIME).await?.value)
+        let () = self.change_patiently(Method::DELETE, &path, &(), PURGE_TIME).await?.value;
+        Ok(())
     }
 
     async fn create_controller_rollouts(

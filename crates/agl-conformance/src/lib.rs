@@ -12,7 +12,12 @@
 //! ```
 //!
 //! The subject's store must be fresh and must take its time from the subject's clock.
-#![expect(clippy::unwrap_used, reason = "a case that fails is a test that fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a case that fails is a test that fails"
+)]
 
 use std::any::Any;
 use std::fmt::Debug;

@@ -237,7 +237,7 @@ impl Body {
             ]));
         };
         if let Some(index) = items.iter().position(|item| !item.is_object()) {
-            return Err(ApiError::validation(vec![no_object(json!(["body", index]), &items[index])]));
+            return Err(ApiError::validation(vec![no_object(&json!(["body", index]), &items[index])]));
         }
         deserialize("body", &value)
     }
@@ -326,12 +326,12 @@ fn offset_of(bytes: &[u8], error: &serde_json::Error) -> usize {
 /// A JSON value as this type; `source` is `body` or `query`.
 pub(crate) fn parse_value<T: DeserializeOwned>(source: &str, value: &Value) -> Result<T, ApiError> {
     if !value.is_object() {
-        return Err(ApiError::validation(vec![no_object(json!([source]), value)]));
+        return Err(ApiError::validation(vec![no_object(&json!([source]), value)]));
     }
     deserialize(source, value)
 }
 
-fn no_object(loc: Value, input: &Value) -> Value {
+fn no_object(loc: &Value, input: &Value) -> Value {
     let message = "Input should be a valid dictionary or object to extract fields from";
     json!({ "type": "model_attributes_type", "loc": loc, "msg": message, "input": input })
 }

@@ -22,12 +22,15 @@ use crate::raw::{RawSpan, write_out};
 use crate::work::controller::{self, Deletion};
 use crate::work::{NewSpan, Work};
 use crate::{
-    Capabilities, Clock, Error, IdSource, IdempotencyKey, Retention, SpanDraft, Statistics, Store,
-    Subscription, WrittenDraft, metrics,
+    Capabilities, Clock, Error, IdSource, IdempotencyKey, PassedOver, Retention, SpanDraft, Statistics,
+    Store, Subscription, WrittenDraft, metrics,
 };
 
 /// A batch of at least this many items lets single operations go first.
 const BULK: usize = 16;
+
+/// How many receipts one transaction forgets at most.
+const RECEIPTS_AT_ONCE: usize = 2_000;
 
 /// How many rollouts are looked up at once to be purged.
 const PURGED_AT_ONCE: usize = 16;
@@ -352,7 +355,7 @@ impl<B: Backend> Store for LocalStore<B> {
         Ok(placed.collect())
     }
 
-    async fn ingest_spans(&self, drafts: Vec<WrittenDraft>) -> Result<Vec<(String, u64)>, Error> {
+    async fn ingest_spans(&self, drafts: Vec<WrittenDraft>) -> Result<PassedOver, Error> {
         let started = Instant::now();
         self.inner.catch_up().await;
         let outcome = self.inner.transact(lane(drafts.len()), |work| work.ingest_spans(drafts)).await;
@@ -548,7 +551,7 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn housekeep(&self, retention: &Retention) -> Result<PurgeReport, Error> {
-        while self.inner.transact(Lane::Bulk, |work| work.forget_receipts()).await? {}
+        while self.inner.transact(Lane::Bulk, |work| work.forget_receipts(RECEIPTS_AT_ONCE)).await? {}
         let mut report = PurgeReport::default();
         if let Some(seconds) = retention.keep_spans_for {
             report = self.remove_spans(None, Some(self.inner.clock.now() - seconds)).await?;

@@ -27,4 +27,4 @@ pub use idempotency::IdempotencyKey;
 pub use memory::MemoryStore;
 pub use raw::RawSpan;
 pub use sqlite::{SqliteOptions, SqliteStore, Sync, maintenance};
-pub use store::{Capabilities, Retention, SpanDraft, Statistics, Store, WrittenDraft};
+pub use store::{Capabilities, PassedOver, Retention, SpanDraft, Statistics, Store, WrittenDraft};

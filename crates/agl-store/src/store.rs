@@ -67,6 +67,9 @@ pub struct WrittenDraft {
     pub has_sequence_id: bool,
 }
 
+/// Why spans were passed over, and how many each time.
+pub type PassedOver = Vec<(String, u64)>;
+
 impl From<Span> for SpanDraft {
     fn from(span: Span) -> Self {
         Self { span, has_sequence_id: true }
@@ -161,14 +164,14 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Like [`Store::add_span_drafts`] for those who need no answer, and who can't help it when a rollout or an attempt
     /// is unknown: the spans of such a one are passed over. Returns why, and how many each time.
-    async fn ingest_spans(&self, drafts: Vec<WrittenDraft>) -> Result<Vec<(String, u64)>, Error> {
+    async fn ingest_spans(&self, drafts: Vec<WrittenDraft>) -> Result<PassedOver, Error> {
         let read = |WrittenDraft { span, has_sequence_id }: WrittenDraft| {
             let span = span.parse().map_err(|error| Error::invalid("span", error.to_string()))?;
             Ok(SpanDraft { span, has_sequence_id })
         };
         let drafts = drafts.into_iter().map(read).collect::<Result<Vec<_>, Error>>()?;
         self.add_span_drafts(drafts).await?;
-        Ok(Vec::new())
+        Ok(PassedOver::new())
     }
 
     /// Stores a span under a rollout and attempt; without a sequence id the next one is issued.

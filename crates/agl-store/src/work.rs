@@ -18,13 +18,10 @@ use indexmap::IndexMap;
 
 use crate::backend::{Aftermath, Deadline, Ended, Part, Receipt, Tx};
 use crate::idempotency::{IdempotencyKey, KEPT, Replay};
-use crate::{Error, IdSource, WrittenDraft};
+use crate::{Error, IdSource, PassedOver, WrittenDraft};
 
 /// How many overdue rollouts one transaction deals with at most, so that it stays short.
 const OVERDUE_AT_ONCE: usize = 128;
-
-/// How many receipts one transaction forgets at most.
-const RECEIPTS_AT_ONCE: usize = 2_000;
 
 /// How many spans one transaction removes at most.
 const SPANS_PURGED_AT_ONCE: usize = 1_000;
@@ -121,9 +118,9 @@ impl<'a> Work<'a> {
         Ok(value)
     }
 
-    /// Forgets some of the receipts that are too old to count; tells whether there may be more.
-    pub(crate) fn forget_receipts(&mut self) -> Result<bool, Error> {
-        Ok(self.tx.forget_receipts(self.now - KEPT, RECEIPTS_AT_ONCE)? == RECEIPTS_AT_ONCE)
+    /// Forgets up to `limit` of the receipts that are too old to count; tells whether there may be more.
+    pub(crate) fn forget_receipts(&mut self, limit: usize) -> Result<bool, Error> {
+        Ok(self.tx.forget_receipts(self.now - KEPT, limit)? == limit)
     }
 
     /// Removes spans of ended rollouts, so many that the transaction stays short, and returns those that remain to
@@ -242,7 +239,7 @@ impl<'a> Work<'a> {
     }
 
     /// Stores spans, passes over those of unknown rollouts and attempts, and tells why and how many.
-    pub(crate) fn ingest_spans(&mut self, drafts: Vec<WrittenDraft>) -> Result<Vec<(String, u64)>, Error> {
+    pub(crate) fn ingest_spans(&mut self, drafts: Vec<WrittenDraft>) -> Result<PassedOver, Error> {
         let (_, passed_over) = self.store_spans(drafts, |error| matches!(error, Error::NotFound { .. }))?;
         Ok(passed_over)
     }
@@ -252,7 +249,7 @@ impl<'a> Work<'a> {
         &mut self,
         mut drafts: Vec<WrittenDraft>,
         is_tolerated: impl Fn(&Error) -> bool,
-    ) -> Result<(Vec<NewSpan>, Vec<(String, u64)>), Error> {
+    ) -> Result<(Vec<NewSpan>, PassedOver), Error> {
         // By attempt, the indexes of its drafts.
         let mut groups: IndexMap<(String, String), Vec<usize>> = IndexMap::new();
         for (index, WrittenDraft { span, .. }) in drafts.iter().enumerate() {
@@ -260,7 +257,7 @@ impl<'a> Work<'a> {
             groups.entry(key).or_default().push(index);
         }
         let mut places = Vec::with_capacity(groups.len());
-        let mut passed_over = Vec::new();
+        let mut passed_over = PassedOver::new();
         for ((rollout_id, attempt_id), indexes) in groups {
             let unknown = || Error::attempt_not_found(&rollout_id, &attempt_id);
             match self.place(&rollout_id, Some(&attempt_id), unknown) {

@@ -136,14 +136,12 @@ async fn control(client: Client, drained: Arc<AtomicBool>) -> Acknowledged {
             return acknowledged;
         }
         for rollout in waiting {
-            match client
-                .update_controller_rollout(&rollout.rollout_id, StatusUpdate::to(State::Running))
-                .await
-            {
-                Ok(_) => acknowledged.controlled.push(rollout.rollout_id.clone()),
-                Err(Error::Conflict { .. }) => continue,
-                Err(error) => panic!("{error}"),
+            let claim = StatusUpdate::to(State::Running);
+            let claimed = client.update_controller_rollout(&rollout.rollout_id, claim).await;
+            if matches!(claimed, Err(Error::Conflict { .. })) {
+                continue;
             }
+            acknowledged.controlled.push(claimed.unwrap().rollout_id);
             let end = StatusUpdate::to(State::Succeeded);
             client.update_controller_rollout(&rollout.rollout_id, end).await.unwrap();
         }
@@ -223,7 +221,9 @@ async fn compare(client: &Client, acknowledged: &Acknowledged) {
     let held = client.query_rollouts(RolloutQuery::default()).await.unwrap().items;
     let by_id: HashMap<&str, _> = held.iter().map(|view| (view.rollout.rollout_id.as_str(), view)).collect();
     for (rollout_id, task) in &acknowledged.rollouts {
-        let view = by_id.get(rollout_id.as_str()).unwrap_or_else(|| panic!("{rollout_id} is gone"));
+        let view = by_id.get(rollout_id.as_str());
+        assert!(view.is_some(), "{rollout_id} is gone");
+        let view = view.unwrap();
         assert_eq!(view.rollout.input, json!(task), "{rollout_id}");
         // Every rollout was claimed, worked on and reported: nothing got stuck with a lost answer.
         assert_eq!(view.rollout.status, RolloutStatus::Succeeded, "{rollout_id}");

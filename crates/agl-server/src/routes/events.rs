@@ -53,7 +53,7 @@ async fn follow(
     }
     let waiting = place.wait()?;
     let items = app.store.subscribe(query).await?;
-    let events = items.filter_map(async |item| match item.and_then(event) {
+    let events = items.filter_map(async |item| match item.and_then(|item| event(&item)) {
         Ok(event) => Some(Ok(event)),
         Err(error) => {
             tracing::error!(%error, "an event could not be sent");
@@ -66,8 +66,8 @@ async fn follow(
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-fn event(item: FeedItem) -> Result<Event, agl_store::Error> {
-    let event = match &item {
+fn event(item: &FeedItem) -> Result<Event, agl_store::Error> {
+    let event = match item {
         FeedItem::Start { id } => Event::default().id(id).event("start").json_data(serde_json::json!({})),
         FeedItem::Event { id, event } => {
             Event::default().id(id).event(event.kind().as_str()).json_data(event)

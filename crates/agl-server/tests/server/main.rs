@@ -1,5 +1,10 @@
 //! The server over real sockets.
-#![expect(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what cannot be set up is a failed test, and so are helpers that find something amiss"
+)]
 
 mod access;
 mod common;

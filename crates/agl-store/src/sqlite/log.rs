@@ -17,6 +17,12 @@ use crate::signals::lock;
 /// times that it was changed.
 const LONG: i32 = 16_384;
 
+/// How many pages the writer may be left with; it waits for the disk while it copies them.
+const FEW: i64 = 256;
+
+/// How many times the thread goes after what was added meanwhile.
+const ROUNDS: usize = 8;
+
 /// The log of one database.
 #[derive(Debug, Default)]
 pub(super) struct Log {
@@ -73,7 +79,12 @@ impl Log {
                 return;
             }
             drop(work);
-            copy_home(connection);
+            // Each round takes less time than the one before, so that less is added meanwhile.
+            for _ in 0..ROUNDS {
+                if copy_home(connection) <= FEW {
+                    break;
+                }
+            }
             self.is_mostly_copied.store(true, Ordering::Relaxed);
             work = lock(&self.work);
             work.is_long = false;
@@ -87,10 +98,16 @@ impl Log {
     }
 }
 
-/// Copies as much of the log home as nobody is in the way of; nobody is made to wait.
-fn copy_home(connection: &Connection) {
-    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+/// Copies as much of the log home as nobody is in the way of, and returns how many pages are left; nobody is made to
+/// wait.
+fn copy_home(connection: &Connection) -> i64 {
+    let copied = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        let (pages, copied): (i64, i64) = (row.get(1)?, row.get(2)?);
+        Ok(pages - copied)
+    });
+    copied.unwrap_or_else(|error| {
         // What is in the log is safe there.
         tracing::warn!(%error, "the log of the database could not be copied home");
-    }
+        0
+    })
 }

@@ -25,11 +25,13 @@ const MIGRATIONS: &[Migration] = &[
     Migration { sql: include_str!("003.sql"), finish: None },
 ];
 
+type Finish = fn(&Connection) -> Result<(), Error>;
+
 /// One step.
 struct Migration {
     sql: &'static str,
     /// What SQL cannot do, in the same transaction.
-    finish: Option<fn(&Connection) -> Result<(), Error>>,
+    finish: Option<Finish>,
 }
 
 /// Opens or creates the database for writing.

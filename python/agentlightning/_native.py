@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from pydantic_core import to_json
@@ -123,7 +123,7 @@ async def _answer(submit: Callable[[_core.CompletionQueue, int], bytes | _core.T
         return answer
     future = waiters.futures[ticket] = loop.create_future()
     try:
-        return await future
+        return cast("bytes", await future)
     except asyncio.CancelledError:
         answer.cancel()
         raise

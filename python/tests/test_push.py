@@ -21,7 +21,7 @@ SOON = 20.0
 
 async def _until_known(store: agl.LightningStore, worker_id: str) -> None:
     """A worker is known once it has found the queue empty."""
-    while await store.get_worker_by_id(worker_id) is None:
+    while await store.get_worker_by_id(worker_id) is None:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
 

@@ -46,8 +46,8 @@ T = TypeVar("T")
 
 _FIRST_IDLE_SECONDS = 0.05
 _EVENT_CHECK_SECONDS = 0.1
-# How long the store is asked to wait for work at a time. Meanwhile nobody looks whether to stop, for a call that is
-# given up may have claimed something.
+# How long the store is asked to wait for work at a time. Meanwhile nobody looks whether to stop, for a call
+# that is given up may have claimed something.
 _WAIT_SECONDS = 0.5
 _REPORT_SECONDS = 60.0
 """How long the end of an attempt is offered to a store that can't be reached."""

@@ -358,8 +358,8 @@ class NativeStore(LightningStore):
         """Follows what changes, in the order in which it was kept; every condition given must hold.
 
         Each event is a dictionary with its `kind`, the ids of what it is about, where that stands now, and an
-        `id` to resume `after`. The first has the kind `start` and nothing but its id. The kind `gap` tells that
-        events are missing: how many were `dropped`, if that is known, and the `reason`.
+        `id` to resume `after`. The first has the kind `start` and nothing but its id. The kind `gap` tells
+        that events are missing: how many were `dropped`, if that is known, and the `reason`.
         """
         query = {
             "kind_in": _list_or_none(kind_in),
@@ -450,7 +450,10 @@ class NativeStore(LightningStore):
         return Rollout.model_validate_json(answer)
 
     async def delete_rollout(self, rollout_id: str) -> None:
-        """Removes a rollout with its attempts and spans, wherever it stands. `ValueError` for an unknown one."""
+        """Removes a rollout with its attempts and spans, wherever it stands.
+
+        `ValueError` for an unknown one.
+        """
         await self._call("delete_rollout", id=rollout_id)
 
     async def update_attempt(

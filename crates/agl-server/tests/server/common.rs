@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agl_server::ServerOptions;
 use agl_store::{MemoryStore, Store};
@@ -49,7 +50,7 @@ impl Server {
 
     /// Tells the server to stop, and waits until it has.
     pub(crate) async fn stop(self) {
-        self.tell_to_stop().await.unwrap().unwrap();
+        soon(self.tell_to_stop()).await.unwrap().unwrap();
     }
 
     /// Tells the server to stop.
@@ -85,4 +86,9 @@ pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let status = response.status();
     let bytes = response.bytes().await.unwrap();
     (status, serde_json::from_slice(&bytes).unwrap())
+}
+
+/// What has to come without a long wait. A minute is not meant to be measured, only to be shorter than for ever.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.unwrap()
 }

@@ -11,8 +11,9 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
-use crate::common::{Server, answer};
+use crate::common::{Server, answer, soon};
 
 async fn limited(options: ServerOptions) -> Server {
     Server::over(Arc::new(MemoryStore::new()), options).await
@@ -30,19 +31,36 @@ async fn half_a_request(address: SocketAddr) -> TcpStream {
 async fn rest_of(mut stream: TcpStream) -> String {
     let mut text = String::new();
     // A reset is an end too.
-    let _ = stream.read_to_string(&mut text).await;
+    let _ = soon(stream.read_to_string(&mut text)).await;
     text
 }
 
 /// Asks until the answer has this status.
 async fn until(server: &Server, path: &str, status: StatusCode) -> Value {
-    loop {
-        let (found, body) = server.get(path).await;
-        if found == status {
-            return body;
+    let asked = async {
+        loop {
+            let (found, body) = server.get(path).await;
+            if found == status {
+                return body;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    };
+    soon(asked).await
+}
+
+/// A request that waits for its answer. One that meets another under way is answered at once, and sent again.
+async fn begun<T>(send: &impl Fn() -> JoinHandle<T>) -> JoinHandle<T> {
+    let sent = async {
+        loop {
+            let one = send();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if !one.is_finished() {
+                return one;
+            }
+        }
+    };
+    soon(sent).await
 }
 
 #[tokio::test]
@@ -75,17 +93,9 @@ async fn waits_leave_room_for_the_rest() {
         let request = reqwest::Client::new().post(server.url("/v1/agl/waits/rollouts")).json(&ask);
         tokio::spawn(answer(request))
     };
-    let mut waiting = Vec::new();
-    while waiting.len() < 2 {
-        let one = wait();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        // It may have met another request under way; one that waits does not answer.
-        if !one.is_finished() {
-            waiting.push(one);
-        }
-    }
+    let waiting = [begun(&wait).await, begun(&wait).await];
     until(&server, "/rollouts", StatusCode::OK).await;
-    let (status, body) = wait().await.unwrap();
+    let (status, body) = soon(wait()).await.unwrap();
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(body["detail"].as_str().unwrap().contains("too many waits"), "{body}");
 
@@ -93,9 +103,9 @@ async fn waits_leave_room_for_the_rest() {
     let path = format!("/rollouts/{}", rollout["rollout_id"].as_str().unwrap());
     server.send(Method::POST, &path, Some(done)).await;
     for one in waiting {
-        assert_eq!(one.await.unwrap().0, StatusCode::OK);
+        assert_eq!(soon(one).await.unwrap().0, StatusCode::OK);
     }
-    assert_eq!(wait().await.unwrap().0, StatusCode::OK, "there is room again");
+    assert_eq!(soon(wait()).await.unwrap().0, StatusCode::OK, "there is room again");
 }
 
 /// So do streams of events and those who wait for work, for as long as they are there.
@@ -112,18 +122,15 @@ async fn streams_and_waits_for_work_have_a_place_among_those_who_wait() {
         assert_eq!(server.post("/queues/rollouts/dequeue", json!({"wait": 0})).await.0, StatusCode::OK);
     }
     drop(stream);
-    let waiting = loop {
+    let waiting = begun(&|| {
         let request = reqwest::Client::new().post(server.url("/v1/agl/queues/rollouts/dequeue"));
-        let waiting = tokio::spawn(answer(request.json(&json!({"wait": 600}))));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        if !waiting.is_finished() {
-            break waiting;
-        }
-    };
+        tokio::spawn(answer(request.json(&json!({"wait": 600}))))
+    })
+    .await;
     let refused = reqwest::get(server.url("/v1/agl/events")).await.unwrap();
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     server.post("/queues/rollouts/enqueue", json!({"rollouts": [{"input": 1}]})).await;
-    assert_eq!(waiting.await.unwrap().1.as_array().unwrap().len(), 1);
+    assert_eq!(soon(waiting).await.unwrap().1.as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -135,7 +142,7 @@ async fn connections_beyond_the_limit_wait() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!second.is_finished());
     drop(first);
-    assert_eq!(second.await.unwrap(), StatusCode::OK);
+    assert_eq!(soon(second).await.unwrap(), StatusCode::OK);
 }
 
 #[tokio::test]

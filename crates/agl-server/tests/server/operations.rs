@@ -8,7 +8,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-use crate::common::Server;
+use crate::common::{Server, soon};
 
 async fn figures(server: &Server) -> String {
     let response = reqwest::get(server.url("/metrics")).await.unwrap();
@@ -66,9 +66,12 @@ async fn a_client_that_leaves_is_counted() {
     let request = reqwest::Client::new().post(server.url("/v1/agl/waits/rollouts")).json(&ask);
     let patience = std::time::Duration::from_millis(200);
     assert!(tokio::time::timeout(patience, request.send()).await.is_err());
-    while value(&figures(&server).await, gone) < before + 1.0 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    let counted = async {
+        while value(&figures(&server).await, gone) < before + 1.0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    soon(counted).await;
 }
 
 #[tokio::test]

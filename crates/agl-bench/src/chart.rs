@@ -7,12 +7,14 @@ use crate::server::Kind;
 
 const WIDTH: f64 = 920.0;
 /// Where the panels begin, and how wide each is.
-const PANELS: [f64; 2] = [250.0, 595.0];
-const PANEL_WIDTH: f64 = 295.0;
+const PANELS: [f64; 2] = [262.0, 600.0];
+const PANEL_WIDTH: f64 = 290.0;
 const TOP: f64 = 104.0;
 const ROW: f64 = 52.0;
 /// How far the bars of one operation are apart.
 const STEP: f64 = 13.0;
+/// How much room a figure takes.
+const FIGURE: f64 = 40.0;
 
 /// Colours of bars; the second is for dark pages.
 const SERIES: [(Kind, &str, &str, &str); 3] = [
@@ -54,7 +56,7 @@ pub(crate) fn draw(report: &Report) -> String {
     }
     for (row, operation) in operations.iter().enumerate() {
         let middle = TOP + ROW * row as f64 + STEP * 1.5 + 9.0;
-        let _ = writeln!(svg, r#"  <text x="236" y="{middle}" text-anchor="end">{}</text>"#, operation.title);
+        let _ = writeln!(svg, r#"  <text x="248" y="{middle}" text-anchor="end">{}</text>"#, operation.title);
     }
     svg.push_str("</svg>\n");
     svg
@@ -87,7 +89,7 @@ fn legend(svg: &mut String) {
     for (server, class, _, _) in SERIES {
         let _ = writeln!(svg, r#"  <rect class="{class}" x="{left}" y="51" width="12" height="10" rx="2"/>"#);
         let _ = writeln!(svg, r#"  <text x="{}" y="60">{}</text>"#, left + 18.0, server.title());
-        left += 130.0;
+        left += 44.0 + 7.0 * server.title().len() as f64;
     }
     let _ = writeln!(svg, r#"  <path class="goal" d="M{left} 50v12" stroke-width="2"/>"#);
     let _ = writeln!(svg, r#"  <text x="{}" y="60">goal of SQLite, normal</text>"#, left + 8.0);
@@ -105,6 +107,10 @@ fn bars(
         let Some(ratio) = value(operation, server) else { continue };
         let (start, end) = (left + scale.place(1.0), left + scale.place(ratio));
         let (from, width) = (start.min(end), (end - start).abs().max(1.0));
+        let goal = if server == Kind::SqliteNormal { operation.goal } else { None };
+        let goal = goal.map(|goal| left + scale.place(goal));
+        // The figure is behind the bar, and behind the goal if that would be in its way.
+        let behind = goal.filter(|goal| (end..end + FIGURE).contains(goal)).unwrap_or(start.max(end));
         let _ = writeln!(
             svg,
             r#"  <rect class="{class}" x="{from:.1}" y="{line}" width="{width:.1}" height="{}" rx="2"/>"#,
@@ -113,17 +119,13 @@ fn bars(
         let _ = writeln!(
             svg,
             r#"  <text class="small" x="{:.1}" y="{}">{}×</text>"#,
-            start.max(end) + 5.0,
+            behind + 5.0,
             line + 9.0,
             rounded(ratio)
         );
-        if let (Kind::SqliteNormal, Some(goal)) = (server, operation.goal) {
-            let at = left + scale.place(goal);
-            let _ = writeln!(
-                svg,
-                r#"  <path class="goal" d="M{at:.1} {}v{STEP}" stroke-width="2"/>"#,
-                line - 1.5
-            );
+        if let Some(at) = goal {
+            let top = line - 1.5;
+            let _ = writeln!(svg, r#"  <path class="goal" d="M{at:.1} {top}v{STEP}" stroke-width="2"/>"#);
         }
         line += STEP;
     }

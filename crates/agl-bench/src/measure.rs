@@ -95,7 +95,7 @@ impl Operation {
             Self::RestSpan => "one span by REST".to_owned(),
             Self::Otlp(count) => format!("{count} spans by OTLP"),
             Self::ReadRollout => format!("read all {SHORT} spans of a rollout"),
-            Self::ReadPage(spans) => format!("read 100 of {spans} spans of a rollout"),
+            Self::ReadPage(spans) => format!("read 100 of a rollout's {spans} spans"),
         }
     }
 

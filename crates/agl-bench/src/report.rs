@@ -247,12 +247,21 @@ fn times(ratio: Option<f64>) -> String {
 
 /// Three digits that count.
 pub(crate) fn rounded(value: f64) -> String {
-    let decimals = if value >= 100.0 {
-        0
-    } else if value >= 10.0 {
-        1
-    } else {
-        2
+    let decimals = match value {
+        99.95.. => 0,
+        9.995.. => 1,
+        _ => 2,
     };
     format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_digits_count() {
+        let texts = [0.126, 9.99, 9.996, 99.94, 99.96, 12345.6].map(rounded);
+        assert_eq!(texts, ["0.13", "9.99", "10.0", "99.9", "100", "12346"]);
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use agl_types::v1::{Control, Model, ModelKey, RolloutConfig};
-use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutView, Worker, WrittenSpan};
+use agl_types::{Attempt, ResourcesUpdate, Rollout, RolloutStatus, RolloutView, Worker, WrittenSpan};
 use indexmap::IndexMap;
 use serde_json::Value;
 
@@ -79,6 +79,9 @@ impl Backend for Memory {
 #[derive(Debug, Default)]
 struct Data {
     rollouts: IndexMap<String, Record>,
+    /// The rollouts of each status, by the order in which they were made.
+    by_status: BTreeMap<RolloutStatus, BTreeMap<u64, String>>,
+    last_number: u64,
     /// Place in the queue to rollout.
     queue: BTreeMap<u64, String>,
     queue_tail: u64,
@@ -105,6 +108,8 @@ struct Data {
 #[derive(Debug)]
 struct Record {
     rollout: Rollout,
+    /// Counts up in the order in which rollouts were made.
+    number: u64,
     place: Option<u64>,
     deadline: Option<f64>,
     /// Place in the completion log.
@@ -173,6 +178,15 @@ fn cloned<T: Clone>((items, total): (Vec<&T>, i64)) -> Found<T> {
 }
 
 impl Data {
+    /// The rollouts with any of these statuses, in the order in which they were made.
+    fn of_statuses(&self, statuses: &BTreeSet<RolloutStatus>) -> impl Iterator<Item = &Record> {
+        let of_each = statuses.iter().filter_map(|status| self.by_status.get(status));
+        let mut all: Vec<(&u64, &String)> = of_each.flatten().collect();
+        // Runs in order are merged, not sorted anew.
+        all.sort();
+        all.into_iter().filter_map(|(_, rollout_id)| self.rollouts.get(rollout_id))
+    }
+
     fn record(&mut self, rollout_id: &str) -> Result<&mut Record, Error> {
         self.rollouts.get_mut(rollout_id).ok_or_else(|| Error::rollout_not_found(rollout_id))
     }
@@ -269,15 +283,17 @@ impl Read for Data {
     }
 
     fn select_rollouts(&self, selection: &Selection) -> Result<Found<RolloutView>, Error> {
-        let (rollouts, total) = match selection.candidates("rollout_id") {
-            Some(candidates) => {
-                // Sorted into insertion order, each once.
-                let places: BTreeSet<usize> =
-                    candidates.into_iter().filter_map(|id| self.rollouts.get_index_of(id)).collect();
-                let records = places.into_iter().filter_map(|place| self.rollouts.get_index(place));
-                selection.pick(records.map(|(_, record)| &record.rollout))
-            }
-            None => selection.pick(self.rollouts.values().map(|record| &record.rollout)),
+        let (rollouts, total) = if let Some(candidates) = selection.candidates("rollout_id") {
+            // Sorted into insertion order, each once.
+            let places: BTreeSet<usize> =
+                candidates.into_iter().filter_map(|id| self.rollouts.get_index_of(id)).collect();
+            let records = places.into_iter().filter_map(|place| self.rollouts.get_index(place));
+            selection.pick(records.map(|(_, record)| &record.rollout))
+        } else if let Some(candidates) = selection.candidates("status") {
+            let statuses = candidates.into_iter().filter_map(RolloutStatus::parse).collect();
+            selection.pick(self.of_statuses(&statuses).map(|record| &record.rollout))
+        } else {
+            selection.pick(self.rollouts.values().map(|record| &record.rollout))
         };
         let views = rollouts.into_iter().map(|rollout| RolloutView {
             rollout: rollout.clone(),
@@ -344,7 +360,8 @@ impl Read for Data {
                 having.status == record.rollout.status && (!having.is_controlled || record.control.is_some())
             })
         };
-        let found = self.rollouts.values().filter(matches).take(limit);
+        let wanted = statuses.iter().map(|having| having.status).collect();
+        let found = self.of_statuses(&wanted).filter(matches).take(limit);
         Ok(found.map(|record| record.rollout.rollout_id.clone()).collect())
     }
 
@@ -368,8 +385,12 @@ impl Read for Data {
 
 impl Tx for Data {
     fn insert_rollout(&mut self, rollout: &Rollout) -> Result<(), Error> {
+        self.last_number += 1;
+        let number = self.last_number;
+        self.by_status.entry(rollout.status).or_default().insert(number, rollout.rollout_id.clone());
         let record = Record {
             rollout: rollout.clone(),
+            number,
             place: None,
             deadline: None,
             completion: None,
@@ -391,8 +412,13 @@ impl Tx for Data {
 
     fn put_rollout_status(&mut self, rollout: &Rollout) -> Result<(), Error> {
         let record = self.record(&rollout.rollout_id)?;
-        record.rollout.status = rollout.status;
+        let number = record.number;
+        let status = std::mem::replace(&mut record.rollout.status, rollout.status);
         let before = std::mem::replace(&mut record.rollout.end_time, rollout.end_time);
+        if status != rollout.status {
+            let moved = self.by_status.entry(status).or_default().remove(&number);
+            self.by_status.entry(rollout.status).or_default().extend(moved.map(|id| (number, id)));
+        }
         if let Some(end_time) = before {
             self.purgeable.remove(&(Moment(end_time), rollout.rollout_id.clone()));
         }
@@ -551,6 +577,7 @@ impl Tx for Data {
         // The order of the others stays.
         if let Some(record) = self.rollouts.shift_remove(rollout_id) {
             record.completion.and_then(|place| self.completions.remove(&place));
+            self.by_status.entry(record.rollout.status).or_default().remove(&record.number);
             if let Some(end_time) = record.rollout.end_time {
                 self.purgeable.remove(&(Moment(end_time), rollout_id.to_owned()));
             }

@@ -146,6 +146,10 @@ impl<'a> Source<'a> {
     }
 }
 
+fn latest_attempt() -> String {
+    format!("{ATTEMPT} WHERE rollout_id = ? ORDER BY sequence_id DESC LIMIT 1")
+}
+
 struct Query {
     sql: String,
     count_sql: String,
@@ -165,6 +169,8 @@ fn compile(source: &Source<'_>, selection: &Selection) -> Result<Query, Error> {
         let column = condition.column;
         let (sql, value) = match &condition.test {
             Test::Is(text) => (format!("{column} = ?"), text.clone()),
+            // An equality leaves the rest of an index in order.
+            Test::In(list) if let [one] = list.as_slice() => (format!("{column} = ?"), one.clone()),
             Test::In(list) => (format!("{column} IN (SELECT value FROM json_each(?))"), to_json(list)?),
             Test::Contains(part) => (format!("instr({column}, ?) > 0"), part.clone()),
         };
@@ -188,11 +194,15 @@ fn compile(source: &Source<'_>, selection: &Selection) -> Result<Query, Error> {
             (SortOrder::Desc, true) => format!("{column} DESC NULLS FIRST, "),
         }
     });
-    Ok(Query {
-        sql: format!("{select}{filter} ORDER BY {sort}{table}.{tie} LIMIT ? OFFSET ?"),
-        count_sql: format!("SELECT count(*) FROM {table}{filter}"),
-        params,
-    })
+    let order = format!("{sort}{table}.{tie}");
+    let page = format!("{filter} ORDER BY {order} LIMIT ? OFFSET ?");
+    // A page is chosen by what is small and stands in indexes; only its own rows are then read whole.
+    let sql = if selection.limit == UNLIMITED {
+        format!("{select}{page}")
+    } else {
+        format!("{select} WHERE {table}.seq IN (SELECT seq FROM {table}{page}) ORDER BY {order}")
+    };
+    Ok(Query { sql, count_sql: format!("SELECT count(*) FROM {table}{filter}"), params })
 }
 
 /// A number of things as SQL has it.
@@ -312,8 +322,7 @@ impl Read for Session<'_> {
     }
 
     fn latest_attempt(&self, rollout_id: &str) -> Result<Option<Attempt>, Error> {
-        let sql = format!("{ATTEMPT} WHERE rollout_id = ? ORDER BY sequence_id DESC LIMIT 1");
-        self.one(&sql, [rollout_id], read_attempt)
+        self.one(&latest_attempt(), [rollout_id], read_attempt)
     }
 
     fn queue_head(&self) -> Result<Option<String>, Error> {
@@ -800,9 +809,13 @@ mod tests {
         steps.collect::<Result<Vec<_>, _>>().unwrap().join("\n")
     }
 
-    fn plans(connection: &Connection, source: &Source<'_>, selection: &Selection) -> (String, String) {
+    /// The plans of choosing a page's rows, of reading them, and of counting all of them.
+    fn plans(connection: &Connection, source: &Source<'_>, selection: &Selection) -> [String; 3] {
         let query = compile(source, selection).unwrap();
-        (plan(connection, &query.sql), plan(connection, &query.count_sql))
+        let (whole, rest) = query.sql.split_once(".seq IN (").unwrap();
+        let (keys, order) = rest.rsplit_once(')').unwrap();
+        let rows = format!("{whole}.seq IN (SELECT ?){order}");
+        [keys, &rows, &query.count_sql].map(|sql| plan(connection, sql))
     }
 
     /// No query reads a whole table, or sorts it, to answer for one rollout or one page.
@@ -811,60 +824,114 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let connection = schema::open_writer(&folder.path().join("agl.db"), Sync::Normal).unwrap();
         let text = |text: &str| Some(text.to_owned());
+        let rollouts = |query: RolloutQuery| {
+            let query = RolloutQuery { limit: 10, ..query };
+            let [keys, rows, count] =
+                plans(&connection, &Source::rollouts(), &Selection::rollouts(&query).unwrap());
+            assert!(rows.contains("SEARCH rollouts USING INTEGER PRIMARY KEY"), "{query:?}:\n{rows}");
+            assert!(!rows.contains("SCAN rollout"), "{query:?}:\n{rows}");
+            (keys, count)
+        };
+        let all = RolloutQuery::default;
         for field in ["rollout_id", "start_time", "end_time", "mode", "resources_id", "status"] {
             for sort_order in [SortOrder::Asc, SortOrder::Desc] {
-                let query =
-                    RolloutQuery { sort_by: text(field), sort_order, limit: 10, ..Default::default() };
-                let (plan, _) =
-                    plans(&connection, &Source::rollouts(), &Selection::rollouts(&query).unwrap());
-                assert!(plan.contains("USING INDEX"), "{field} {sort_order:?}:\n{plan}");
-                assert!(!plan.contains("TEMP B-TREE FOR ORDER BY"), "{field} {sort_order:?}:\n{plan}");
+                // In order until the page is full.
+                for rollout_id_contains in [None, text("x")] {
+                    let (keys, count) = rollouts(RolloutQuery {
+                        sort_by: text(field),
+                        sort_order,
+                        rollout_id_contains,
+                        ..all()
+                    });
+                    assert!(keys.contains("INDEX"), "{field} {sort_order:?}:\n{keys}");
+                    assert!(!keys.contains("TEMP B-TREE FOR ORDER BY"), "{field} {sort_order:?}:\n{keys}");
+                    assert!(count.contains("USING COVERING INDEX"), "{field}:\n{count}");
+                }
             }
         }
-        let query =
-            RolloutQuery { status_in: Some(vec![RolloutStatus::Running]), limit: 10, ..Default::default() };
-        let (plan, count) = plans(&connection, &Source::rollouts(), &Selection::rollouts(&query).unwrap());
-        assert!(plan.contains("SEARCH rollouts USING INDEX rollouts_status"), "{plan}");
-        assert!(count.contains("SEARCH rollouts USING COVERING INDEX rollouts_status"), "{count}");
-        let query = RolloutQuery { rollout_id_in: Some(vec![]), limit: 10, ..Default::default() };
-        let (plan, _) = plans(&connection, &Source::rollouts(), &Selection::rollouts(&query).unwrap());
-        assert!(plan.contains("SEARCH rollouts USING INDEX"), "{plan}");
+        let (keys, count) = rollouts(RolloutQuery { rollout_id_contains: text("x"), ..all() });
+        assert_eq!(keys, "SCAN rollouts", "in the order of the table");
+        assert!(count.contains("COVERING INDEX"), "{count}");
+
+        let (one, two) =
+            (vec![RolloutStatus::Running], vec![RolloutStatus::Failed, RolloutStatus::Cancelled]);
+        for status_in in [one, two] {
+            let is_one = status_in.len() == 1;
+            let query = || RolloutQuery { status_in: Some(status_in.clone()), ..all() };
+            let (keys, count) = rollouts(query());
+            assert!(keys.contains("SEARCH rollouts USING COVERING INDEX rollouts_status"), "{keys}");
+            assert_eq!(keys.contains("TEMP B-TREE"), !is_one, "{keys}");
+            assert!(count.contains("SEARCH rollouts USING COVERING INDEX rollouts_status"), "{count}");
+            for query in [
+                RolloutQuery { sort_by: text("start_time"), sort_order: SortOrder::Desc, ..query() },
+                RolloutQuery { rollout_id_contains: text("x"), ..query() },
+                RolloutQuery { mode_in: Some(vec![RolloutMode::Val]), ..query() },
+            ] {
+                let (keys, count) = rollouts(query);
+                assert!(keys.contains("SEARCH rollouts USING INDEX"), "{keys}");
+                assert!(count.contains("SEARCH rollouts USING"), "{count}");
+            }
+        }
+        let (keys, count) = rollouts(RolloutQuery { mode_in: Some(RolloutMode::ALL.to_vec()), ..all() });
+        assert!(keys.contains("SEARCH rollouts USING COVERING INDEX rollouts_mode"), "{keys}");
+        assert!(count.contains("SEARCH rollouts USING COVERING INDEX rollouts_mode"), "{count}");
+        for ids in [vec![], vec!["a".to_owned()], vec!["a".to_owned(), "b".to_owned()]] {
+            let (keys, count) = rollouts(RolloutQuery { rollout_id_in: Some(ids), ..all() });
+            for plan in [keys, count] {
+                assert!(plan.contains("SEARCH rollouts USING COVERING INDEX"), "{plan}");
+                assert!(!plan.contains("SCAN rollouts"), "{plan}");
+            }
+        }
 
         for attempt_id in [None, Some("a")] {
             for sort_by in [None, text("sequence_id"), text("start_time"), text("name")] {
                 let name = text("x");
                 for query in [
-                    SpanQuery { sort_by: sort_by.clone(), ..Default::default() },
+                    SpanQuery { sort_by: sort_by.clone(), limit: 10, ..Default::default() },
                     SpanQuery {
                         sort_by: sort_by.clone(),
                         name_contains: name.clone(),
                         trace_id: name.clone(),
                         filter_logic: FilterLogic::Or,
+                        limit: 10,
                         ..Default::default()
                     },
                 ] {
                     let selection = Selection::spans(&query).unwrap();
-                    let (plan, count) = plans(&connection, &Source::spans("r", attempt_id), &selection);
-                    assert!(plan.contains("SEARCH spans USING INDEX"), "{plan}");
-                    assert!(count.contains("SEARCH spans USING"), "{count}");
+                    let [keys, rows, count] = plans(&connection, &Source::spans("r", attempt_id), &selection);
+                    assert!(keys.starts_with("SEARCH spans USING"), "{keys}");
+                    assert!(rows.starts_with("SEARCH spans USING INTEGER PRIMARY KEY"), "{rows}");
+                    assert!(count.starts_with("SEARCH spans USING"), "{count}");
                 }
             }
         }
         let query = SpanQuery { limit: 10, ..Default::default() };
-        let (plan, _) = plans(&connection, &Source::spans("r", None), &Selection::spans(&query).unwrap());
-        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        let [keys, ..] = plans(&connection, &Source::spans("r", None), &Selection::spans(&query).unwrap());
+        assert_eq!(keys, "SEARCH spans USING COVERING INDEX spans_sequence_id (rollout_id=?)");
+        // All of them are read as they stand in the index.
+        let query = compile(&Source::spans("r", None), &Selection::spans(&SpanQuery::default()).unwrap());
+        let plan_of_all = plan(&connection, &query.unwrap().sql);
+        assert_eq!(plan_of_all, "SEARCH spans USING INDEX spans_sequence_id (rollout_id=?)");
 
-        let source = Source::attempts("r");
-        let (plan, _) = plans(&connection, &source, &Selection::attempts(&AttemptQuery::default()).unwrap());
-        assert!(plan.contains("SEARCH attempts USING INDEX") && !plan.contains("B-TREE FOR ORDER"), "{plan}");
-        let selection = Selection::resources(&ResourcesQuery::default()).unwrap();
-        let source = Source::newest_resources();
-        let (plan, _) = plans(&connection, &source, &selection);
-        assert!(plan.contains("resources_newest"), "{plan}");
-        let source = Source::workers();
-        let query = WorkerQuery { limit: 5, ..Default::default() };
-        let (plan, _) = plans(&connection, &source, &Selection::workers(&query).unwrap());
-        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        let query = AttemptQuery { limit: 10, ..Default::default() };
+        let [keys, _, count] =
+            plans(&connection, &Source::attempts("r"), &Selection::attempts(&query).unwrap());
+        assert!(keys.contains("SEARCH attempts USING COVERING INDEX"), "{keys}");
+        assert!(!keys.contains("B-TREE"), "{keys}");
+        assert!(count.contains("SEARCH attempts USING COVERING INDEX"), "{count}");
+        let latest = plan(&connection, &latest_attempt());
+        assert!(latest.starts_with("SEARCH attempts USING INDEX") && !latest.contains("B-TREE"), "{latest}");
+
+        let selection = Selection::resources(&ResourcesQuery { limit: 10, ..Default::default() }).unwrap();
+        let [keys, _, count] = plans(&connection, &Source::newest_resources(), &selection);
+        assert!(keys.contains("resources_newest") && !keys.contains("B-TREE"), "{keys}");
+        assert!(count.contains("resources_newest"), "{count}");
+        // Workers are few, and written at every claim: they are read in order until the page is full.
+        for status_in in [None, Some(vec![WorkerStatus::Idle])] {
+            let query = WorkerQuery { status_in, limit: 5, ..Default::default() };
+            let [keys, ..] = plans(&connection, &Source::workers(), &Selection::workers(&query).unwrap());
+            assert!(!keys.contains("TEMP B-TREE"), "{keys}");
+        }
     }
 
     /// Neither a list of states nor the completion log scans or sorts a table.

@@ -51,16 +51,18 @@ async fn until(server: &Server, path: &str, status: StatusCode) -> Value {
 
 /// A request that waits for its answer. One that meets another under way is answered at once, and sent again.
 async fn begun<T>(send: &impl Fn() -> JoinHandle<T>) -> JoinHandle<T> {
-    let sent = async {
+    let mut one = send();
+    let waits = async {
         loop {
-            let one = send();
             tokio::time::sleep(Duration::from_millis(100)).await;
             if !one.is_finished() {
-                return one;
+                return;
             }
+            one = send();
         }
     };
-    soon(sent).await
+    soon(waits).await;
+    one
 }
 
 #[tokio::test]

@@ -275,7 +275,7 @@ fn attributes(number: u64) -> Vec<(&'static str, any_value::Value)> {
         ("gen_ai.prompt.0.role", text("system".to_owned())),
         ("gen_ai.prompt.0.content", text(prose(number * 3, 700))),
         ("gen_ai.prompt.1.role", text("user".to_owned())),
-        ("gen_ai.prompt.1.content", text(prose(number * 3 + 1, 900))),
+        ("gen_ai.prompt.1.content", text(prose(number * 3 + 1, 750))),
         ("gen_ai.completion.0.role", text("assistant".to_owned())),
         ("gen_ai.completion.0.content", text(prose(number * 3 + 2, 750))),
         ("gen_ai.completion.0.finish_reason", text("stop".to_owned())),

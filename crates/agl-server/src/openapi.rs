@@ -9,12 +9,19 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::Value;
 use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Content, Info, OpenApi, Paths, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoParams, IntoResponses, PartialSchema as _, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
 /// Reads the document and shows it.
 const PAGE: &str = include_str!("openapi.html");
+
+/// The two headers in which a key may come.
+const BEARER: &str = "bearer";
+const API_KEY: &str = "x-api-key";
 
 const DESCRIPTION: &str = "Rollouts, attempts, spans, resources and workers of Agent Lightning. \
     All times are seconds since the Unix epoch. \
@@ -24,7 +31,13 @@ const DESCRIPTION: &str = "Rollouts, attempts, spans, resources and workers of A
 pub(crate) fn blank() -> OpenApi {
     let mut info = Info::new("Agent Lightning store", env!("CARGO_PKG_VERSION"));
     info.description = Some(DESCRIPTION.to_owned());
-    OpenApi::new(info, Paths::new())
+    let mut document = OpenApi::new(info, Paths::new());
+    let schemes = &mut document.components.get_or_insert_default().security_schemes;
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    schemes.insert(BEARER.to_owned(), RefOr::T(bearer));
+    let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(API_KEY)));
+    schemes.insert(API_KEY.to_owned(), RefOr::T(header));
+    document
 }
 
 /// The document at `/openapi.json`, and the page that shows it at the two paths where 0.3 has one.
@@ -59,6 +72,23 @@ where
     for operation in operations(router.get_openapi_mut()) {
         operation.tags.get_or_insert_default().push(tag.to_owned());
     }
+    router
+}
+
+/// The same routes, which ask for the key if the server has one.
+pub(crate) fn keyed<S>(mut router: OpenApiRouter<S>) -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let with = |scheme| SecurityRequirement::new::<&str, [&str; 0], &str>(scheme, []);
+    let document = router.get_openapi_mut();
+    for operation in operations(document) {
+        operation.security = Some(vec![SecurityRequirement::default(), with(BEARER), with(API_KEY)]);
+        let refused = problem::<Problem>("The key is missing or wrong.");
+        operation.responses.responses.entry("401".to_owned()).or_insert(RefOr::T(refused));
+    }
+    let schemas = &mut document.components.get_or_insert_default().schemas;
+    schemas.insert(Problem::name().into_owned(), Problem::schema());
     router
 }
 

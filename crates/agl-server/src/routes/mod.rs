@@ -33,7 +33,7 @@ use crate::admission::{Gate, admit, identify};
 use crate::error::ApiError;
 use crate::extract::BodyLimit;
 use crate::metrics::{self, HttpFigures, Measured};
-use crate::openapi::{self, tagged, with_problems};
+use crate::openapi::{self, keyed, tagged, with_problems};
 
 /// What every handler can get at.
 #[derive(Debug, Clone)]
@@ -83,11 +83,11 @@ pub(crate) fn application(
         .merge(tagged("server", events::routes()))
         .merge(tagged("server", maintenance::routes()));
     let (routes, mut document) = OpenApiRouter::with_openapi(openapi::blank())
-        .nest("/v1/agl", with_problems(api))
-        .nest("/api", with_problems(tagged("1.0", v1::routes())))
-        .merge(tagged("otlp", otlp::routes()))
+        .nest("/v1/agl", keyed(with_problems(api)))
+        .nest("/api", keyed(with_problems(tagged("1.0", v1::routes()))))
+        .merge(keyed(tagged("otlp", otlp::routes())))
         .split_for_parts();
-    let (figures, of_figures) = tagged("server", operations::routes()).split_for_parts();
+    let (figures, of_figures) = keyed(tagged("server", operations::routes())).split_for_parts();
     let (probes, of_probes) = tagged("server", operations::probes()).split_for_parts();
     document.merge(of_probes);
     document.merge(of_figures);

@@ -92,6 +92,10 @@ async fn profiles() -> StatusCode {
             (Protobuf = "application/x-protobuf"),
             (Object = "application/json"),
         )),
+        (status = 401, description = "A `google.rpc.Status`: the key is missing or wrong.", content(
+            (Protobuf = "application/x-protobuf"),
+            (Object = "application/json"),
+        )),
         (status = 413, description = "A `google.rpc.Status`: the body is too large.", content(
             (Protobuf = "application/x-protobuf"),
             (Object = "application/json"),

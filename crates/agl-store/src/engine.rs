@@ -17,13 +17,14 @@ use tokio::sync::watch;
 use crate::backend::{Backend, Found, Lane, Part, Read};
 use crate::feed::Feed;
 use crate::idempotency::Replay;
+use crate::metrics::{self, Transaction};
 use crate::query::Selection;
 use crate::raw::{RawSpan, write_out};
 use crate::work::controller::{self, Deletion};
 use crate::work::{NewSpan, Work};
 use crate::{
     Capabilities, Clock, Error, IdSource, IdempotencyKey, PassedOver, Retention, SpanDraft, Statistics,
-    Store, Subscription, WrittenDraft, metrics,
+    Store, Subscription, WrittenDraft,
 };
 
 /// A batch of at least this many items lets single operations go first.
@@ -175,10 +176,13 @@ impl<B: Backend> LocalStore<B> {
     {
         let started = Instant::now();
         self.inner.catch_up().await;
-        let outcome = match self.key.clone() {
-            None => self.inner.transact(lane, operation).await,
-            Some(key) => self.inner.transact(lane, move |work| work.once(&key, operation)).await,
+        let key = self.key.clone();
+        let once = move |work: &mut Work<'_>| match key {
+            None => operation(work),
+            Some(key) => work.once(&key, operation),
         };
+        let timed = move |work: &mut Work<'_>| metrics::timed(call, Transaction::Atomic, || once(work));
+        let outcome = self.inner.transact(lane, timed).await;
         metrics::answered(call, started.elapsed(), &outcome);
         outcome
     }
@@ -190,7 +194,8 @@ impl<B: Backend> LocalStore<B> {
         F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static,
     {
         let started = Instant::now();
-        let outcome = self.inner.look(operation).await;
+        let timed = move |read: &dyn Read| metrics::timed(call, Transaction::Query, || operation(read));
+        let outcome = self.inner.look(timed).await;
         metrics::answered(call, started.elapsed(), &outcome);
         outcome
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, final
 
 from typing_extensions import TypeAlias
@@ -379,6 +379,31 @@ class LightningStore:
     async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
         """Takes a worker's heartbeat in; an unknown worker is made, without stats the last ones stand."""
         self._unsupported("update_worker")
+
+    def subscribe(
+        self,
+        *,
+        kind_in: Sequence[Literal["rollout", "attempt", "span", "resources", "worker"]] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        span_name: str | None = None,
+        after: str | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Follows what changes, in the order in which it was kept; every condition given must hold.
+
+        Each event is a dictionary with its `kind`, the ids of what it is about, where that stands now, and an
+        `id` to resume `after`. The first has the kind `start` and nothing but its id. The kind `gap` tells
+        that events are missing: how many were `dropped`, if that is known, and the `reason`.
+        """
+        self._unsupported("subscribe")
+
+    async def purge(
+        self, *, rollout_id_in: Sequence[str] | None = None, ended_before: float | None = None
+    ) -> dict[str, int]:
+        """Removes the spans of ended rollouts for good, and tells of how many `rollouts` and `spans`.
+
+        At least one condition must be given. Looking for spans of such a rollout is a `SpansGoneError`.
+        """
+        self._unsupported("purge")
 
 
 INTERFACE: tuple[str, ...] = tuple(

@@ -355,12 +355,7 @@ class NativeStore(LightningStore):
         span_name: str | None = None,
         after: str | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Follows what changes, in the order in which it was kept; every condition given must hold.
-
-        Each event is a dictionary with its `kind`, the ids of what it is about, where that stands now, and an
-        `id` to resume `after`. The first has the kind `start` and nothing but its id. The kind `gap` tells
-        that events are missing: how many were `dropped`, if that is known, and the `reason`.
-        """
+        """Follows what changes, in the order in which it was kept; every condition given must hold."""
         query = {
             "kind_in": _list_or_none(kind_in),
             "rollout_id_in": _list_or_none(rollout_id_in),
@@ -377,10 +372,7 @@ class NativeStore(LightningStore):
     async def purge(
         self, *, rollout_id_in: Sequence[str] | None = None, ended_before: float | None = None
     ) -> dict[str, int]:
-        """Removes the spans of ended rollouts for good, and tells of how many `rollouts` and `spans`.
-
-        At least one condition must be given. Looking for spans of such a rollout is a `SpansGoneError`.
-        """
+        """Removes the spans of ended rollouts for good, and tells of how many `rollouts` and `spans`."""
         removed: dict[str, int] = json.loads(
             await self._call("purge", rollout_id_in=_list_or_none(rollout_id_in), ended_before=ended_before)
         )

@@ -30,7 +30,9 @@ impl From<rusqlite::Error> for Error {
         let why = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => "the disk is full: make room, and the store goes on",
             Some(ErrorCode::ReadOnly) => "its file is read-only: make it writable, and the store goes on",
-            Some(ErrorCode::SystemIoFailure) => "the disk refuses: see to it, and the store goes on",
+            Some(ErrorCode::SystemIoFailure) => {
+                "the disk refuses, or has turned read-only: see to it, and the store goes on"
+            }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 "another program holds its file: end that one, and the store goes on"
             }

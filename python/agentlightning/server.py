@@ -95,7 +95,7 @@ class AgentLightningServer:
             raise RuntimeError(f"the server can't listen on {self.host}:{self.port}: {error}") from error
         self._http = server
         self.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, name="legacy-server", daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), name="legacy-server", daemon=True).start()
         logger.info("Handing out tasks at %s.", self.endpoint)
 
     async def stop(self) -> None:

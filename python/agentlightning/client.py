@@ -210,11 +210,7 @@ class DevTaskLoader(AgentLightningClient):
         if not tasks:
             raise ValueError("DevTaskLoader requires at least one task to be provided.")
         self._tasks = list(tasks)
-        self._update = (
-            resources
-            if isinstance(resources, ResourcesUpdate)
-            else _local_resources(resources)
-        )
+        self._update = resources if isinstance(resources, ResourcesUpdate) else _local_resources(resources)
         self._rollouts: list[RolloutLegacy] = []
 
     @property
@@ -252,8 +248,6 @@ class DevTaskLoader(AgentLightningClient):
 
     def __repr__(self) -> str:
         return f"DevTaskLoader({len(self._tasks)} tasks, resources {self._update.resources_id!r})"
-
-
 
 
 def _local_resources(resources: NamedResources) -> ResourcesUpdate:

@@ -1,4 +1,4 @@
-"""`lightning_cli`: command-line flags and config files for classes, made of the types of their constructors."""
+"""`lightning_cli`: command-line flags and config files for classes, by the types of their constructors."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def lightning_cli(*classes: type[Any]) -> Any:
     - `Literal` and enums: one of their values, or a name of the enum;
     - dicts, models and other structures: JSON;
     - of several types: the first that takes the text, strings last;
-    - anything else, and what has no annotation: the text, or, where it is a JSON object or array, what that says.
-      So a component of the `Trainer` is an import path, or `{"type": "...", ...}`.
+    - anything else, and what has no annotation: the text, or, where it is a JSON object or array, what that
+      says. So a component of the `Trainer` is an import path, or `{"type": "...", ...}`.
 
     Parameters `*args` and `**kwargs` have no flags.
 
@@ -63,8 +63,8 @@ def lightning_cli(*classes: type[Any]) -> Any:
 
     Raises:
         ValueError: for two classes of the same name.
-        SystemExit: with code 2, and a message that names the flag, for a command line that makes no sense; with
-            code 0 for `--help`.
+        SystemExit: with code 2, and a message that names the flag, for a command line that makes no sense;
+            with code 0 for `--help`.
     """
     if not classes:
         return ()
@@ -188,8 +188,8 @@ def _parameters(cls: type[Any]) -> list[_Parameter]:
 
 
 def _resolved(annotation: Any, constructor: Any, cls: type[Any]) -> Any:
-    """An annotation as a type; `Any` for what can't be looked up, such as what is imported for type checkers only
-    and is not one of ours."""
+    """An annotation as a type; `Any` for what can't be looked up, such as what is imported for type checkers
+    only and is not one of ours."""
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):
@@ -315,7 +315,7 @@ def _json(text: str) -> Any:
 
 
 def _validate(hint: Any, value: Any) -> Any:
-    """A value as the type wants it, by pydantic's rules; as it is where pydantic knows nothing of the type."""
+    """A value as the type wants it, by pydantic's rules; an instance of it where pydantic knows none."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
@@ -346,7 +346,9 @@ def _read_config(
     except (OSError, ValueError, ImportError) as error:
         parser.error(f"argument --config: {path}: {error}")
     if not isinstance(content, dict):
-        parser.error(f"argument --config: {path}: must be an object with a key for each of {', '.join(sections)}")
+        parser.error(
+            f"argument --config: {path}: must be an object with a key for each of {', '.join(sections)}"
+        )
     for name, section in content.items():
         if name not in sections:
             parser.error(f"argument --config: {path}: {name!r} is none of {', '.join(sections)}")
@@ -366,10 +368,10 @@ def _load(path: Path) -> Any:
         case ".json":
             return json.loads(path.read_text("utf-8"))
         case ".toml":
-            if sys.version_info < (3, 11):
-                raise ValueError("TOML needs Python 3.11: write JSON")
-            import tomllib
-
+            try:
+                import tomllib  # type: ignore[import-not-found, unused-ignore]
+            except ImportError:
+                raise ValueError("TOML needs Python 3.11: write JSON") from None
             return tomllib.loads(path.read_text("utf-8"))
         case ".yaml" | ".yml":
             try:

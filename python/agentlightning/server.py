@@ -40,8 +40,8 @@ _IDLE_SECONDS = 60.0
 """How long a connection stays open that nobody uses."""
 _NO_LIMIT = 1_000_000
 """Tasks are handed out again as often as it takes."""
-# Resources that were not pinned when a task was made are those that are the latest when it is run; the store pins
-# them at once.
+# Resources that were not pinned when a task was made are those that are the latest when it is run; the store
+# pins them at once.
 _PINNED = "agentlightning.legacy.resources_id"
 
 
@@ -49,8 +49,9 @@ class AgentLightningServer:
     """Hands out tasks and resources to `AgentLightningClient`s, and takes in their results. Deprecated: use a
     store, `LightningStoreServer`.
 
-    A task that is claimed and not answered within `task_timeout_seconds` is handed out again. Its first result
-    counts, whoever brings it. A task tells when it was made, last claimed and last put back, and how often.
+    A task that is claimed and not answered within `task_timeout_seconds` is handed out again. Its first
+    result counts, whoever brings it. A task tells when it was made, last claimed and last put back, and how
+    often.
     """
 
     def __init__(
@@ -236,7 +237,9 @@ class AgentLightningServer:
                 known, missing = await self._complete(result), f"No rollout {result.rollout_id!r}."
             case _:
                 known = None
-                missing = f"There is no {method} {path}; there are GET /task, GET /resources/ID, POST /rollout."
+                missing = (
+                    f"There is no {method} {path}; there are GET /task, GET /resources/ID, POST /rollout."
+                )
         return (HTTPStatus.NOT_FOUND, missing) if known is None else (HTTPStatus.OK, known)
 
 
@@ -293,7 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
                 status, content = HTTPStatus.INTERNAL_SERVER_ERROR, "The server's log says what happened."
             self._reply(status, content)
 
-    do_GET = do_POST = _serve  # noqa: N815
+    do_GET = do_POST = _serve
 
     def _reply(self, status: HTTPStatus, content: BaseModel | str, *, close: bool = False) -> None:
         text = json.dumps({"detail": content}) if isinstance(content, str) else content.model_dump_json()

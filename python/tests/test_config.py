@@ -33,9 +33,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(APP), *arguments], capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, str(APP), *arguments], capture_output=True, text=True, timeout=120)
 
 
 def shown(*arguments: str) -> Any:
@@ -107,7 +105,10 @@ def test_every_type_has_its_flag() -> None:
         (["--agent.model", "m", "--agent.verbose", "perhaps"], ["--agent.verbose", "neither yes"]),
         (["--agent.model", "m", "--agent.mode", "test"], ["--agent.mode", "'test' is none of train, val"]),
         (["--agent.model", "m", "--agent.limits", "1", "b"], ["--agent.limits", "'b' is no integer"]),
-        (["--agent.model", "m", "--agent.llm", '{"model": "q"}'], ["--agent.llm", "endpoint: Field required"]),
+        (
+            ["--agent.model", "m", "--agent.llm", '{"model": "q"}'],
+            ["--agent.llm", "endpoint: Field required"],
+        ),
         (["--agent.model", "m", "--agent.llm", "{"], ["--agent.llm", "is no JSON"]),
         (["--agent.model", "m", "--agent.nonsense", "1"], ["--agent.nonsense"]),
         (["--agent.mod", "m"], ["--agent.model is required"]),
@@ -129,7 +130,12 @@ def test_several_classes() -> None:
 def test_help_says_what_there_is() -> None:
     done = call("several", "--help")
     assert done.returncode == 0
-    for words in ("An agent with many settings.", "100% of the time", "--agent.top-k int|none", "(default: 7)"):
+    for words in (
+        "An agent with many settings.",
+        "100% of the time",
+        "--agent.top-k int|none",
+        "(default: 7)",
+    ):
         assert words in " ".join(done.stdout.split())
 
 

@@ -76,7 +76,12 @@ async def test_a_task_there_and_back(server: agl.AgentLightningServer) -> None:
     task = await client.poll_next_task_async()
     after = time.time()
     assert task is not None
-    assert (task.rollout_id, task.input, task.mode, task.resources_id) == (rollout_id, {"q": 1}, "train", first)
+    assert (task.rollout_id, task.input, task.mode, task.resources_id) == (
+        rollout_id,
+        {"q": 1},
+        "train",
+        first,
+    )
     # 0.3 leaves some of these out.
     assert task.create_time is not None
     assert task.last_claim_time is not None
@@ -379,7 +384,9 @@ async def test_the_trainer_works_for_a_server(workers: int, server: agl.AgentLig
     ids = [await server.queue_task(index, mode="train") for index in range(4)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = agl.Trainer(n_workers=workers, max_tasks=4 // workers, tracer=agl.OtelTracer(instrument=False))
+        trainer = agl.Trainer(
+            n_workers=workers, max_tasks=4 // workers, tracer=agl.OtelTracer(instrument=False)
+        )
     # 0.3: TypeError, since fit() hands val_dataset on by position.
     await asyncio.to_thread(trainer.fit, Counts(), server.endpoint)
     results = {rollout.rollout_id: rollout for rollout in await server.retrieve_completed_rollouts()}
@@ -411,7 +418,7 @@ async def test_interrupting_the_trainer_ends_it(server: agl.AgentLightningServer
     )
     await server.update_resources({"llm": LLM})
     rollout_id = await server.queue_task("x")
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220 - it takes a moment only
         [sys.executable, "-W", "ignore", str(script), server.endpoint],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -426,8 +433,10 @@ async def test_interrupting_the_trainer_ends_it(server: agl.AgentLightningServer
 
 def test_nothing_is_killed_by_name() -> None:
     # 0.3 kills every process of the machine that has such a name.
-    with subprocess.Popen([sys.executable, "-c", "input()", "AgentLightning-x"], stdin=subprocess.PIPE) as other:
-        with pytest.warns(DeprecationWarning):
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()", "AgentLightning-x"], stdin=subprocess.PIPE
+    ) as other:
+        with pytest.warns(DeprecationWarning, match="does nothing"):
             agl.Trainer.kill_orphaned_processes()
         assert other.poll() is None
         other.communicate(b"\n", timeout=20)

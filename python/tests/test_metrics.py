@@ -57,15 +57,15 @@ def backend(request: pytest.FixtureRequest) -> MetricsBackend:
 async def test_names_and_labels_are_checked(backend: MetricsBackend) -> None:
     backend.register_counter("a.total", ["x"], group_level=1)
     backend.register_counter("a.total", ["x"], group_level=1)
-    with pytest.raises(ValueError, match="'a.total' is registered already"):
+    with pytest.raises(ValueError, match=r"'a.total' is registered already"):
         backend.register_counter("a.total", ["y"])
-    with pytest.raises(ValueError, match="'a.total' is registered already"):
+    with pytest.raises(ValueError, match=r"'a.total' is registered already"):
         backend.register_histogram("a.total", ["x"])
     with pytest.raises(ValueError, match="Counter 'b' is not registered"):
         await backend.inc_counter("b")
-    with pytest.raises(ValueError, match="Histogram 'a.total' is not registered"):
+    with pytest.raises(ValueError, match=r"Histogram 'a.total' is not registered"):
         await backend.observe_histogram("a.total", 1.0)
-    with pytest.raises(ValueError, match="Label 'x' is required for Counter 'a.total'"):
+    with pytest.raises(ValueError, match=r"Label 'x' is required for Counter 'a.total'"):
         await backend.inc_counter("a.total", labels={"y": "1"})
     await backend.inc_counter("a.total", 2, {"x": "1", "y": "2"})
 

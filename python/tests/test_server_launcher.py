@@ -111,7 +111,7 @@ async def test_a_start_that_fails_says_why(mode: Any) -> None:
 async def test_serving_until_cancelled() -> None:
     launcher = PythonServerLauncher(app, args("thread"))
     serving = asyncio.ensure_future(launcher.run_forever())
-    while not launcher.is_running():
+    while not launcher.is_running():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await get(launcher.endpoint)
     serving.cancel()

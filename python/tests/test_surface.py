@@ -14,36 +14,151 @@ import pytest
 import agentlightning as agl
 from agentlightning import semconv
 
-TOP_LEVEL = """
-Adapter TraceAdapter OtelTraceAdapter TraceToTripletBase TracerTraceToTriplet LlmProxyTraceToTriplet TraceToMessages
-Algorithm algo FastAlgorithm Baseline APO VERL
-AgentLightningClient DevTaskLoader AgentLightningServer lightning_cli
-operation emit_reward emit_message emit_object emit_exception emit_annotation get_reward_value get_rewards_from_span
-is_reward_span find_reward_spans find_final_reward get_message_value get_object_value reward
-LightningEnvVar resolve_bool_env_var resolve_int_env_var resolve_str_env_var
-ExecutionStrategy ClientServerExecutionStrategy SharedMemoryExecutionStrategy ExecutionEvent ThreadingEvent
-MultiprocessingEvent
-LitAgent rollout llm_rollout prompt_rollout LLMProxy setup_logging setup_module_logging configure_logger
-Runner LitAgentRunner LegacyAgentRunner
-LightningStore LightningStoreCapabilities LightningStoreStatistics LightningStoreClient LightningStoreServer
-InMemoryLightningStore CollectionBasedLightningStore LightningStoreThreaded
-Tracer OtelTracer AgentOpsTracer DummyTracer get_active_tracer set_active_tracer clear_active_tracer
-Trainer build_component
-Triplet RolloutLegacy Task TaskInput TaskIfAny RolloutRawResultLegacy RolloutRawResult RolloutMode GenericResponse
-ParallelWorkerBase Dataset AttemptStatus RolloutStatus RolloutConfig Rollout Attempt AttemptedRollout
-EnqueueRolloutRequest Hook Worker WorkerStatus PaginatedResult FilterOptions SortOptions FilterField
-Resource LLM ProxyLLM PromptTemplate ResourceUnion NamedResources ResourcesUpdate
-AttributeValue Attributes TraceState SpanContext TraceStatus Event Link OtelResource Span SpanNames SpanAttributeNames
-SpanLike StatusCode SpanCoreFields SpanRecordingContext
-adapter algorithm client config core emitter env_var execution instrumentation litagent llm_proxy logging resources
-runner semconv server store tracer trainer types utils
-""".split()
+TOP_LEVEL = [
+    "Adapter",
+    "TraceAdapter",
+    "OtelTraceAdapter",
+    "TraceToTripletBase",
+    "TracerTraceToTriplet",
+    "LlmProxyTraceToTriplet",
+    "TraceToMessages",
+    "Algorithm",
+    "algo",
+    "FastAlgorithm",
+    "Baseline",
+    "APO",
+    "VERL",
+    "AgentLightningClient",
+    "DevTaskLoader",
+    "AgentLightningServer",
+    "lightning_cli",
+    "operation",
+    "emit_reward",
+    "emit_message",
+    "emit_object",
+    "emit_exception",
+    "emit_annotation",
+    "get_reward_value",
+    "get_rewards_from_span",
+    "is_reward_span",
+    "find_reward_spans",
+    "find_final_reward",
+    "get_message_value",
+    "get_object_value",
+    "reward",
+    "LightningEnvVar",
+    "resolve_bool_env_var",
+    "resolve_int_env_var",
+    "resolve_str_env_var",
+    "ExecutionStrategy",
+    "ClientServerExecutionStrategy",
+    "SharedMemoryExecutionStrategy",
+    "ExecutionEvent",
+    "ThreadingEvent",
+    "MultiprocessingEvent",
+    "LitAgent",
+    "rollout",
+    "llm_rollout",
+    "prompt_rollout",
+    "LLMProxy",
+    "setup_logging",
+    "setup_module_logging",
+    "configure_logger",
+    "Runner",
+    "LitAgentRunner",
+    "LegacyAgentRunner",
+    "LightningStore",
+    "LightningStoreCapabilities",
+    "LightningStoreStatistics",
+    "LightningStoreClient",
+    "LightningStoreServer",
+    "InMemoryLightningStore",
+    "CollectionBasedLightningStore",
+    "LightningStoreThreaded",
+    "Tracer",
+    "OtelTracer",
+    "AgentOpsTracer",
+    "DummyTracer",
+    "get_active_tracer",
+    "set_active_tracer",
+    "clear_active_tracer",
+    "Trainer",
+    "build_component",
+    "Triplet",
+    "RolloutLegacy",
+    "Task",
+    "TaskInput",
+    "TaskIfAny",
+    "RolloutRawResultLegacy",
+    "RolloutRawResult",
+    "RolloutMode",
+    "GenericResponse",
+    "ParallelWorkerBase",
+    "Dataset",
+    "AttemptStatus",
+    "RolloutStatus",
+    "RolloutConfig",
+    "Rollout",
+    "Attempt",
+    "AttemptedRollout",
+    "EnqueueRolloutRequest",
+    "Hook",
+    "Worker",
+    "WorkerStatus",
+    "PaginatedResult",
+    "FilterOptions",
+    "SortOptions",
+    "FilterField",
+    "Resource",
+    "LLM",
+    "ProxyLLM",
+    "PromptTemplate",
+    "ResourceUnion",
+    "NamedResources",
+    "ResourcesUpdate",
+    "AttributeValue",
+    "Attributes",
+    "TraceState",
+    "SpanContext",
+    "TraceStatus",
+    "Event",
+    "Link",
+    "OtelResource",
+    "Span",
+    "SpanNames",
+    "SpanAttributeNames",
+    "SpanLike",
+    "StatusCode",
+    "SpanCoreFields",
+    "SpanRecordingContext",
+    "adapter",
+    "algorithm",
+    "client",
+    "config",
+    "core",
+    "emitter",
+    "env_var",
+    "execution",
+    "instrumentation",
+    "litagent",
+    "llm_proxy",
+    "logging",
+    "resources",
+    "runner",
+    "semconv",
+    "server",
+    "store",
+    "tracer",
+    "trainer",
+    "types",
+    "utils",
+]
 
 BY_MODULE = {
     "adapter.base": "Adapter OtelTraceAdapter TraceAdapter",
     "adapter.messages": "OpenAIMessages TraceToMessages",
-    "adapter.triplet": "LlmProxyTraceToTriplet RewardMatchPolicy TraceToTriplet TracerTraceToTriplet TraceTree "
-    "TraceToTripletBase Transition",
+    "adapter.triplet": "LlmProxyTraceToTriplet RewardMatchPolicy TraceToTriplet TracerTraceToTriplet "
+    "TraceTree TraceToTripletBase Transition",
     "algorithm.apo": "APO",
     "algorithm.apo.apo": "APO",
     "algorithm.base": "Algorithm",
@@ -155,7 +270,13 @@ assert agl.reward(judge).__wrapped__ is judge
 
 @pytest.mark.parametrize(
     "first",
-    ["", "agl.Trainer", "import agentlightning.runner", "import agentlightning.types", "import agentlightning.reward"],
+    [
+        "",
+        "agl.Trainer",
+        "import agentlightning.runner",
+        "import agentlightning.types",
+        "import agentlightning.reward",
+    ],
 )
 def test_names_mean_what_they_say_whatever_was_imported_first(first: str) -> None:
     # 0.3: `agl.tracer` is agentlightning.types.tracer, and `agl.reward` is no decorator.

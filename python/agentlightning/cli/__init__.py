@@ -1,5 +1,5 @@
-"""The `agl` command. Most of it is in the Rust core, to which this hands the arguments over; what needs Python
-packages is here."""
+"""The `agl` command. Most of it is in the Rust core, to which this hands the arguments over; what needs other
+Python packages is here."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     code = run_core(*arguments)
     if arguments in ([], ["-h"], ["--help"], ["help"]):
-        print("\nWith further Python packages:", file=sys.stderr if code else sys.stdout)  # noqa: T201
+        print("\nWith further Python packages:", file=sys.stderr if code else sys.stdout)
         for name, text in _IN_PYTHON.items():
-            print(f"  {name:10} {text}", file=sys.stderr if code else sys.stdout)  # noqa: T201
+            print(f"  {name:10} {text}", file=sys.stderr if code else sys.stdout)
     return code
 
 

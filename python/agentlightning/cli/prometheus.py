@@ -4,6 +4,7 @@ this: it shows its own at `/v1/prometheus/`."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -59,12 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, end)
     host, port = server.server_address[:2]
     print(f"metrics at http://{host!s}:{port}{options.metrics_path}", flush=True)  # noqa: T201
-    try:
+    with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        server.server_close()
+    return 0
 
 
 def _handler(registry: Any, options: argparse.Namespace) -> type[BaseHTTPRequestHandler]:

@@ -1,4 +1,4 @@
-"""`agl vllm`: vLLM's own command. Its server gives out token ids to whoever asks for them, as our tracers do."""
+"""`agl vllm`: vLLM's own command. Its server gives token ids to whoever asks for them, as our tracers do."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ def choose_tracer(propagate: bool, get_active: Callable[[], Tracer | None], what
     tracer = get_active()
     if tracer is None:
         raise RuntimeError(
-            f"No active tracer found. Cannot emit {what} span. Run inside a tracer's trace_context(), or pass "
-            "propagate=False to have the span returned only."
+            f"No active tracer found. Cannot emit {what} span. Run inside a tracer's trace_context(), or "
+            "pass propagate=False to have the span returned only."
         )
     return tracer
 
@@ -141,15 +141,14 @@ def shortened(text: str, limit: int = MAX_ERROR_BYTES) -> str:
 def json_text(value: Any) -> str:
     """An agent's own data as JSON text. Never an error: what has no JSON becomes its `str`."""
     try:
-        return json.dumps(value, default=str, skipkeys=True)
+        return json.dumps(value, default=_text, skipkeys=True)
     except (ValueError, RecursionError):
         # It contains itself, or is nested too deeply.
-        return json.dumps(shortened(safe_repr(value)))
+        return json.dumps(shortened(_text(value)))
 
 
-def safe_repr(value: Any) -> str:
-    """The `repr` of a value, even if that fails."""
+def _text(value: Any) -> str:
     try:
-        return repr(value)
+        return str(value)
     except Exception as error:
-        return f"<{type(value).__name__} whose repr fails: {type(error).__name__}>"
+        return f"<{type(value).__name__} whose str fails: {type(error).__name__}>"

@@ -142,9 +142,7 @@ class LitAgent(Generic[T]):
     def on_rollout_start(self, task: Task, runner: Runner[T], tracer: Tracer) -> None:
         """Deprecated, called by `LegacyAgentRunner` only: use a `Hook`."""
 
-    def on_rollout_end(
-        self, task: Task, rollout: RolloutLegacy, runner: Runner[T], tracer: Tracer
-    ) -> None:
+    def on_rollout_end(self, task: Task, rollout: RolloutLegacy, runner: Runner[T], tracer: Tracer) -> None:
         """Deprecated, called by `LegacyAgentRunner` only: use a `Hook`."""
 
     def rollout(

@@ -218,7 +218,7 @@ class LegacyAgentRunner(Runner[Any]):
             found.setdefault("trace", [_as_dict(span) for span in spans])
             if "triplets" not in found:
                 try:
-                    found["triplets"] = self.triplet_exporter.adapt(spans)  # type: ignore[arg-type]
+                    found["triplets"] = self.triplet_exporter.adapt(spans)
                 except Exception:
                     logger.exception("%s The trace can't be read.", self._log_prefix(rollout.rollout_id))
         if "final_reward" not in found:

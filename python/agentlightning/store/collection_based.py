@@ -11,11 +11,12 @@ __all__ = ["CollectionBasedLightningStore"]
 
 
 class CollectionBasedLightningStore(LightningStore):
-    """Only a name, for `isinstance` and annotations: stores are made of the Rust core's backends, not of Python
-    collections."""
+    """Only a name, for `isinstance` and annotations: stores are made of the Rust core's backends, not of
+    Python collections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise StoreUnsupportedError(
-            "CollectionBasedLightningStore can't be made, for stores are not built of Python collections here: "
-            "use InMemoryLightningStore() or SqliteLightningStore(path), or write a subclass of LightningStore"
+            "CollectionBasedLightningStore can't be made, for stores are not built of Python collections "
+            "here: use InMemoryLightningStore() or SqliteLightningStore(path), or write a subclass of "
+            "LightningStore"
         )

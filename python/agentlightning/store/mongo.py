@@ -15,6 +15,6 @@ class MongoLightningStore(LightningStore):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise StoreUnsupportedError(
-            "there is no store in MongoDB here: use SqliteLightningStore(path), which is durable, and serve it to "
-            "other processes with LightningStoreServer or `agl store`"
+            "there is no store in MongoDB here: use SqliteLightningStore(path), which is durable, and serve "
+            "it to other processes with LightningStoreServer or `agl store`"
         )

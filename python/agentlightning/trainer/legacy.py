@@ -1,4 +1,4 @@
-"""What trainers did before there was a store: running an agent for a server that hands out tasks. Deprecated."""
+"""What trainers did before there was a store: run an agent for a server that hands out tasks. Deprecated."""
 
 from __future__ import annotations
 
@@ -117,9 +117,7 @@ class TrainerLegacy:
         agent.set_trainer(self)  # type: ignore[arg-type]
         if agent.trained_agents is not None and hasattr(self.adapter, "agent_match"):
             self.adapter.agent_match = agent.trained_agents
-        strategy = ClientServerExecutionStrategy(
-            role="runner", n_runners=self.n_runners, managed_store=False
-        )
+        strategy = ClientServerExecutionStrategy(role="runner", n_runners=self.n_runners, managed_store=False)
         bundle = _LegacyBundle(agent, source, self.tracer, self.adapter, self.max_rollouts)
         return strategy.execute(_no_algorithm, bundle, LightningStore())
 

@@ -345,7 +345,7 @@ def get_prometheus_registry() -> CollectorRegistry:
     from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = prometheus.CollectorRegistry()
-    MultiProcessCollector(registry)
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call, unused-ignore]
     return registry
 
 
@@ -357,7 +357,9 @@ def shutdown_metrics(server: Any = None, worker: Any = None) -> None:
     _prometheus()
     from prometheus_client.multiprocess import mark_process_dead
 
-    mark_process_dead(getattr(worker, "pid", None) or os.getpid())
+    mark_process_dead(  # type: ignore[no-untyped-call, unused-ignore]
+        getattr(worker, "pid", None) or os.getpid()
+    )
 
 
 def _prometheus() -> Any:

@@ -61,7 +61,9 @@ def flatten_attributes(nested: Any, *, expand_leaf_lists: bool = False) -> dict[
 
     def visit(value: Any, path: str, depth: int = 0) -> None:
         if depth > _MAX_DEPTH:
-            raise ValueError(f"{path[:80]!r} is nested more than {_MAX_DEPTH} levels deep, or contains itself")
+            raise ValueError(
+                f"{path[:80]!r} is nested more than {_MAX_DEPTH} levels deep, or contains itself"
+            )
         if isinstance(value, dict):
             for key, item in value.items():
                 if not isinstance(key, str):

@@ -1,4 +1,7 @@
-"""An OTLP exporter that says which rollout its spans belong to. Needs `opentelemetry-exporter-otlp-proto-http`."""
+"""An OTLP exporter that says which rollout its spans belong to.
+
+Needs the package `opentelemetry-exporter-otlp-proto-http`.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,7 @@ from agentlightning.semconv import LightningResourceAttributes
 try:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 except ImportError as error:
-    raise ImportError(
-        "exporting spans needs the package opentelemetry-exporter-otlp-proto-http"
-    ) from error
+    raise ImportError("exporting spans needs the package opentelemetry-exporter-otlp-proto-http") from error
 
 __all__ = ["LightningStoreOTLPExporter"]
 

@@ -135,7 +135,12 @@ class PythonServerLauncher:
         if self.is_running():
             raise RuntimeError(f"the server is running already, at {self.endpoint}")
         begin = time.monotonic()
-        running = {"asyncio": _InLoop, "thread": _InThread, "mp": _InProcesses}[self.args.launch_mode](self)
+        kinds: dict[str, type[_InLoop | _InThread | _InProcesses]] = {
+            "asyncio": _InLoop,
+            "thread": _InThread,
+            "mp": _InProcesses,
+        }
+        running = kinds[self.args.launch_mode](self)
         try:
             await asyncio.wait_for(running.start(_listen(self._host, self._port)), self.args.startup_timeout)
         except Exception as error:
@@ -183,7 +188,7 @@ class PythonServerLauncher:
         """Serves until it is cancelled, or ends by itself; then stops."""
         await self.start()
         try:
-            while self.is_running():
+            while self.is_running():  # noqa: ASYNC110 - threads and processes can't be awaited
                 await asyncio.sleep(_HEALTH_SECONDS)
         finally:
             await self.stop()
@@ -218,7 +223,8 @@ class _Serving:
         async with _entered(self.context):
             serving = asyncio.ensure_future(self.server.serve(sockets=[listener]))
             try:
-                while not self.server.started and not serving.done():
+                # uvicorn only has a flag for it.
+                while not self.server.started and not serving.done():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 if self.server.started:
                     started.set()
@@ -339,7 +345,7 @@ class _InProcesses:
         with listener:
             for _ in range(launcher.args.n_workers):
                 self._processes.append(
-                    subprocess.Popen(
+                    subprocess.Popen(  # noqa: ASYNC220 - it takes a moment only
                         [sys.executable, "-c", code],
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
@@ -359,7 +365,7 @@ class _InProcesses:
                 process.stdin.close()
         end = time.monotonic() + self._launcher.args.process_join_timeout
         for request in ("terminate", "kill"):
-            while any(process.poll() is None for process in self._processes) and time.monotonic() < end:
+            while any(one.poll() is None for one in self._processes) and time.monotonic() < end:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             for process in self._processes:
                 if process.poll() is None:

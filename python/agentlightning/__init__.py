@@ -54,6 +54,6 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    from ._exports import MODULE_OF, SUBMODULES
+    from ._exports import FORMER_SUBMODULES, MODULE_OF, SUBMODULES
 
-    return sorted({*globals(), *MODULE_OF, *SUBMODULES})
+    return sorted({*globals(), *MODULE_OF, *SUBMODULES, *FORMER_SUBMODULES})

@@ -140,8 +140,6 @@ class AgentLightningClient:
         """
         body = rollout.model_dump_json().encode()
         answer = self._persistently(lambda: self._request("POST", "/rollout", body))
-        if answer is None:
-            raise StoreError(f"{self.endpoint} does not know the rollout {rollout.rollout_id!r}")
         return dict(answer)
 
     async def post_rollout_async(self, rollout: RolloutLegacy) -> dict[str, Any] | None:
@@ -160,7 +158,7 @@ class AgentLightningClient:
         return request()
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> Any:
-        """The JSON of an answer; None for 404."""
+        """The JSON of an answer; None where there are no such resources."""
         headers = {"X-AgentLightning-Client": "true", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -172,7 +170,7 @@ class AgentLightningClient:
         except urllib.error.HTTPError as error:
             with error:
                 detail = error.read(1000).decode("utf-8", "replace")
-            if error.code == 404:
+            if error.code == 404 and path.startswith("/resources/"):
                 return None
             if error.code >= 500 or error.code == 408:
                 raise StoreUnavailableError(f"{url} answered {error.code}: {detail}") from error
@@ -226,7 +224,7 @@ class DevTaskLoader(AgentLightningClient):
             return task
         now = time.time()
         return Task(
-            rollout_id=f"local_task_{self.task_count:03d}",
+            rollout_id=f"local_task_{index + 1:03d}",
             input=task,
             resources_id=self._update.resources_id,
             create_time=now,

@@ -381,7 +381,7 @@ def _load(path: Path) -> Any:
             try:
                 return yaml.safe_load(path.read_text("utf-8"))
             except yaml.YAMLError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(" ".join(str(error).split())) from None
         case suffix:
             raise ValueError(f"the name must end with .json, .toml or .yaml, not {suffix or 'nothing'}")
 

@@ -74,6 +74,7 @@ class AgentLightningServer:
         self.task_timeout_seconds = task_timeout_seconds
         self._store = InMemoryLightningStore()
         self._completed: dict[str, RolloutLegacy] = {}
+        self._answered: set[str] = set()
         self._lock = threading.Lock()
         self._http: _HttpServer | None = None
 
@@ -176,13 +177,17 @@ class AgentLightningServer:
         claimed = await self._store.dequeue_rollout()
         if claimed is None:
             return TaskIfAny(is_available=False)
+        return TaskIfAny(is_available=True, task=await self._task(claimed))
+
+    async def _task(self, claimed: AttemptedRollout) -> Task:
+        """A rollout as clients know it."""
         attempt = claimed.attempt
         put_back = None
         if attempt.sequence_id > 1:
             earlier = await self._store.query_attempts(claimed.rollout_id, sort_by="sequence_id")
             put_back = max((one.end_time or 0.0 for one in list(earlier)[:-1]), default=None)
         metadata = dict(claimed.metadata or {})
-        task = Task(
+        return Task(
             rollout_id=claimed.rollout_id,
             input=claimed.input,
             mode=claimed.mode,
@@ -194,30 +199,32 @@ class AgentLightningServer:
             num_requeues=attempt.sequence_id - 1,
             metadata=metadata,
         )
-        return TaskIfAny(is_available=True, task=task)
 
     async def _resources(self, name: str) -> ResourcesUpdate | None:
         if name == "latest":
             return await self._store.get_latest_resources()
         return await self._store.get_resources_by_id(name)
 
-    async def _complete(self, result: RolloutLegacy) -> GenericResponse | None:
-        rollout = await self._store.get_rollout_by_id(result.rollout_id)
-        if rollout is None:
-            return None
+    async def _complete(self, result: RolloutLegacy) -> GenericResponse:
+        rollout_id = result.rollout_id
         with self._lock:
             # A result that comes twice, from a client that had no answer or was given up, counts once.
-            is_first = rollout.status != "succeeded" and result.rollout_id not in self._completed
+            is_first = rollout_id not in self._answered
             if is_first:
-                self._completed[result.rollout_id] = result
+                self._answered.add(rollout_id)
         if is_first:
+            rollout = await self._store.get_rollout_by_id(rollout_id)
+            if result.task is None and isinstance(rollout, AttemptedRollout):
+                # 0.3's runner does not send it along.
+                result.task = await self._task(rollout)
+            with self._lock:
+                self._completed[rollout_id] = result
             if isinstance(rollout, AttemptedRollout) and rollout.attempt.end_time is None:
-                await self._store.update_attempt(
-                    result.rollout_id, rollout.attempt.attempt_id, status="succeeded"
-                )
-            if (await self._store.get_rollout_by_id(result.rollout_id)).status != "succeeded":  # type: ignore[union-attr]
-                await self._store.update_rollout(result.rollout_id, status="succeeded")
-        message = f"Rollout {result.rollout_id} received and stored."
+                await self._store.update_attempt(rollout_id, rollout.attempt.attempt_id, status="succeeded")
+            if rollout is not None:
+                # The attempt may have been given up meanwhile; its result still counts.
+                await self._store.update_rollout(rollout_id, status="succeeded")
+        message = f"Rollout {rollout_id} received and stored."
         return GenericResponse(status="ok", message=message if is_first else f"{message} It was already.")
 
     async def _answer(self, method: str, path: str, body: bytes) -> tuple[HTTPStatus, BaseModel | str]:
@@ -234,7 +241,7 @@ class AgentLightningServer:
                     result = RolloutLegacy.model_validate_json(body)
                 except ValidationError as error:
                     return HTTPStatus.UNPROCESSABLE_ENTITY, str(error)
-                known, missing = await self._complete(result), f"No rollout {result.rollout_id!r}."
+                return HTTPStatus.OK, await self._complete(result)
             case _:
                 known = None
                 missing = (

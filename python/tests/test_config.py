@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cli_app
 import pytest
+
+import agentlightning as agl
 
 APP = Path(__file__).parent / "cli_app.py"
 
@@ -43,11 +46,12 @@ def shown(*arguments: str) -> Any:
     return lines[0] if len(lines) == 1 else lines
 
 
-def refused(*arguments: str) -> str:
-    done = call(*arguments)
-    assert done.returncode == 2, done.stdout
-    assert "Traceback" not in done.stderr
-    return done.stderr.splitlines()[-1]
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["app", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        agl.lightning_cli(cli_app.Agent)
+    assert ended.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
 
 
 def test_without_flags_the_defaults_hold() -> None:
@@ -111,11 +115,16 @@ def test_every_type_has_its_flag() -> None:
         ),
         (["--agent.model", "m", "--agent.llm", "{"], ["--agent.llm", "is no JSON"]),
         (["--agent.model", "m", "--agent.nonsense", "1"], ["--agent.nonsense"]),
-        (["--agent.mod", "m"], ["--agent.model is required"]),
+        (["--agent.model", "m", "--agent.step", "1"], ["unrecognized arguments: --agent.step 1"]),
     ],
 )
-def test_errors_name_the_flag(arguments: list[str], words: list[str]) -> None:
-    message = refused("agent", *arguments)
+def test_errors_name_the_flag(
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = refused(capsys, monkeypatch, *arguments)
     assert [word for word in words if word not in message] == []
 
 
@@ -139,13 +148,14 @@ def test_help_says_what_there_is() -> None:
         assert words in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("kind", ["json", "toml"])
+@pytest.mark.parametrize("kind", ["json", "toml", "yaml"])
 def test_config_files(kind: str, tmp_path: Path) -> None:
     if kind == "toml" and sys.version_info < (3, 11):
         pytest.skip("TOML needs Python 3.11")
     path = tmp_path / f"config.{kind}"
-    if kind == "json":
+    if kind != "toml":
         agent = {"model": "file", "steps": 5, "tools": ["x"], "llm": {"endpoint": "http://h", "model": "q"}}
+        # JSON is YAML, too.
         path.write_text(json.dumps({"agent": {**agent, "top-k": None}, "optimizer": {"lr": 0.1}}))
     else:
         path.write_text(
@@ -168,18 +178,31 @@ def test_config_files(kind: str, tmp_path: Path) -> None:
         ([], "must be an object"),
     ],
 )
-def test_errors_of_config_files_name_the_key(content: Any, words: str, tmp_path: Path) -> None:
+def test_errors_of_config_files_name_the_key(
+    content: Any,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(content))
-    assert words in refused("agent", "--config", str(path))
+    assert words in refused(capsys, monkeypatch, "--config", str(path))
 
 
-def test_config_files_that_are_none(tmp_path: Path) -> None:
-    assert "No such file" in refused("agent", "--config", str(tmp_path / "none.json"))
-    (tmp_path / "a.json").write_text("{")
-    assert "a.json" in refused("agent", "--config", str(tmp_path / "a.json"))
-    (tmp_path / "a.ini").write_text("")
-    assert "must end with .json" in refused("agent", "--config", str(tmp_path / "a.ini"))
+def test_config_files_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content, words in (
+        ("none.json", None, "No such file"),
+        ("a.json", "{", "a.json: Expecting property name"),
+        ("a.yaml", "{", "a.yaml: while parsing"),
+        ("a.ini", "", "must end with .json"),
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_text(content)
+        assert words in refused(capsys, monkeypatch, "--config", str(path))
 
 
 def test_the_trainer_with_its_components() -> None:

@@ -37,6 +37,7 @@ from agentlightning.utils.otel import (
     query_linked_spans,
     sanitize_attribute_value,
     sanitize_attributes,
+    sanitize_list_attribute_sanity,
     unflatten_attributes,
 )
 
@@ -170,6 +171,13 @@ def test_sanitize(caplog: pytest.LogCaptureFixture) -> None:
     assert sanitize_attribute_value(Path("/x")) == '"/x"'
     with pytest.raises(ValueError, match="'bad'"):
         sanitize_attributes({"bad": object()}, force=False)
+
+
+def test_sanitize_a_list() -> None:
+    for given, expected in (((1, True), [1, 1]), ([1, 2.5], [1.0, 2.5]), (["a"], ["a"]), ([], [])):
+        assert sanitize_list_attribute_sanity(given) == expected
+    with pytest.raises(ValueError, match="only one type of primitive values, got: int, str"):
+        sanitize_list_attribute_sanity(["a", 1])
 
 
 @pytest.mark.parametrize("value", [None, {1}, (1,), object(), [1, "x"], [None]])

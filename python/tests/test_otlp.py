@@ -298,7 +298,6 @@ async def test_the_exporter_that_is_told_its_rollout(store: agl.LightningStore) 
         exporter.enable_store_otlp(store.otlp_traces_endpoint(), attempt.rollout_id, attempt.attempt_id)
         tracer.start_span("within", attributes={"k": "v"}).end()
     exporter.disable_store_otlp()
-    # 0.3 goes on to send these to the last rollout.
     tracer.start_span("after").end()
     provider.shutdown()
     for attempt in attempts:

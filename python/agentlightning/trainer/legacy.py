@@ -92,8 +92,7 @@ class TrainerLegacy:
             dev_backend: Another name of `dev_data`.
 
         Raises:
-            ValueError: with `Trainer(dev=True)` and no `dev_data`.
-            TypeError: for a server that is none of these.
+            ValueError: for a server that is none of these, and with `Trainer(dev=True)` and no `dev_data`.
         """
         from agentlightning.client import AgentLightningClient
         from agentlightning.execution.client_server import ClientServerExecutionStrategy
@@ -110,7 +109,7 @@ class TrainerLegacy:
                 source = AgentLightningClient(source)
         if not isinstance(source, AgentLightningClient):
             if self._dev or not hasattr(source, "__getitem__"):
-                raise TypeError(
+                raise ValueError(
                     f"{name} must be a URL or an AgentLightningClient, not {type(source).__name__}"
                 )
             return self.fit(agent, source, val_dataset=val_data)

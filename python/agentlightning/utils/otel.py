@@ -34,6 +34,7 @@ __all__ = [
     "query_linked_spans",
     "sanitize_attribute_value",
     "sanitize_attributes",
+    "sanitize_list_attribute_sanity",
     "unflatten_attributes",
 ]
 
@@ -200,17 +201,28 @@ def sanitize_attribute_value(value: Any, force: bool = True) -> AttributeValue:
     if isinstance(value, _PRIMITIVES):
         return value
     if isinstance(value, list):
-        if all(isinstance(item, str) for item in value) or all(isinstance(item, bool) for item in value):
-            return value
-        if all(isinstance(item, int) for item in value):
-            return [int(item) for item in value]
-        if all(isinstance(item, (int, float)) for item in value):
-            return [float(item) for item in value]
-        logger.warning("A list that contains mixed types is stored as JSON text.")
+        try:
+            return sanitize_list_attribute_sanity(value)
+        except ValueError:
+            logger.warning("A list that contains mixed types is stored as JSON text.")
     try:
         return json.dumps(value, default=str if force else None)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the value has no JSON: {error}") from error
+
+
+def sanitize_list_attribute_sanity(maybe_list: Iterable[Any]) -> AttributeValue:
+    """A list as OpenTelemetry allows it, of strings, of booleans, of integers or of floats; `ValueError` for
+    anything else."""
+    values = list(maybe_list)
+    if all(isinstance(item, str) for item in values) or all(isinstance(item, bool) for item in values):
+        return values
+    if all(isinstance(item, int) for item in values):
+        return [int(item) for item in values]
+    if all(isinstance(item, (int, float)) for item in values):
+        return [float(item) for item in values]
+    kinds = sorted({type(item).__name__ for item in values})
+    raise ValueError(f"List must contain only one type of primitive values, got: {', '.join(kinds)}.")
 
 
 def sanitize_attributes(attributes: Mapping[str, Any], force: bool = True) -> Attributes:

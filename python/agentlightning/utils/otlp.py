@@ -5,6 +5,7 @@ Needs the package `opentelemetry-exporter-otlp-proto-http`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,16 +30,25 @@ class LightningStoreOTLPExporter(OTLPSpanExporter):
     `OTLPSpanExporter` would.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._default_endpoint = self._endpoint
+    def __init__(self, endpoint: str | None = None, **kwargs: Any) -> None:
+        """Makes an exporter; arguments are those of `OTLPSpanExporter`.
+
+        To a store that asks for a key, the one in AGL_KEY is sent, unless there are `headers`.
+        """
+        super().__init__(endpoint, **kwargs)
+        if "headers" not in kwargs and (key := os.environ.get("AGL_KEY")):
+            kwargs["headers"] = {"authorization": f"Bearer {key}"}
+        self._options = kwargs
+        # An exporter's endpoint is settled when it is made, so there is one for each store.
+        self._exporters: dict[str, OTLPSpanExporter] = {}
+        self._store_endpoint: str | None = None
         self._rollout_id: str | None = None
         self._attempt_id: str | None = None
 
     @property
     def endpoint(self) -> str:
         """Where spans go."""
-        return self._endpoint
+        return self._store_endpoint or self._endpoint
 
     @property
     def rollout_id(self) -> str | None:
@@ -52,13 +62,15 @@ class LightningStoreOTLPExporter(OTLPSpanExporter):
 
     def enable_store_otlp(self, endpoint: str, rollout_id: str, attempt_id: str) -> None:
         """Exports to `endpoint` from here on, such as a store's `otlp_traces_endpoint()`, under these ids."""
-        self._endpoint = endpoint
+        if endpoint not in self._exporters:
+            self._exporters[endpoint] = OTLPSpanExporter(endpoint, **self._options)
+        self._store_endpoint = endpoint
         self._rollout_id = rollout_id
         self._attempt_id = attempt_id
 
     def disable_store_otlp(self) -> None:
         """Undoes `enable_store_otlp`."""
-        self._endpoint = self._default_endpoint
+        self._store_endpoint = None
         self._rollout_id = None
         self._attempt_id = None
 
@@ -69,7 +81,7 @@ class LightningStoreOTLPExporter(OTLPSpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Exports spans. They are told apart by their resources, so that of each span is left as it is, and a
         copy is exported."""
-        if self._rollout_id is None or self._attempt_id is None:
+        if self._store_endpoint is None or self._rollout_id is None or self._attempt_id is None:
             return SpanExportResult.SUCCESS if self.should_bypass() else super().export(spans)
         ids = Resource(
             {
@@ -77,7 +89,13 @@ class LightningStoreOTLPExporter(OTLPSpanExporter):
                 LightningResourceAttributes.ATTEMPT_ID.value: self._attempt_id,
             }
         )
-        return super().export([_under(span, ids) for span in spans])
+        return self._exporters[self._store_endpoint].export([_under(span, ids) for span in spans])
+
+    def shutdown(self) -> None:
+        """Closes the connections."""
+        for exporter in self._exporters.values():
+            exporter.shutdown()
+        super().shutdown()
 
 
 def _under(span: ReadableSpan, ids: Resource) -> ReadableSpan:

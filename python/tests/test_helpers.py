@@ -230,6 +230,12 @@ def test_global_tracer_provider(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     get_tracer().start_span("seen").end()
     assert [span.name for span in exporter.get_finished_spans()] == ["seen"]
 
+    other = trace.NoOpTracerProvider()
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", other)
+    assert get_tracer_provider() is other
+    assert "none of OpenTelemetry's SDK" in caplog.text
+    get_tracer(use_active_span_processor=False).start_span("unseen").end()
+
 
 def test_ids() -> None:
     for length in (0, 1, 8, 15):

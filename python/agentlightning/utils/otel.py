@@ -268,19 +268,24 @@ def format_exception_attributes(exception: BaseException) -> dict[str, Any]:
 
 
 def get_tracer_provider(inspect: bool = True) -> TracerProvider:
-    """OpenTelemetry's global provider; `RuntimeError` when none has been set.
+    """OpenTelemetry's global provider; `RuntimeError` when none has been set. One that is not of the SDK, and
+    so may record nothing, is logged.
 
     With `inspect` its span processors are logged at DEBUG; AGL_EMITTER_DEBUG switches that on or off for all.
     """
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import ProxyTracerProvider
     from opentelemetry.trace import get_tracer_provider as get_global_provider
 
     provider = get_global_provider()
-    if not isinstance(provider, TracerProvider):
+    if isinstance(provider, ProxyTracerProvider):
         raise RuntimeError(
             "Tracer is not initialized. Cannot emit a meaningful span. Run within a tracer of Agent "
             "Lightning, or set a provider with opentelemetry.trace.set_tracer_provider()."
         )
+    if not isinstance(provider, TracerProvider):
+        logger.error("The global tracer provider is none of OpenTelemetry's SDK: %r", provider)
+        return cast("TracerProvider", provider)
     listing = resolve_bool_env_var(
         LightningEnvVar.AGL_EMITTER_DEBUG, fallback=logger.isEnabledFor(logging.DEBUG)
     )
@@ -306,7 +311,9 @@ def get_tracer(use_active_span_processor: bool = True) -> Tracer:
     from opentelemetry.sdk.trace import TracerProvider
 
     provider = get_tracer_provider(inspect=use_active_span_processor)
-    if not use_active_span_processor:
+    if not use_active_span_processor and not isinstance(provider, TracerProvider):
+        provider = TracerProvider(shutdown_on_exit=False)
+    elif not use_active_span_processor:
         provider = TracerProvider(
             sampler=provider.sampler,
             resource=provider.resource,

@@ -94,8 +94,8 @@ class LightningStoreOTLPExporter(OTLPSpanExporter):
     def shutdown(self) -> None:
         """Closes the connections."""
         for exporter in self._exporters.values():
-            exporter.shutdown()
-        super().shutdown()
+            exporter.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
+        super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _under(span: ReadableSpan, ids: Resource) -> ReadableSpan:

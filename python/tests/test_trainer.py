@@ -471,7 +471,7 @@ def test_specs_of_the_trainer() -> None:
     with pytest.raises(TypeError, match="is not a Tracer subclass"):
         Trainer(tracer=lambda: 3)
     with pytest.raises(TypeError, match="datasets"):
-        Trainer().fit(MyAgent(), "http://localhost:1")  # type: ignore[arg-type]
+        Trainer().dev(MyAgent(), "http://localhost:1")  # type: ignore[arg-type]
 
 
 def test_ports_of_the_trainer() -> None:

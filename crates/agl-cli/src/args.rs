@@ -80,6 +80,10 @@ pub(crate) struct StoreOptions {
     /// Taken because 0.3 has it.
     #[arg(long = "n-workers", value_name = "COUNT", hide = true, value_parser = one_worker)]
     pub(crate) _n_workers: Option<()>,
+
+    /// Taken because 0.3 has it: metrics are always there.
+    #[arg(long = "tracker", value_name = "KIND", num_args = 1.., hide = true, value_parser = ["prometheus", "console"])]
+    pub(crate) _tracker: Vec<String>,
 }
 
 /// A port, on a host or on the usual one.
@@ -360,6 +364,16 @@ mod tests {
         assert_eq!(asked(&["--otlp-grpc", "0", "--port", "1"]), Some((None, 0)));
         assert_eq!(asked(&["--otlp-grpc", "[::1]:9"]), Some((Some("::1".to_owned()), 9)));
         assert!(Arguments::try_parse_from(["agl", "store", "--otlp-grpc", "here"]).is_err());
+    }
+
+    #[test]
+    fn what_0_3_asks_for_is_taken() {
+        let line = ["agl", "store", "--tracker", "prometheus", "console", "--n-workers", "1", "--port", "1"];
+        let Command::Store(options) = Arguments::parse_from(line).command else { panic!("a store") };
+        assert_eq!(options.port, 1);
+        for line in [["agl", "store", "--tracker", "statsd"], ["agl", "store", "--backend", "mongo"]] {
+            assert!(Arguments::try_parse_from(line).is_err(), "{line:?}");
+        }
     }
 
     #[test]

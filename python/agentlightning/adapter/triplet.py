@@ -19,7 +19,7 @@ from agentlightning.types import Span, Triplet
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["RewardMatchPolicy", "TraceToTripletBase", "TracerTraceToTriplet"]
+__all__ = ["RewardMatchPolicy", "TraceToTriplet", "TraceToTripletBase", "TracerTraceToTriplet"]
 
 _triplets: TypeAdapter[list[Triplet]] = TypeAdapter(list[Triplet])
 
@@ -108,3 +108,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
             return _triplets.validate_json(_core.trace_to_triplets(encode_spans(spans), encode(options)))
         except _core.CoreError as error:
             raise as_exception(*error.args) from None
+
+
+TraceToTriplet = TracerTraceToTriplet
+"""A shorter name."""

@@ -28,6 +28,7 @@ from agentlightning.store.base import LightningStore
 from agentlightning.tracer.base import Tracer
 from agentlightning.tracer.otel import OtelTracer
 from agentlightning.trainer.init_utils import build_component, instantiate_component, instantiate_from_spec
+from agentlightning.trainer.legacy import TrainerLegacy
 from agentlightning.trainer.registry import ExecutionStrategyRegistry
 from agentlightning.types import Hook
 
@@ -75,7 +76,7 @@ def _logged(what: str, action: Callable[[], Any]) -> None:
         logger.exception("Error during %s", what)
 
 
-class Trainer:
+class Trainer(TrainerLegacy):
     """Puts agent, algorithm, runners and store together, and runs them.
 
     Every component may be given as an instance, a class, a factory, an import path, or a dict with a `type`
@@ -106,7 +107,7 @@ class Trainer:
         """Makes a trainer.
 
         Args:
-            dev: Deprecated, without effect.
+            dev: Deprecated; read by `fit_v0` only.
             n_runners: How many runners to run; 1 by default.
             max_rollouts: How many rollouts each runner runs at most.
             initial_resources: What agents get from the start, such as a model endpoint or a prompt.
@@ -276,7 +277,7 @@ class Trainer:
 
         Args:
             agent: The agent; the one that was added by default.
-            train_dataset: The tasks to learn from.
+            train_dataset: The tasks to learn from. Deprecated: a legacy server's URL, for `fit_v0`.
             val_dataset: The tasks to be judged by.
 
         Returns:
@@ -285,11 +286,13 @@ class Trainer:
 
         Raises:
             ValueError: without an agent.
-            TypeError: for something else than an agent, or for a URL in place of a dataset, which versions
-                before 0.3 took.
+            TypeError: for something else than an agent.
         """
         if isinstance(train_dataset, str):
-            raise TypeError("fit() takes datasets. Training against a server's URL ended with version 0.2.")
+            warnings.warn(
+                "fit() with a server's URL is deprecated. Give it datasets.", DeprecationWarning, stacklevel=2
+            )
+            return self.fit_v0(self._require_agent(agent), train_dataset, val_data=val_dataset)
         return self._execute_here(self._require_agent(agent), self.algorithm, train_dataset, val_dataset)
 
     def dev(

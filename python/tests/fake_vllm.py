@@ -86,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
+        if self.path == "/count":
+            self._send(200, {"requests": len(self.server_state.requests)})
+            return
         self.server_state.probes += 1
         if not self.path.endswith("/models"):
             self._send(404, {"error": {"message": "not found"}})

@@ -6,13 +6,14 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
 from langchain_core.callbacks.base import BaseCallbackHandler
 from langchain_core.tracers import context
 from opentelemetry import trace as trace_api
 
 from agentlightning.instrumentation.structure import Kind, Step, text_of
-from agentlightning.tracer.otel import current_session
+from agentlightning.tracer.otel import TraceSession, current_session
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class LightningCallbackHandler(BaseCallbackHandler):
 
     def __init__(self) -> None:
         self._steps: dict[Any, Step] = {}
+        self._spans: WeakSet[trace_api.Span] = WeakSet()
 
     def __deepcopy__(self, memo: Any) -> LightningCallbackHandler:
         return self
@@ -50,13 +52,23 @@ class LightningCallbackHandler(BaseCallbackHandler):
         if session is None or run_id in self._steps:
             return
         parent = self._steps.get(parent_run_id)
-        # A run may be deeper inside than its parent run says: below an operation of the agent's own. And it
-        # may be in another thread or task, which has never heard of its parent.
-        is_below = parent is None or session.is_inside(trace_api.get_current_span(), parent.span)
-        span = None if parent is None or is_below else parent.span
-        step = Step(session, kind, span_name, name, inputs, attributes, span)
+        step = Step(session, kind, span_name, name, inputs, attributes, self._parent_span(session, parent))
+        self._spans.add(step.span)
         self._steps[run_id] = step
         step.enter()
+
+    def _parent_span(self, session: TraceSession, parent: Step | None) -> trace_api.Span | None:
+        """The span that a run belongs below: None for the one that is current, else its parent run's.
+
+        A run may be deeper inside than its parent run says: below an operation of the agent's own. But it may also
+        be in another thread or task, which has never heard of its parent, or beside a run that is not over yet.
+        """
+        if parent is None:
+            return None
+        current = trace_api.get_current_span()
+        if current not in self._spans and session.is_inside(current, parent.span):
+            return None
+        return parent.span
 
     def _end(self, run_id: Any, outputs: Any, **kwargs: Any) -> None:
         step = self._steps.pop(run_id, None)

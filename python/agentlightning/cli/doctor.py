@@ -17,7 +17,8 @@ def doctor(*, imports: bool = False) -> int:
         instrumentation.instrument_all()
         for library in instrumentation.LIBRARIES:
             try:
-                import_module(library.module)
+                for module in library.modules:
+                    import_module(module)
             except ImportError:
                 # Not installed, which the table says.
                 continue

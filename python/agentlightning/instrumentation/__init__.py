@@ -13,7 +13,6 @@ import logging
 import sys
 import threading
 from importlib import import_module
-from importlib.util import find_spec
 from typing import NamedTuple
 
 from agentlightning.instrumentation.importing import ImportWatch
@@ -35,8 +34,8 @@ __all__ = [
 class _Library(NamedTuple):
     name: str
     """What people call it."""
-    module: str
-    """The module whose import is waited for."""
+    modules: tuple[str, ...]
+    """The modules whose imports are waited for."""
     home: str
     """Our module for it, which has `instrument()` and `uninstrument()`."""
     distribution: str
@@ -45,19 +44,36 @@ class _Library(NamedTuple):
     """What is recorded of it."""
 
 
+_CALLS = "model calls"
+_TRIES = "what an SDK does again as one model call"
 LIBRARIES = (
-    _Library("httpx", "httpx", "httpx", "httpx", "model calls"),
-    _Library("httpx2", "httpx2", "httpx", "httpx2", "model calls"),
-    _Library("requests", "requests", "requests", "requests", "model calls"),
-    _Library("aiohttp", "aiohttp", "aiohttp", "aiohttp", "model calls"),
-    _Library("OpenAI SDK", "openai", "openai", "openai", "model calls with their retries"),
-    _Library("Anthropic SDK", "anthropic", "anthropic", "anthropic", "model calls with their retries"),
+    _Library("httpx", ("httpx",), "httpx", "httpx", _CALLS),
+    _Library("httpx2", ("httpx2",), "httpx", "httpx2", _CALLS),
+    _Library("requests", ("requests",), "requests", "requests", _CALLS),
+    _Library("aiohttp", ("aiohttp",), "aiohttp", "aiohttp", _CALLS),
+    _Library("OpenAI SDK", ("openai",), "openai", "openai", _TRIES),
+    _Library("Anthropic SDK", ("anthropic",), "anthropic", "anthropic", _TRIES),
     _Library(
         "LangChain, LangGraph",
-        "langchain_core",
+        ("langchain_core",),
         "langchain",
         "langchain-core",
         "chains, agents, nodes, tools, retrievers",
+    ),
+    _Library(
+        "OpenAI Agents SDK",
+        # Many a project has a package `agents` of its own.
+        ("agents.tracing",),
+        "openai_agents",
+        "openai-agents",
+        "agents, turns, tools, handoffs, guardrails",
+    ),
+    _Library(
+        "AutoGen",
+        ("autogen_agentchat.agents", "autogen_agentchat.teams"),
+        "autogen_agentchat",
+        "autogen-agentchat",
+        "agents, teams, tools",
     ),
 )
 """Every package that we record something of."""
@@ -106,7 +122,8 @@ def instrument_all() -> None:
         threads.instrument()
         for library in LIBRARIES:
             _status[library.name] = "waits for its import"
-            _watch.when_imported(library.module, lambda library=library: _patch(library))  # type: ignore[misc]
+            for module in library.modules:
+                _watch.when_imported(module, lambda library=library: _patch(library))  # type: ignore[misc]
         if logger.isEnabledFor(logging.INFO):
             _log(findings())
 
@@ -177,10 +194,8 @@ def _finding(library: _Library) -> Finding:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        if find_spec(library.module) is None:
-            raise PackageNotFoundError
         found: str | None = version(library.distribution)
-    except (PackageNotFoundError, ModuleNotFoundError, ValueError):
+    except PackageNotFoundError:
         found = None
     status = _status.get(library.name, "off") if found is not None else "not installed"
     return Finding(library.name, found, status, library.recorded)

@@ -6,14 +6,11 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 from typing import Any
-from weakref import WeakSet
 
 from langchain_core.callbacks.base import BaseCallbackHandler
 from langchain_core.tracers import context
-from opentelemetry import trace as trace_api
 
-from agentlightning.instrumentation.structure import Kind, Step, text_of
-from agentlightning.tracer.otel import TraceSession, current_session
+from agentlightning.instrumentation.structure import Steps, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,52 +26,13 @@ class LightningCallbackHandler(BaseCallbackHandler):
     raise_error = False
 
     def __init__(self) -> None:
-        self._steps: dict[Any, Step] = {}
-        self._spans: WeakSet[trace_api.Span] = WeakSet()
+        self._steps = Steps()
 
     def __deepcopy__(self, memo: Any) -> LightningCallbackHandler:
         return self
 
     def __copy__(self) -> LightningCallbackHandler:
         return self
-
-    def _start(
-        self,
-        kind: Kind,
-        span_name: str,
-        name: str | None,
-        inputs: Any,
-        attributes: dict[str, Any],
-        run_id: Any,
-        parent_run_id: Any,
-    ) -> None:
-        session = current_session()
-        if session is None or run_id in self._steps:
-            return
-        parent = self._steps.get(parent_run_id)
-        step = Step(session, kind, span_name, name, inputs, attributes, self._parent_span(session, parent))
-        self._spans.add(step.span)
-        self._steps[run_id] = step
-        step.enter()
-
-    def _parent_span(self, session: TraceSession, parent: Step | None) -> trace_api.Span | None:
-        """The span that a run belongs below: None for the one that is current, else its parent run's.
-
-        A run may be deeper inside than its parent run says: below an operation of the agent's own. But it may also
-        be in another thread or task, which has never heard of its parent, or beside a run that is not over yet.
-        """
-        if parent is None:
-            return None
-        current = trace_api.get_current_span()
-        if current not in self._spans and session.is_inside(current, parent.span):
-            return None
-        return parent.span
-
-    def _end(self, run_id: Any, outputs: Any, **kwargs: Any) -> None:
-        step = self._steps.pop(run_id, None)
-        if step is not None:
-            step.leave()
-            step.end(outputs, **kwargs)
 
     # Chains, which agents and nodes of graphs are, too
 
@@ -86,13 +44,13 @@ class LightningCallbackHandler(BaseCallbackHandler):
         text = text_of(inputs)
         attributes = {"langchain.chain.type": name, "langchain.chain.name": name, "chain.inputs": text}
         attributes.update(_graph_attributes(kwargs.get("metadata")))
-        self._start("chain", "chain.chain", name, text, attributes, run_id, parent_run_id)
+        self._steps.start(run_id, parent_run_id, "chain", "chain.chain", name, text, attributes)
 
     def on_chain_end(self, outputs: Any, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a chain."""
-        if run_id in self._steps:
+        if self._steps.get(run_id) is not None:
             text = text_of(outputs)
-            self._end(run_id, text, attributes={"chain.outputs": text})
+            self._steps.end(run_id, text, attributes={"chain.outputs": text})
 
     def on_chain_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a chain that failed."""
@@ -103,7 +61,7 @@ class LightningCallbackHandler(BaseCallbackHandler):
             "GraphBubbleUp",
             "ParentCommand",
         )
-        self._end(run_id, None, **({} if is_interrupt else {"error": error}))
+        self._steps.end(run_id, None, **({} if is_interrupt else {"error": error}))
 
     # Models; their calls are recorded on their own
 
@@ -135,8 +93,7 @@ class LightningCallbackHandler(BaseCallbackHandler):
             "langchain.llm.model": str(parameters.get("model") or parameters.get("model_name") or name),
             "langchain.chat_model.type": str(parameters.get("_type") or "chat"),
         }
-        self._start("llm", span_name, name, None, attributes, run_id, parent_run_id)
-        step = self._steps.get(run_id)
+        step = self._steps.start(run_id, parent_run_id, "llm", span_name, name, None, attributes)
         if step is not None:
             # Kept for models that make no request that we could see.
             step.inputs = inputs
@@ -152,11 +109,11 @@ class LightningCallbackHandler(BaseCallbackHandler):
                 attributes = _call_attributes(step.inputs, response)
             except Exception:
                 logger.exception("A call of a model could not be recorded.")
-        self._end(run_id, None, attributes=attributes)
+        self._steps.end(run_id, None, attributes=attributes)
 
     def on_llm_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """Ends the use of a model that failed."""
-        self._end(run_id, None, error=error)
+        self._steps.end(run_id, None, error=error)
 
     # Tools and retrievers
 
@@ -178,32 +135,32 @@ class LightningCallbackHandler(BaseCallbackHandler):
             "langchain.tool.description": (serialized or {}).get("description"),
             "langchain.tool.input": text,
         }
-        self._start("tool", "tool.tool", name, text, attributes, run_id, parent_run_id)
+        self._steps.start(run_id, parent_run_id, "tool", "tool.tool", name, text, attributes)
 
     def on_tool_end(self, output: Any, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a tool."""
-        if run_id in self._steps:
+        if self._steps.get(run_id) is not None:
             text = text_of(getattr(output, "content", output))
-            self._end(run_id, text, attributes={"langchain.tool.output": text})
+            self._steps.end(run_id, text, attributes={"langchain.tool.output": text})
 
     def on_tool_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a tool that failed."""
-        self._end(run_id, None, error=error)
+        self._steps.end(run_id, None, error=error)
 
     def on_retriever_start(
         self, serialized: Any, query: str, *, run_id: Any, parent_run_id: Any = None, **kwargs: Any
     ) -> None:
         """Begins a retrieval."""
         name = kwargs.get("name") or _name(serialized) or "retriever"
-        self._start("retriever", "retriever.retriever", name, query, {}, run_id, parent_run_id)
+        self._steps.start(run_id, parent_run_id, "retriever", "retriever.retriever", name, query)
 
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a retrieval."""
-        self._end(run_id, documents)
+        self._steps.end(run_id, documents)
 
     def on_retriever_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a retrieval that failed."""
-        self._end(run_id, None, error=error)
+        self._steps.end(run_id, None, error=error)
 
 
 def _name(serialized: Any) -> str | None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as trace_api
@@ -82,6 +83,8 @@ class Step:
         )
         self.inputs: Any = None
         """What the framework has given in, where that is written only if nothing else says it."""
+        self.around: Step | None = None
+        """The step of the same framework that it is part of."""
         self._done = False
         self._previous: otel_context.Context | None = None
         session.add_closer(self.end)
@@ -126,6 +129,57 @@ class Step:
             logger.exception("The end of a step could not be recorded.")
         finally:
             self.span.end()
+
+
+class Steps:
+    """The steps of a framework whose callbacks name each by a key, and the one around it."""
+
+    def __init__(self) -> None:
+        self._steps: dict[Any, Step] = {}
+        self._by_span: WeakKeyDictionary[trace_api.Span, Step] = WeakKeyDictionary()
+
+    def get(self, key: Any) -> Step | None:
+        """The step of that key, while it is open."""
+        return self._steps.get(key)
+
+    def start(self, key: Any, parent_key: Any, *described: Any) -> Step | None:
+        """Begins a step, described as `Step` wants it; None outside of a trace, or if it has begun."""
+        session = current_session()
+        if session is None or key in self._steps:
+            return None
+        around = self._steps.get(parent_key)
+        try:
+            step = Step(session, *described, parent=self._parent(session, around))
+        except Exception:
+            logger.exception("A step of a framework can't be recorded.")
+            return None
+        step.around = around or self._by_span.get(trace_api.get_current_span())
+        self._by_span[step.span] = step
+        self._steps[key] = step
+        step.enter()
+        return step
+
+    def end(self, key: Any, outputs: Any = None, **kwargs: Any) -> None:
+        """Ends a step, if there is one of that key; see `Step.end`."""
+        step = self._steps.pop(key, None)
+        if step is not None:
+            step.leave()
+            step.end(outputs, **kwargs)
+
+    def _parent(self, session: TraceSession, around: Step | None) -> trace_api.Span | None:
+        """The span that a step belongs below: None for the one that is current, else that of the step around
+        it.
+
+        A step may be deeper inside than the framework says: below an operation of the agent's own. But it may
+        also be in another thread or task, which has never heard of the step around it, or beside one that is
+        not over.
+        """
+        if around is None:
+            return None
+        current = trace_api.get_current_span()
+        if current not in self._by_span and session.is_inside(current, around.span):
+            return None
+        return around.span
 
 
 def _start_attributes(
@@ -180,6 +234,11 @@ def _step(
     step.enter()
     try:
         yield results.append
+    except GeneratorExit:
+        # Nobody reads on, which is no failure.
+        step.leave()
+        step.end()
+        raise
     except BaseException as exc:
         step.leave()
         step.end(error=exc)
@@ -262,3 +321,83 @@ def wrap(
 ) -> bool:
     """Has a method recorded as a step; False if there is none of that name."""
     return patches.replace(owner, name, recorded(describe, result))
+
+
+def enriched(inputs: Callable[..., Any], result: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
+    """Makes what `Patches.replace` wants: a method that runs inside of a span of the framework's own, on
+    which its inputs and its result are written. `inputs` picks them from the arguments, `self` included."""
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isasyncgenfunction(original):
+
+            async def streamed(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+                span = _write_inputs(inputs, args, kwargs)
+                last = None
+                async for value in original(*args, **kwargs):
+                    yield value
+                    last = value
+                _write_result(span, result, last)
+
+            return streamed
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            span = _write_inputs(inputs, args, kwargs)
+            value = await original(*args, **kwargs)
+            _write_result(span, result, value)
+            return value
+
+        return awaited
+
+    return make
+
+
+def _write_inputs(
+    inputs: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> trace_api.Span | None:
+    span = trace_api.get_current_span()
+    if current_session() is None or not span.is_recording():
+        return None
+    try:
+        span.set_attribute("input.value", text_of(inputs(*args, **kwargs)))
+    except Exception:
+        logger.exception("The inputs of a step could not be recorded.")
+    return span
+
+
+def _write_result(span: trace_api.Span | None, result: Callable[[Any], Any] | None, value: Any) -> None:
+    if span is None or value is None:
+        return
+    try:
+        span.set_attribute("output.value", text_of(value if result is None else result(value)))
+    except Exception:
+        logger.exception("The result of a step could not be recorded.")
+
+
+def patch_family(patches: Patches, base: type, names: Sequence[str], make: Callable[[Any], Any]) -> None:
+    """Replaces methods of a class and of all that derive from it, also of those that are made later."""
+
+    def patch(cls: type) -> None:
+        for name in names:
+            if name in cls.__dict__:
+                patches.replace(cls, name, make)
+
+    waiting, seen = [base], set()
+    while waiting:
+        cls = waiting.pop()
+        if cls not in seen:
+            seen.add(cls)
+            patch(cls)
+            waiting.extend(cls.__subclasses__())
+
+    def patched_init(original: Callable[..., Any]) -> Callable[..., Any]:
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            if type(self) not in seen:
+                seen.add(type(self))
+                for cls in type(self).__mro__:
+                    if issubclass(cls, base):
+                        patch(cls)
+            original(self, *args, **kwargs)
+
+        return init
+
+    patches.replace(base, "__init__", patched_init)

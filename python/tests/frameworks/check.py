@@ -2,7 +2,7 @@
 
     python check.py MODULE
 
-prints a JSON line for each case of `agents/MODULE.py`: what is missing, and what the recording costs.
+prints a JSON line for each case of `samples/MODULE.py`: what is missing, and what the recording costs.
 """
 
 from __future__ import annotations
@@ -207,11 +207,11 @@ def _missing(case: Case, expected: int, spans: list[Any], triplets: list[Any]) -
 
 async def main() -> None:
     """Runs all cases of a module, in one event loop: some SDKs keep their connections."""
-    agents = importlib.import_module(f"agents.{sys.argv[1]}")
+    samples = importlib.import_module(f"samples.{sys.argv[1]}")
     only = sys.argv[2:]
     server = Server()
     try:
-        for name, case in agents.CASES.items():
+        for name, case in samples.CASES.items():
             if only and name not in only:
                 continue
             try:

@@ -221,8 +221,7 @@ def text_of(content: Any) -> str:
 
 
 def _prompt_ids(body: dict[str, Any]) -> list[int]:
-    texts = [message.get("content") for message in body["messages"]]
-    return [token for text in texts if isinstance(text, str) for token in ids_of(text)]
+    return [token for message in body["messages"] for token in ids_of(text_of(message.get("content")))]
 
 
 def _logprobs(ids: list[int]) -> dict[str, Any]:
@@ -251,7 +250,12 @@ def _choice(body: dict[str, Any], index: int) -> dict[str, Any]:
 def _tool_call(body: dict[str, Any], last: dict[str, Any]) -> dict[str, str] | None:
     """The tool that the model calls: the first, until it has an answer, and then one that ends the work."""
     names = [tool["function"]["name"] for tool in body.get("tools") or () if "function" in tool]
-    answered = any(message["role"] == "tool" for message in body["messages"]) or last["role"] == "tool"
+    answered = any(
+        message["role"] == "tool"
+        # smolagents tells results so.
+        or (message["role"] == "user" and text_of(message.get("content")).startswith("Observation:"))
+        for message in body["messages"]
+    )
     if names and not answered:
         return {"name": names[0], "arguments": '{"x": 1}'}
     if "final_answer" in names:
@@ -266,6 +270,10 @@ def _reply(body: dict[str, Any], text: str) -> str:
         # DSPy
         fields = re.findall(r"\[\[ ## (\w+) ## \]\]", text.rpartition("Respond with")[2])
         return "\n\n".join(f"[[ ## {field} ## ]]\n{_dspy(field, prompt)}" for field in dict.fromkeys(fields))
+    if "</code>" in prompt:
+        # smolagents' agents that write code, in which their tools are functions.
+        name = re.findall(r"^def (\w+)\(", prompt, re.MULTILINE)[0]
+        return f"Thought: I use it\n<code>\nfinal_answer({name}(x=1))\n</code>"
     if "Action Input:" in prompt:
         # ReAct, as LangChain's older agents and CrewAI's have it.
         tools = re.search(r"should be (?:one of|only one name of) \[([\w-]+)", prompt)

@@ -51,6 +51,7 @@ LIBRARIES = (
     _Library("httpx2", ("httpx2",), "httpx", "httpx2", _CALLS),
     _Library("requests", ("requests",), "requests", "requests", _CALLS),
     _Library("aiohttp", ("aiohttp",), "aiohttp", "aiohttp", _CALLS),
+    _Library("lm15, in DSPy", ("dspy._vendor.lm15.transports",), "lm15", "dspy", _CALLS),
     _Library("OpenAI SDK", ("openai",), "openai", "openai", _TRIES),
     _Library("Anthropic SDK", ("anthropic",), "anthropic", "anthropic", _TRIES),
     _Library(
@@ -75,6 +76,15 @@ LIBRARIES = (
         "autogen-agentchat",
         "agents, teams, tools",
     ),
+    _Library(
+        "Pydantic AI",
+        ("pydantic_ai.agent",),
+        "pydantic_ai",
+        "pydantic-ai-slim",
+        "agents, model requests, tools, by its own instrumentation",
+    ),
+    _Library("smolagents", ("smolagents",), "smolagents", "smolagents", "agents, steps, tools"),
+    _Library("DSPy", ("dspy",), "dspy", "dspy", "modules, tools"),
 )
 """Every package that we record something of."""
 

@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -151,8 +151,8 @@ def logical_call() -> Iterator[None]:
 class Exchange:
     """One HTTP request of a call, and its response.
 
-    Goes through `opened`, then `feed` for each piece of the decoded body, then `closed`; or `fail`, or
-    `abandon` when nobody reads on.
+    Goes through `opened`, then `watch` or `watch_async`; where these don't fit, `feed` for each piece of the
+    decoded body, then `closed`; or `fail`, or `abandon` when nobody reads on.
     """
 
     def __init__(
@@ -204,6 +204,42 @@ class Exchange:
         self._status = status
         self._is_sse = "event-stream" in content_type
         self._is_stream = status < 400 and (self._is_sse or "ndjson" in content_type)
+
+    def watch(self, parts: Iterator[bytes]) -> Iterator[bytes]:
+        """The pieces of the decoded body, on their way to whoever reads them."""
+        try:
+            for part in parts:
+                if piece := self.feed(part):
+                    yield piece
+            if piece := self.closed():
+                yield piece
+        except GeneratorExit:
+            self.abandon()
+            raise
+        except BaseException as exc:
+            self.fail(exc)
+            raise
+        finally:
+            if isinstance(parts, Generator):
+                parts.close()
+
+    async def watch_async(self, parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """`watch`, for async bodies."""
+        try:
+            async for part in parts:
+                if piece := self.feed(part):
+                    yield piece
+            if piece := self.closed():
+                yield piece
+        except GeneratorExit:
+            self.abandon()
+            raise
+        except BaseException as exc:
+            self.fail(exc)
+            raise
+        finally:
+            if isinstance(parts, AsyncGenerator):
+                await parts.aclose()
 
     def feed(self, data: bytes) -> bytes:
         """Takes a piece of the body, and returns the piece that the agent gets for it."""

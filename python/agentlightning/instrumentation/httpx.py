@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from typing import Any
 
 from agentlightning.instrumentation import asking
@@ -130,39 +130,15 @@ def _watch(response: Any, exchange: Exchange) -> None:
         if hasattr(response, "_content"):
             yield from iter_bytes(chunk_size)
             return
-        try:
-            with closing(iter_bytes(chunk_size)) as parts:
-                for part in parts:
-                    if piece := exchange.feed(part):
-                        yield piece
-            if piece := exchange.closed():
-                yield piece
-        except GeneratorExit:
-            exchange.abandon()
-            raise
-        except BaseException as exc:
-            exchange.fail(exc)
-            raise
+        yield from exchange.watch(iter_bytes(chunk_size))
         release()
 
     async def watched_async(chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        if hasattr(response, "_content"):
-            async for part in aiter_bytes(chunk_size):
+        watched = aiter_bytes(chunk_size)
+        watched = watched if hasattr(response, "_content") else exchange.watch_async(watched)
+        async with aclosing(watched):
+            async for part in watched:
                 yield part
-            return
-        try:
-            async with aclosing(aiter_bytes(chunk_size)) as parts:
-                async for part in parts:
-                    if piece := exchange.feed(part):
-                        yield piece
-            if piece := exchange.closed():
-                yield piece
-        except GeneratorExit:
-            exchange.abandon()
-            raise
-        except BaseException as exc:
-            exchange.fail(exc)
-            raise
         release()
 
     response.iter_bytes, response.aiter_bytes = watched, watched_async

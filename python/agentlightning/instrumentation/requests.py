@@ -72,18 +72,7 @@ def _watch(response: Any, exchange: Exchange) -> None:
         if response._content_consumed:
             yield from iter_content(chunk_size, decode_unicode)
             return
-        try:
-            for part in iter_content(chunk_size, False):
-                if piece := exchange.feed(part):
-                    yield piece
-            if piece := exchange.closed():
-                yield piece
-        except GeneratorExit:
-            exchange.abandon()
-            raise
-        except BaseException as exc:
-            exchange.fail(exc)
-            raise
+        yield from exchange.watch(iter_content(chunk_size, False))
         response.__dict__.pop("iter_content", None)
 
     def decoded(chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import inspect
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -222,11 +222,8 @@ Describe = Callable[..., "Described | None"]
 
 
 @contextmanager
-def _step(
-    describe: Describe, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Iterator[Callable[[Any], None]]:
-    """The block as a step; yields what to tell the result to."""
-    step = _begin(describe, args, kwargs)
+def _inside(step: Step | None, picked: Callable[[Any], Any]) -> Iterator[Callable[[Any], None]]:
+    """The block as a step, if there is one; yields what to tell the result to."""
     if step is None:
         yield lambda result: None
         return
@@ -244,7 +241,7 @@ def _step(
         step.end(error=exc)
         raise
     step.leave()
-    step.end(results[0] if results else None)
+    step.end(picked(results[0]) if results else None)
 
 
 def _begin(describe: Describe, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
@@ -261,13 +258,11 @@ def _begin(describe: Describe, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def recorded(describe: Describe, result: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:
     """Makes what `Patches.replace` wants: a method recorded as a step, be it plain, async, or a generator of
-    either kind. `result` picks what is written of the result; nothing of a generator's is."""
+    either kind. `result` picks what is written of the result, or of the last item of an async generator."""
 
     def picked(value: Any) -> Any:
-        if result is None:
-            return value
         try:
-            return result(value)
+            return value if result is None else result(value)
         except Exception:
             logger.exception("The result of a step could not be recorded.")
             return None
@@ -276,44 +271,76 @@ def recorded(describe: Describe, result: Callable[[Any], Any] | None = None) -> 
         if inspect.iscoroutinefunction(original):
 
             async def awaited(*args: Any, **kwargs: Any) -> Any:
-                with _step(describe, args, kwargs) as done:
-                    value = await original(*args, **kwargs)
-                    done(picked(value))
-                return value
+                return await _await(_begin(describe, args, kwargs), original(*args, **kwargs), picked)
 
             return awaited
         if inspect.isasyncgenfunction(original):
 
             async def streamed_async(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-                with _step(describe, args, kwargs) as done:
-                    async for value in original(*args, **kwargs):
-                        yield value
-                        last = value
-                    done(picked(last) if "last" in locals() else None)
+                items = _iterate(_begin(describe, args, kwargs), original(*args, **kwargs), picked)
+                async for item in items:
+                    yield item
 
             return streamed_async
         if inspect.isgeneratorfunction(original):
 
             def streamed(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-                with _step(describe, args, kwargs) as done:
-                    value = yield from original(*args, **kwargs)
-                    done(picked(value))
-                return value
+                return (
+                    yield from _generate(_begin(describe, args, kwargs), original(*args, **kwargs), picked)
+                )
 
             return streamed
 
         def called(*args: Any, **kwargs: Any) -> Any:
-            with _step(describe, args, kwargs) as done:
+            step = _begin(describe, args, kwargs)
+            if step is None:
+                return original(*args, **kwargs)
+            step.enter()
+            try:
                 value = original(*args, **kwargs)
-                if inspect.isgenerator(value) or inspect.isawaitable(value) or inspect.isasyncgen(value):
-                    # What comes of it comes later; the step is at least where it began.
-                    return value
-                done(picked(value))
+            except BaseException as exc:
+                step.leave()
+                step.end(error=exc)
+                raise
+            step.leave()
+            # A plain function may hand out what is yet to run.
+            if inspect.isgenerator(value):
+                return _generate(step, value, picked)
+            if inspect.isasyncgen(value):
+                return _iterate(step, value, picked)
+            if inspect.iscoroutine(value):
+                return _await(step, value, picked)
+            step.end(picked(value))
             return value
 
         return called
 
     return make
+
+
+async def _await(step: Step | None, value: Any, picked: Callable[[Any], Any]) -> Any:
+    with _inside(step, picked) as done:
+        result = await value
+        done(result)
+        return result
+
+
+async def _iterate(step: Step | None, items: Any, picked: Callable[[Any], Any]) -> AsyncIterator[Any]:
+    last: list[Any] = []
+    with _inside(step, picked) as done:
+        async with aclosing(items):
+            async for item in items:
+                last[:] = [item]
+                yield item
+        for item in last:
+            done(item)
+
+
+def _generate(step: Step | None, items: Any, picked: Callable[[Any], Any]) -> Generator[Any, Any, Any]:
+    with _inside(step, picked) as done:
+        result = yield from items
+        done(result)
+        return result
 
 
 def wrap(

@@ -521,6 +521,11 @@ def _opentelemetry() -> tuple[LightningSpanProcessor, TracerProvider]:
     return processor, provider
 
 
+def shared_provider() -> TracerProvider:
+    """The provider that all our tracers share. What is started outside of a trace is not recorded."""
+    return _opentelemetry()[1]
+
+
 _joined: WeakSet[TracerProvider] = WeakSet()
 
 

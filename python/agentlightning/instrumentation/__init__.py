@@ -83,8 +83,16 @@ LIBRARIES = (
         "pydantic-ai-slim",
         "agents, model requests, tools, by its own instrumentation",
     ),
+    _Library("CrewAI", ("crewai",), "crewai", "crewai", "crews, tasks, agents, tools, flows"),
     _Library("smolagents", ("smolagents",), "smolagents", "smolagents", "agents, steps, tools"),
     _Library("DSPy", ("dspy",), "dspy", "dspy", "modules, tools"),
+    _Library(
+        "LlamaIndex",
+        ("llama_index_instrumentation.dispatcher", "llama_index.core.tools"),
+        "llama_index",
+        "llama-index-core",
+        "agents, workflow steps, tools, retrievers, engines",
+    ),
 )
 """Every package that we record something of."""
 

@@ -23,7 +23,7 @@ from agentlightning.tracer.otel import TraceSession, current_session
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["agent", "chain", "tool", "retriever", "team", "task", "workflow", "turn", "llm"]
+Kind = Literal["agent", "chain", "tool", "retriever", "team", "crew", "task", "workflow", "turn", "llm"]
 
 MAX_TEXT = 32_768
 """How many characters of an input or output are kept; every step of a chain may hand on all that came

@@ -70,7 +70,7 @@ class Call:
             attributes["server.port"] = parts.port
         self._tracer = session.tracer_provider.get_tracer(_TRACER_NAME)
         self.span = self._tracer.start_span(SPAN_NAME, attributes=attributes)
-        session.begin_call(self.span)
+        session.begin_call(self.span, attributes)
 
     @property
     def is_done(self) -> bool:

@@ -49,9 +49,10 @@ def _task(self: Any, agent: Any = None, context: Any = None, *args: Any, **kwarg
 
 
 def _agent(self: Any, task: Any = None, context: Any = None, *args: Any, **kwargs: Any) -> Described:
-    task = task if task is not None else kwargs.get("messages") inputs = {"task": getattr(task, "description",
-    task), "context": context} return Described("agent", "crewai.agent", self.role, inputs, {"agent.role":
-    self.role, "agent.goal": self.goal})
+    task = task if task is not None else kwargs.get("messages")
+    inputs = {"task": getattr(task, "description", task), "context": context}
+    attributes = {"agent.role": self.role, "agent.goal": self.goal}
+    return Described("agent", "crewai.agent", self.role, inputs, attributes)
 
 
 def _tool(self: Any, *args: Any, **kwargs: Any) -> Described:

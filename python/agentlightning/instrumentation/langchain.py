@@ -10,7 +10,7 @@ from typing import Any
 from langchain_core.callbacks.base import BaseCallbackHandler
 from langchain_core.tracers import context
 
-from agentlightning.instrumentation.structure import Steps, text_of
+from agentlightning.instrumentation.structure import Described, Steps, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class LightningCallbackHandler(BaseCallbackHandler):
         text = text_of(inputs)
         attributes = {"langchain.chain.type": name, "langchain.chain.name": name, "chain.inputs": text}
         attributes.update(_graph_attributes(kwargs.get("metadata")))
-        self._steps.start(run_id, parent_run_id, "chain", "chain.chain", name, text, attributes)
+        self._steps.start(run_id, parent_run_id, Described("chain", "chain.chain", name, text, attributes))
 
     def on_chain_end(self, outputs: Any, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a chain."""
@@ -93,7 +93,7 @@ class LightningCallbackHandler(BaseCallbackHandler):
             "langchain.llm.model": str(parameters.get("model") or parameters.get("model_name") or name),
             "langchain.chat_model.type": str(parameters.get("_type") or "chat"),
         }
-        step = self._steps.start(run_id, parent_run_id, "llm", span_name, name, None, attributes)
+        step = self._steps.start(run_id, parent_run_id, Described("llm", span_name, name, None, attributes))
         if step is not None:
             # Kept for models that make no request that we could see.
             step.inputs = inputs
@@ -135,7 +135,7 @@ class LightningCallbackHandler(BaseCallbackHandler):
             "langchain.tool.description": (serialized or {}).get("description"),
             "langchain.tool.input": text,
         }
-        self._steps.start(run_id, parent_run_id, "tool", "tool.tool", name, text, attributes)
+        self._steps.start(run_id, parent_run_id, Described("tool", "tool.tool", name, text, attributes))
 
     def on_tool_end(self, output: Any, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a tool."""
@@ -152,7 +152,7 @@ class LightningCallbackHandler(BaseCallbackHandler):
     ) -> None:
         """Begins a retrieval."""
         name = kwargs.get("name") or _name(serialized) or "retriever"
-        self._steps.start(run_id, parent_run_id, "retriever", "retriever.retriever", name, query)
+        self._steps.start(run_id, parent_run_id, Described("retriever", "retriever.retriever", name, query))
 
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
         """Ends a retrieval."""

@@ -73,7 +73,7 @@ def _enter(id_: str, bound_args: Any, instance: Any = None, parent_id: Any = Non
     if kind != "llm":
         given = {key: value for key, value in arguments.items() if key not in _NOT_INPUTS}
         inputs = event or given.get("start_event") or given or arguments.get("kwargs")
-    _steps.start(id_, parent_id, kind, f"llama_index.{method}", name, inputs, attributes)
+    _steps.start(id_, parent_id, Described(kind, f"llama_index.{method}", name, inputs, attributes))
 
 
 def _exit(id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentlightning.instrumentation.patching import Patches
-from agentlightning.instrumentation.structure import Kind, Step, Steps, text_of
+from agentlightning.instrumentation.structure import Described, Kind, Steps, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,6 @@ _KINDS: dict[str, Kind] = {
     "task": "task",
     "mcp_tools": "tool",
 }
-_INSIDE_AGENTS = ("generation", "response")
 
 
 class _Recorder:
@@ -33,7 +32,7 @@ class _Recorder:
 
     def on_trace_start(self, trace: Any) -> None:
         """Begins a run."""
-        self._steps.start(_key(trace), None, "workflow", "agents.workflow", trace.name, None)
+        self._steps.start(_key(trace), None, Described("workflow", "agents.workflow", trace.name))
 
     def on_trace_end(self, trace: Any) -> None:
         """Ends a run."""
@@ -50,9 +49,8 @@ class _Recorder:
         if data.type == "agent":
             attributes["agents.tools"] = text_of(data.tools or [])
             attributes["agents.handoffs"] = text_of(data.handoffs or [])
-        self._steps.start(
-            _key(span), span.parent_id or span.trace_id, kind, f"agents.{data.type}", name, None, attributes
-        )
+        described = Described(kind, f"agents.{data.type}", name, None, attributes)
+        self._steps.start(_key(span), span.parent_id or span.trace_id, described)
 
     def on_span_end(self, span: Any) -> None:
         """Ends it, with the inputs and outputs that are only known now."""
@@ -61,14 +59,11 @@ class _Recorder:
         if step is None:
             return
         inputs, outputs = getattr(data, "input", None), getattr(data, "output", None)
-        if data.type == "response" and data.response is not None:
-            outputs = [item.model_dump(mode="json", exclude_none=True) for item in data.response.output]
         if data.type == "handoff":
             outputs = data.to_agent
         if data.type == "guardrail":
             outputs = {"triggered": data.triggered}
-        if data.type in _INSIDE_AGENTS:
-            _tell_agent(step, inputs, outputs)
+        if data.type in ("generation", "response"):
             # The call's own span has both.
             inputs = outputs = None
         attributes: dict[str, Any] = {}
@@ -78,20 +73,6 @@ class _Recorder:
                 attributes["gen_ai.tool.call.arguments"] = text_of(inputs)
         error = None if span.error is None else RuntimeError(text_of(span.error))
         self._steps.end(_key(span), outputs, error=error, attributes=attributes)
-
-
-def _tell_agent(call: Step, inputs: Any, outputs: Any) -> None:
-    """An agent's input is that of its first call, its output that of its last."""
-    step = call.around
-    while step is not None and step.kind != "agent":
-        step = step.around
-    if step is None:
-        return
-    if inputs is not None and step.inputs is None:
-        step.inputs = text_of(inputs)
-        step.span.set_attribute("input.value", step.inputs)
-    if outputs is not None:
-        step.span.set_attribute("output.value", text_of(outputs))
 
 
 def _key(item: Any) -> Any:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as trace_api
@@ -62,29 +62,33 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+class Described(NamedTuple):
+    """What is written of a step when it begins."""
+
+    kind: Kind
+    span_name: str
+    name: str | None = None
+    inputs: Any = None
+    attributes: Mapping[str, Any] | None = None
+
+
 class Step:
     """One step of a framework, from its start to its end."""
 
     def __init__(
         self,
         session: TraceSession,
-        kind: Kind,
-        span_name: str,
-        name: str | None,
-        inputs: Any,
-        attributes: Mapping[str, Any] | None = None,
+        described: Described,
         parent: trace_api.Span | None = None,
     ) -> None:
         self.session = session
-        self.kind = kind
+        self.kind = described.kind
         context = None if parent is None else trace_api.set_span_in_context(parent)
         self.span = session.tracer_provider.get_tracer(_TRACER_NAME).start_span(
-            span_name, context=context, attributes=_start_attributes(kind, name, inputs, attributes)
+            described.span_name, context=context, attributes=_start_attributes(described)
         )
         self.inputs: Any = None
         """What the framework has given in, where that is written only if nothing else says it."""
-        self.around: Step | None = None
-        """The step of the same framework that it is part of."""
         self._done = False
         self._previous: otel_context.Context | None = None
         session.add_closer(self.end)
@@ -136,25 +140,23 @@ class Steps:
 
     def __init__(self) -> None:
         self._steps: dict[Any, Step] = {}
-        self._by_span: WeakKeyDictionary[trace_api.Span, Step] = WeakKeyDictionary()
+        self._spans: WeakSet[trace_api.Span] = WeakSet()
 
     def get(self, key: Any) -> Step | None:
         """The step of that key, while it is open."""
         return self._steps.get(key)
 
-    def start(self, key: Any, parent_key: Any, *described: Any) -> Step | None:
-        """Begins a step, described as `Step` wants it; None outside of a trace, or if it has begun."""
+    def start(self, key: Any, parent_key: Any, described: Described) -> Step | None:
+        """Begins a step; None outside of a trace, or if it has begun."""
         session = current_session()
         if session is None or key in self._steps:
             return None
-        around = self._steps.get(parent_key)
         try:
-            step = Step(session, *described, parent=self._parent(session, around))
+            step = Step(session, described, self._parent(session, self._steps.get(parent_key)))
         except Exception:
             logger.exception("A step of a framework can't be recorded.")
             return None
-        step.around = around or self._by_span.get(trace_api.get_current_span())
-        self._by_span[step.span] = step
+        self._spans.add(step.span)
         self._steps[key] = step
         step.enter()
         return step
@@ -177,14 +179,13 @@ class Steps:
         if around is None:
             return None
         current = trace_api.get_current_span()
-        if current not in self._by_span and session.is_inside(current, around.span):
+        if current not in self._spans and session.is_inside(current, around.span):
             return None
         return around.span
 
 
-def _start_attributes(
-    kind: Kind, name: str | None, inputs: Any, attributes: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _start_attributes(described: Described) -> dict[str, Any]:
+    kind, _, name, inputs, attributes = described
     start: dict[str, Any] = {
         "agentops.span.kind": kind,
         "openinference.span.kind": _OPENINFERENCE.get(kind, "CHAIN"),
@@ -205,16 +206,6 @@ def _start_attributes(
             start["gen_ai.tool.call.arguments"] = text
     start.update({key: value for key, value in (attributes or {}).items() if value is not None})
     return start
-
-
-class Described(NamedTuple):
-    """What `recorded` is to write of a call of a method."""
-
-    kind: Kind
-    span_name: str
-    name: str | None = None
-    inputs: Any = None
-    attributes: Mapping[str, Any] | None = None
 
 
 Describe = Callable[..., "Described | None"]
@@ -250,7 +241,7 @@ def _begin(describe: Describe, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return None
     try:
         described = describe(*args, **kwargs)
-        return None if described is None else Step(session, *described)
+        return None if described is None else Step(session, described)
     except Exception:
         logger.exception("A step of a framework can't be recorded.")
         return None

@@ -35,6 +35,8 @@ def normalize(span: Span, calls: Sequence[Mapping[str, Any]]) -> None:
         # By this name all readers know an agent.
         span.attributes = attributes = {**attributes, "agent.name": attributes["gen_ai.agent.name"]}
     if calls:
+        if attributes.get("gen_ai.operation.name") == "invoke_agent":
+            _tell_agent(span, calls)
         if _IS_CALL.search(span.name):
             # Readers keep the outer span of a call that is recorded twice, so that it has to know everything.
             span.attributes = {**_same_call(attributes, calls), **attributes}
@@ -51,6 +53,16 @@ def normalize(span: Span, calls: Sequence[Mapping[str, Any]]) -> None:
     normal["gen_ai.system"] = attributes.get("gen_ai.provider.name", "unknown")
     span.attributes = {**normal, **attributes, ORIGINAL_NAME: span.name}
     span.name = LLM_CALL
+
+
+def _tell_agent(span: Span, calls: Sequence[Mapping[str, Any]]) -> None:
+    """An agent's input is that of its first call, and its output that of its last, where nobody says more."""
+    said = {
+        "input.value": calls[0].get("gen_ai.input.messages"),
+        "output.value": calls[-1].get("gen_ai.output.messages"),
+    }
+    missing = {key: value for key, value in said.items() if value is not None and key not in span.attributes}
+    span.attributes = {**span.attributes, **missing}
 
 
 def _same_call(attributes: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

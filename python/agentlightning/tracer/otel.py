@@ -10,7 +10,7 @@ import random
 import threading
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
@@ -118,9 +118,9 @@ class TraceSession:
 
     # Model calls, which other instrumentations around ours may see, too
 
-    def begin_call(self, span: trace_api.Span) -> None:
+    def begin_call(self, span: trace_api.Span, attributes: Mapping[str, Any]) -> None:
         """Notes that a span is a model call that we record ourselves."""
-        call: dict[str, Any] = {}
+        call = dict(attributes)
         with self._changed:
             span_id = span.get_span_context().span_id
             self._calls[span_id] = call

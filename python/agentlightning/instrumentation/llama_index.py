@@ -59,7 +59,7 @@ def _enter(id_: str, bound_args: Any, instance: Any = None, parent_id: Any = Non
     name = id_.rpartition("-")[0].split("-")[0] or id_
     method = name.rpartition(".")[2]
     classes = {cls.__name__ for cls in type(instance).__mro__}
-    kind = next((kind for base, kind in _KINDS.items() if base in classes), "chain")
+    kind: Kind = next((kind for base, kind in _KINDS.items() if base in classes), "chain")
     attributes: dict[str, Any] = {}
     arguments = bound_args.arguments
     event = arguments.get("ev")

@@ -103,15 +103,16 @@ async def call(case: Case, url: str) -> None:
 
 async def check(name: str, case: Case, server: Server) -> dict[str, Any]:
     """Runs a case with and without us."""
+    from agentlightning import tracer as tracers
     from agentlightning.adapter import TracerTraceToTriplet
     from agentlightning.store import InMemoryLightningStore
-    from agentlightning.tracer import OtelTracer
 
     bare: list[tuple[float, float]] = []
     traced: list[tuple[float, float]] = []
     # Once to warm up: imports, caches.
     await call(case, server.base_url)
-    store, tracer = InMemoryLightningStore(), OtelTracer()
+    store = InMemoryLightningStore()
+    tracer = getattr(tracers, os.environ.get("TRACER", "OtelTracer"))()
     spans: list[Any] = []
     expected = 0
     for number in range(REPEATS):
@@ -175,7 +176,7 @@ def _missing(case: Case, expected: int, spans: list[Any], triplets: list[Any]) -
                 and span.attributes.get("input.value") is None
             ):
                 own = any(
-                    key.startswith(("gen_ai.tool.call", "gen_ai.input", "gcp.vertex", "pydantic_ai"))
+                    key.startswith(("gen_ai.tool.call", "gen_ai.input", "gcp.vertex", "pydantic_ai", "agentops.entity", "agentops.operation"))
                     for key in span.attributes
                 )
                 if not own:

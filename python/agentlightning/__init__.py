@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .emitter import *  # noqa: F403
     from .env_var import *  # noqa: F403
     from .execution import *  # noqa: F403
+    from .instrumentation import instrument as instrument
     from .litagent import *  # noqa: F403
     from .logging import *  # noqa: F403
     from .runner import *  # noqa: F403

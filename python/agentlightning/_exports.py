@@ -133,9 +133,11 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
         "SharedMemoryExecutionStrategy",
         "ThreadingEvent",
     ),
+    "agentlightning.instrumentation": ("instrument",),
     "agentlightning.litagent": ("LitAgent", "llm_rollout", "prompt_rollout", "rollout"),
     "agentlightning.runner": ("LegacyAgentRunner", "LegacyRunner", "LitAgentRunner", "Runner"),
     "agentlightning.tracer": (
+        "AgentOpsTracer",
         "DummyTracer",
         "OtelTracer",
         "Tracer",

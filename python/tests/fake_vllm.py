@@ -9,6 +9,7 @@ order, unless the request says otherwise through the model's name (see `_reply`)
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -34,6 +35,8 @@ class FakeVLLM:
         self.requests: list[dict[str, Any]] = []
         self.probes = 0
         self.models_status = 200
+        # Statuses that the next requests are answered with.
+        self.failures: list[int] = []
         self._counter = 0
         self._lock = threading.Lock()
         fake = self
@@ -46,10 +49,10 @@ class FakeVLLM:
         self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
-    def next_id(self) -> str:
+    def next_id(self, prefix: str = "chatcmpl") -> str:
         with self._lock:
             self._counter += 1
-            return f"chatcmpl-{self._counter}"
+            return f"{prefix}-{self._counter}"
 
     def __enter__(self) -> FakeVLLM:
         self._thread.start()
@@ -83,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
+        if self.path == "/count":
+            self._send(200, {"requests": len(self.server_state.requests)})
+            return
         self.server_state.probes += 1
         if not self.path.endswith("/models"):
             self._send(404, {"error": {"message": "not found"}})
@@ -95,7 +101,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server_state.requests.append({**body, "_path": self.path})
+        self.server_state.requests.append({**body, "_path": self.path, "_headers": dict(self.headers)})
+        if self.server_state.failures:
+            self._send(
+                self.server_state.failures.pop(0), {"error": {"message": "not now", "type": "overloaded"}}
+            )
+            return
+        if not any(key in body for key in ("messages", "prompt", "input", "contents")):
+            self._send(404, {"error": {"message": "not found"}})
+            return
+        route = route_of(self.path.partition("?")[0])
+        if route is not None:
+            route(self, body)
+            return
         if body["model"] == "bad":
             message = {"message": "The model `bad` does not exist.", "type": "NotFoundError", "code": 404}
             self._send(404, {"error": message})
@@ -137,6 +155,17 @@ class _Handler(BaseHTTPRequestHandler):
             completion["prompt_token_ids"] = prompt_ids
         return completion
 
+    def begin_events(self, content_type: str = "text/event-stream") -> None:
+        """Sends the head of a streamed response."""
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def end_events(self) -> None:
+        """Sends the end of a streamed response."""
+        self.wfile.write(b"0\r\n\r\n")
+
     def _stream(self, body: dict[str, Any], choices: list[dict[str, Any]]) -> None:
         base = {
             "id": self.server_state.next_id(),
@@ -144,10 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             "created": int(time.time()),
             "model": body["model"],
         }
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.begin_events()
         first = True
         for choice in choices:
             for event in _deltas(choice):
@@ -170,18 +196,32 @@ class _Handler(BaseHTTPRequestHandler):
             # The connection ends in the middle of the stream.
             self.close_connection = True
             return
+        if (body.get("stream_options") or {}).get("include_usage"):
+            prompt, answer = len(_prompt_ids(body)), sum(len(choice["ids"]) for choice in choices)
+            usage = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+            self._event(json.dumps({**base, "choices": [], "usage": usage}))
         self._event("[DONE]")
-        self.wfile.write(b"0\r\n\r\n")
+        self.end_events()
 
     def _event(self, data: str) -> None:
-        payload = f"data: {data}\n\n".encode()
+        self.send_piece(f"data: {data}\n\n")
+
+    def send_piece(self, text: str) -> None:
+        """Sends a piece of a streamed response."""
+        payload = text.encode()
         self.wfile.write(b"%x\r\n%s\r\n" % (len(payload), payload))
         self.wfile.flush()
 
 
+def text_of(content: Any) -> str:
+    """A message's text: of all its parts, if it has any."""
+    if isinstance(content, str):
+        return content
+    return " ".join(part.get("text") or "" for part in content or () if isinstance(part, dict))
+
+
 def _prompt_ids(body: dict[str, Any]) -> list[int]:
-    texts = [message.get("content") for message in body["messages"]]
-    return [token for text in texts if isinstance(text, str) for token in ids_of(text)]
+    return [token for message in body["messages"] for token in ids_of(text_of(message.get("content")))]
 
 
 def _logprobs(ids: list[int]) -> dict[str, Any]:
@@ -193,18 +233,60 @@ def _logprobs(ids: list[int]) -> dict[str, Any]:
 
 def _choice(body: dict[str, Any], index: int) -> dict[str, Any]:
     last = body["messages"][-1]
-    text = last.get("content") if isinstance(last.get("content"), str) else "nothing"
-    if body.get("tools") and last["role"] != "tool":
-        name = body["tools"][0]["function"]["name"]
-        call = {"id": "call-1", "type": "function", "function": {"name": name, "arguments": '{"x": 1}'}}
-        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    call = _tool_call(body, last)
+    if call is not None:
+        number = 1 + sum(message["role"] == "tool" for message in body["messages"])
+        made = {"id": f"call-{number}", "type": "function", "function": call}
+        message = {"role": "assistant", "content": None, "tool_calls": [made]}
         return {"index": index, "message": message, "finish_reason": "tool_calls", "ids": [1, 2, 3]}
-    reply = "{}" if body.get("response_format") else reply_to(text)
+    reply = "{}" if body.get("response_format") else _reply(body, text_of(last.get("content")))
     if index:
         reply = f"{reply} {index}"
     message = {"role": "assistant", "content": reply}
     reason = "length" if body["model"] == "cut" else "stop"
     return {"index": index, "message": message, "finish_reason": reason, "ids": ids_of(reply)}
+
+
+def _tool_call(body: dict[str, Any], last: dict[str, Any]) -> dict[str, str] | None:
+    """The tool that the model calls: the first, until it has an answer, and then one that ends the work."""
+    names = [tool["function"]["name"] for tool in body.get("tools") or () if "function" in tool]
+    answered = any(
+        message["role"] == "tool"
+        # smolagents tells results so.
+        or (message["role"] == "user" and text_of(message.get("content")).startswith("Observation:"))
+        for message in body["messages"]
+    )
+    if names and not answered:
+        return {"name": names[0], "arguments": '{"x": 1}'}
+    if "final_answer" in names:
+        return {"name": "final_answer", "arguments": '{"answer": "done"}'}
+    return None
+
+
+def _reply(body: dict[str, Any], text: str) -> str:
+    """What the model says, in the form that the prompt wants it in."""
+    prompt = "\n".join(text_of(message.get("content")) for message in body["messages"])
+    if "[[ ## completed ## ]]" in prompt:
+        # DSPy
+        fields = re.findall(r"\[\[ ## (\w+) ## \]\]", text.rpartition("Respond with")[2])
+        return "\n\n".join(f"[[ ## {field} ## ]]\n{_dspy(field, prompt)}" for field in dict.fromkeys(fields))
+    if "</code>" in prompt:
+        # smolagents' agents that write code, in which their tools are functions.
+        name = re.findall(r"^def (\w+)\(", prompt, re.MULTILINE)[0]
+        return f"Thought: I use it\n<code>\nfinal_answer({name}(x=1))\n</code>"
+    if "Action Input:" in prompt:
+        # ReAct, as LangChain's older agents and CrewAI's have it.
+        tools = re.search(r"should be (?:one of|only one name of) \[([\w-]+)", prompt)
+        if tools and "Observation: " not in prompt.rpartition("Begin!")[2].partition("Thought:")[2]:
+            return f"I have to look\nAction: {tools.group(1)}\nAction Input: 1"
+        return "Thought: I now know the final answer\nFinal Answer: done"
+    if "Final Answer:" in prompt:
+        return "Thought: I now can give a great answer\nFinal Answer: done"
+    return reply_to(text)
+
+
+def _dspy(field: str, prompt: str) -> str:
+    return {"next_tool_name": "finish", "next_tool_args": "{}", "completed": ""}.get(field, "done")
 
 
 def _deltas(choice: dict[str, Any]) -> list[dict[str, Any]]:
@@ -227,6 +309,13 @@ def _deltas(choice: dict[str, Any]) -> list[dict[str, Any]]:
         events.append({"delta": {"content": f" {word}" if number else word}, "ids": ids_of(word)})
     events.append({"delta": {}, "finish_reason": choice["finish_reason"]})
     return events
+
+
+def route_of(path: str) -> Any:
+    """What answers a path other than chat completions."""
+    from fake_routes import ROUTES
+
+    return next((route for end, route in ROUTES.items() if path.endswith(end)), None)
 
 
 if __name__ == "__main__":

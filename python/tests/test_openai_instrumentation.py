@@ -17,7 +17,7 @@ from fake_vllm import FakeVLLM, ids_of
 from pydantic import BaseModel
 
 from agentlightning.emitter import emit_reward
-from agentlightning.instrumentation import openai as instrumentation
+from agentlightning.instrumentation import asking
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.resources import active_resources
@@ -34,7 +34,7 @@ TOOL = {
 
 @pytest.fixture(autouse=True)
 def _forget_probes() -> None:
-    instrumentation.forget_probes()
+    asking.forget_probes()
 
 
 @pytest.fixture
@@ -386,11 +386,11 @@ async def test_a_server_that_gives_no_answer_is_asked_again_but_not_at_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, instrumentation.__name__)
+    caplog.set_level(logging.INFO, asking.__name__)
     now = 1000.0
     # For the module alone: event loops live by the real clock.
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
-    monkeypatch.setattr(instrumentation, "time", clock)
+    monkeypatch.setattr(asking, "time", clock)
     server.models_status = status
     async with tracer.trace_context(), _async_client(server) as client:
         for _ in range(2):
@@ -420,7 +420,7 @@ async def test_a_server_without_a_list_of_models_is_asked_once(
     now = 1000.0
     # For the module alone: event loops live by the real clock.
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time)
-    monkeypatch.setattr(instrumentation, "time", clock)
+    monkeypatch.setattr(asking, "time", clock)
     server.models_status = status
     async with tracer.trace_context():
         for _ in range(3):

@@ -1,119 +1,244 @@
-"""Recording of calls that an agent makes through other people's SDKs, without a change to the agent.
+"""Recording of what an agent does through other people's packages, without a change to the agent.
 
-A library is patched when it is imported, or at once where it has been, and left as it was when the last
-tracer that asked for it is torn down. Outside of a trace the patches pass everything through.
+Calls of models are recorded as the HTTP requests that they end in (`calls`, with one file for each HTTP
+client), and read by the dialect of their route (`dialects`). Frameworks add the structure around them:
+agents, chains, tools, tasks, turns, one file for each. A package is patched when it is imported, or at once
+where it has been, and left as it was when the last tracer that asked for it is torn down. Outside of a trace
+the patches pass everything through.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
 import threading
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from importlib import import_module
+from typing import NamedTuple
+
+from agentlightning.instrumentation.importing import ImportWatch
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["instrument_all", "instrument_openai", "uninstrument_all", "uninstrument_openai"]
+__all__ = [
+    "Finding",
+    "Findings",
+    "findings",
+    "instrument",
+    "instrument_all",
+    "instrument_openai",
+    "uninstrument_all",
+    "uninstrument_openai",
+]
+
+
+class _Library(NamedTuple):
+    name: str
+    """What people call it."""
+    modules: tuple[str, ...]
+    """The modules whose imports are waited for."""
+    home: str
+    """Our module for it, which has `instrument()` and `uninstrument()`."""
+    distribution: str
+    """Its name on PyPI."""
+    recorded: str
+    """What is recorded of it."""
+
+
+_CALLS = "model calls"
+_TRIES = "what an SDK does again as one model call"
+LIBRARIES = (
+    _Library("httpx", ("httpx",), "httpx", "httpx", _CALLS),
+    _Library("httpx2", ("httpx2",), "httpx", "httpx2", _CALLS),
+    _Library("requests", ("requests",), "requests", "requests", _CALLS),
+    _Library("aiohttp", ("aiohttp",), "aiohttp", "aiohttp", _CALLS),
+    _Library("lm15, in DSPy", ("dspy._vendor.lm15.transports",), "lm15", "dspy", _CALLS),
+    _Library("OpenAI SDK", ("openai",), "openai", "openai", _TRIES),
+    _Library("Anthropic SDK", ("anthropic",), "anthropic", "anthropic", _TRIES),
+    _Library(
+        "LangChain, LangGraph",
+        ("langchain_core",),
+        "langchain",
+        "langchain-core",
+        "chains, agents, nodes, tools, retrievers",
+    ),
+    _Library(
+        "OpenAI Agents SDK",
+        # Many a project has a package `agents` of its own.
+        ("agents.tracing",),
+        "openai_agents",
+        "openai-agents",
+        "agents, turns, tools, handoffs, guardrails",
+    ),
+    _Library(
+        "AutoGen",
+        ("autogen_agentchat.agents", "autogen_agentchat.teams"),
+        "autogen_agentchat",
+        "autogen-agentchat",
+        "agents, teams, tools",
+    ),
+    _Library(
+        "AutoGen 0.2",
+        ("autogen.agentchat.conversable_agent", "autogen.agentchat.groupchat"),
+        "autogen",
+        "pyautogen",
+        "chats, agents, tools, group chats",
+    ),
+    _Library("AG2", ("ag2.agent",), "ag2", "ag2", "agents, tools, by its own instrumentation"),
+    _Library(
+        "Pydantic AI",
+        ("pydantic_ai.agent",),
+        "pydantic_ai",
+        "pydantic-ai-slim",
+        "agents, model requests, tools, by its own instrumentation",
+    ),
+    _Library(
+        "Google ADK",
+        ("google.adk.agents",),
+        "google_adk",
+        "google-adk",
+        "agents, tools, by its own instrumentation",
+    ),
+    _Library("CrewAI", ("crewai",), "crewai", "crewai", "crews, tasks, agents, tools, flows"),
+    _Library("smolagents", ("smolagents",), "smolagents", "smolagents", "agents, steps, tools"),
+    _Library("DSPy", ("dspy",), "dspy", "dspy", "modules, tools"),
+    _Library(
+        "LlamaIndex",
+        ("llama_index_instrumentation.dispatcher", "llama_index.core.tools"),
+        "llama_index",
+        "llama-index-core",
+        "agents, workflow steps, tools, retrievers, engines",
+    ),
+)
+"""Every package that we record something of."""
+
+
+class Finding(NamedTuple):
+    """One package, and what is done about it."""
+
+    name: str
+    version: str | None
+    """None where it is not installed."""
+    status: str
+    """`recorded`, `waits for its import`, `not installed`, `failed: …`, or `off`."""
+    recorded: str
+    """What is recorded of it."""
+
+
+class Findings(tuple[Finding, ...]):
+    """What was found installed, and what is done about it; prints as a table."""
+
+    def __str__(self) -> str:
+        rows = [("package", "version", "status", "what is recorded")]
+        rows += [(f.name, f.version or "-", f.status, f.recorded if f.version else "-") for f in self]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        return "\n".join(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
 
 _lock = threading.RLock()
-_openai_users = 0
+_users = 0
+_watch = ImportWatch()
+_status: dict[str, str] = {}
 
 
-def instrument_openai() -> None:
-    """Has calls of the OpenAI SDK recorded, until `uninstrument_openai` has been called as often."""
-    global _openai_users
+def instrument_all() -> None:
+    """Has everything that we know recorded, until `uninstrument_all` has been called as often."""
+    global _users
     with _lock:
-        _openai_users += 1
-        if _openai_users > 1:
+        _users += 1
+        if _users > 1:
             return
         from agentlightning.instrumentation import threads
 
         threads.instrument()
-        if "openai" in sys.modules:
-            _patch_openai()
-        else:
-            # Importing it takes a second, which an agent that never uses it should not pay.
-            sys.meta_path.insert(0, _finder)
-
-
-def uninstrument_openai() -> None:
-    """Undoes one call of `instrument_openai`."""
-    global _openai_users
-    with _lock:
-        if _openai_users == 0:
-            return
-        _openai_users -= 1
-        if _openai_users > 0:
-            return
-        from agentlightning.instrumentation import threads
-
-        threads.uninstrument()
-        if _finder in sys.meta_path:
-            sys.meta_path.remove(_finder)
-        patch = sys.modules.get("agentlightning.instrumentation.openai")
-        if patch is not None:
-            patch.uninstrument()
-
-
-def instrument_all() -> None:
-    """Has calls of every SDK that we know recorded."""
-    instrument_openai()
+        for library in LIBRARIES:
+            _status[library.name] = "waits for its import"
+            for module in library.modules:
+                _watch.when_imported(module, lambda library=library: _patch(library))  # type: ignore[misc]
+        if logger.isEnabledFor(logging.INFO):
+            _log(findings())
 
 
 def uninstrument_all() -> None:
     """Undoes one call of `instrument_all`."""
-    uninstrument_openai()
+    global _users
+    with _lock:
+        if _users == 0:
+            return
+        _users -= 1
+        if _users > 0:
+            return
+        from agentlightning.instrumentation import threads
+
+        threads.uninstrument()
+        _watch.forget()
+        _status.clear()
+        for home in {library.home for library in LIBRARIES}:
+            patch = sys.modules.get(f"{__name__}.{home}")
+            if patch is None:
+                continue
+            try:
+                patch.uninstrument()
+            except Exception:
+                logger.exception("%s could not be left as it was.", home)
 
 
-def _patch_openai() -> None:
+def instrument() -> Findings:
+    """Has everything recorded that runs inside of a trace, for the rest of the process; says what was found.
+
+    Tracers do this by themselves while they are set up. On its own it is for scripts that patch early, or
+    want to know.
+    """
+    instrument_all()
+    return findings()
+
+
+def findings() -> Findings:
+    """What is installed of the packages that we know, and what is done about it."""
+    return Findings(_finding(library) for library in LIBRARIES)
+
+
+def instrument_openai() -> None:
+    """The name that `instrument_all` had when the OpenAI SDK was all there was."""
+    instrument_all()
+
+
+def uninstrument_openai() -> None:
+    """The name that `uninstrument_all` had when the OpenAI SDK was all there was."""
+    uninstrument_all()
+
+
+def _patch(library: _Library) -> None:
+    with _lock:
+        if _users == 0:
+            return
+        try:
+            import_module(f"{__name__}.{library.home}").instrument()
+            _status[library.name] = "recorded"
+        except Exception as error:
+            # A package that has changed beyond recognition costs the recording, not the agent.
+            logger.exception("What is done through %s can't be recorded.", library.name)
+            _status[library.name] = f"failed: {error!r}"
+
+
+def _finding(library: _Library) -> Finding:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
-        from agentlightning.instrumentation import openai
-
-        openai.instrument()
-    except Exception:
-        # An SDK that has changed beyond recognition costs the recording, not the agent.
-        logger.exception("Calls of the OpenAI SDK can't be recorded.")
-
-
-class _PatchingLoader(Loader):
-    """Loads a module as its own loader does, and patches it afterwards."""
-
-    def __init__(self, inner: Loader) -> None:
-        self._inner = inner
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._inner.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        # The module is left with the loader that it would have had.
-        module.__loader__ = self._inner
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._inner
-        self._inner.exec_module(module)
-        with _lock:
-            if _openai_users > 0:
-                _patch_openai()
+        found: str | None = version(library.distribution)
+    except PackageNotFoundError:
+        found = None
+    status = _status.get(library.name, "off") if found is not None else "not installed"
+    return Finding(library.name, found, status, library.recorded)
 
 
-class _OpenAIFinder(MetaPathFinder):
-    """Waits for the import of `openai`."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != "openai":
-            return None
-        with _lock:
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _PatchingLoader(spec.loader)
-        return spec
-
-
-_finder = _OpenAIFinder()
+def _log(found: Findings) -> None:
+    there = [f"{finding.name} {finding.version}" for finding in found if finding.version]
+    missing = [finding.name for finding in found if not finding.version]
+    logger.info(
+        "Recording what is done through %s. Not installed: %s.",
+        ", ".join(there) or "nothing",
+        ", ".join(missing) or "nothing",
+    )

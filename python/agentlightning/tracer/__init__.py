@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentlightning.tracer.agentops import AgentOpsTracer
     from agentlightning.tracer.base import (
         Tracer,
         clear_active_tracer,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from agentlightning.tracer.otel import OtelTracer
 
 __all__ = [
+    "AgentOpsTracer",
     "DummyTracer",
     "OtelTracer",
     "Tracer",
@@ -27,7 +29,7 @@ __all__ = [
     "with_active_tracer_context",
 ]
 
-_HOME = {"DummyTracer": "dummy", "OtelTracer": "otel"}
+_HOME = {"AgentOpsTracer": "agentops", "DummyTracer": "dummy", "OtelTracer": "otel"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -49,21 +49,30 @@ def get_active_tracer() -> Tracer | None:
     return _active_tracer.get()
 
 
+@contextmanager
+def activated(tracer: Tracer) -> Iterator[None]:
+    """Makes `tracer` the active one inside, over whichever is."""
+    previous = _active_tracer.get()
+    _active_tracer.set(tracer)
+    try:
+        yield
+    finally:
+        _active_tracer.set(previous)
+
+
 def with_active_tracer_context(
     method: Callable[..., AbstractAsyncContextManager[T]],
 ) -> Callable[..., AbstractAsyncContextManager[T]]:
-    """Decorates a `trace_context` method so that its tracer is the active one inside the context."""
+    """Decorates a `trace_context` method so that its tracer is the active one inside the context, and
+    whichever was active before is afterwards: rollouts may be nested."""
 
     @functools.wraps(method)
     def wrapped(self: Tracer, *args: Any, **kwargs: Any) -> AbstractAsyncContextManager[T]:
         @asynccontextmanager
         async def context() -> AsyncIterator[T]:
-            set_active_tracer(self)
-            try:
+            with activated(self):
                 async with method(self, *args, **kwargs) as inner:
                     yield inner
-            finally:
-                clear_active_tracer()
 
         return context()
 
@@ -139,10 +148,23 @@ class Tracer(ParallelWorkerBase):
         """A context recorded as one span, with the spans made inside it as its children."""
         raise NotImplementedError()
 
-    def get_langchain_handler(self) -> Any:
-        """A LangChain callback handler, where the tracer has one; else a warning and None."""
-        logger.warning("%s has no LangChain callback handler.", type(self).__name__)
-        return None
+    def get_langchain_handler(self, tags: Sequence[str] | None = None) -> Any:
+        """A callback handler that records what LangChain does in the trace that is open; a warning and None
+        where LangChain is not installed.
+
+        Tracers that record through `agentlightning.instrumentation` add it to every run by themselves; to
+        pass it as a callback, too, changes nothing. `tags` are ignored.
+        """
+        try:
+            from agentlightning.instrumentation.langchain import handler
+        except ImportError as error:
+            logger.warning("There is no LangChain callback handler without langchain-core: %s", error)
+            return None
+        return handler
+
+    def get_langchain_callback_handler(self, tags: Sequence[str] | None = None) -> Any:
+        """Another name for `get_langchain_handler`."""
+        return self.get_langchain_handler(tags)
 
     @contextmanager
     def lifespan(self, store: LightningStore | None = None) -> Iterator[Tracer]:

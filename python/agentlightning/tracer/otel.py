@@ -10,11 +10,11 @@ import random
 import threading
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 from opentelemetry import context as otel_context
@@ -25,7 +25,8 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from agentlightning.semconv import LightningResourceAttributes
-from agentlightning.tracer.base import Tracer, with_active_tracer_context
+from agentlightning.tracer.base import Tracer, activated, with_active_tracer_context
+from agentlightning.tracer.normalizing import normalize
 from agentlightning.types import Span, SpanCoreFields, TraceStatus
 
 if TYPE_CHECKING:
@@ -48,11 +49,23 @@ _TRACER_NAME = "agentlightning.tracer.otel"
 class _Record:
     """A span that has ended in a trace, and its form in the store once it has one."""
 
-    __slots__ = ("readable", "span")
+    __slots__ = ("calls", "readable", "span")
 
-    def __init__(self, readable: ReadableSpan) -> None:
+    def __init__(self, readable: ReadableSpan, calls: list[dict[str, Any]] | None = None) -> None:
         self.readable = readable
+        self.calls = calls
         self.span: Span | None = None
+
+
+class Loss(NamedTuple):
+    """What became of the spans of a trace."""
+
+    lost: int
+    """How many could not be stored."""
+    total: int
+    """How many there were."""
+    error: BaseException | None
+    """What the store said last."""
 
 
 class TraceSession:
@@ -73,6 +86,11 @@ class TraceSession:
         self._closers: list[Callable[[], None]] = []
         self._lost = 0
         self._last_error: BaseException | None = None
+        # By span id: the parents of spans, the model calls recorded inside of spans, and the calls' own.
+        self._parents: dict[int, int] = {}
+        self._calls_inside: dict[int, list[dict[str, Any]]] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._conversations: dict[str, list[Any]] = {}
         # Only touched on the processor's loop.
         self._drain: asyncio.Task[None] | None = None
 
@@ -98,10 +116,63 @@ class TraceSession:
             except Exception:
                 logger.exception("Could not end a span that was open when its trace ended.")
 
+    # Model calls, which other instrumentations around ours may see, too
+
+    def begin_call(self, span: trace_api.Span, attributes: Mapping[str, Any]) -> None:
+        """Notes that a span is a model call that we record ourselves."""
+        call = dict(attributes)
+        with self._changed:
+            span_id = span.get_span_context().span_id
+            self._calls[span_id] = call
+            parent = self._parents.get(span_id)
+            while parent is not None:
+                self._calls_inside.setdefault(parent, []).append(call)
+                parent = self._parents.get(parent)
+
+    def end_call(self, span: trace_api.Span, attributes: dict[str, Any]) -> None:
+        """Notes what a call has come to."""
+        with self._changed:
+            call = self._calls.get(span.get_span_context().span_id)
+            if call is not None:
+                call.update(attributes)
+
+    def has_calls_inside(self, span: trace_api.Span) -> bool:
+        """Whether we have recorded a model call inside of a span that is still open."""
+        with self._changed:
+            return bool(self._calls_inside.get(span.get_span_context().span_id))
+
+    def is_inside(self, inner: trace_api.Span, outer: trace_api.Span) -> bool:
+        """Whether a span is another one or inside of it."""
+        span_id: int | None = inner.get_span_context().span_id
+        outer_id = outer.get_span_context().span_id
+        with self._changed:
+            while span_id is not None and span_id != outer_id:
+                span_id = self._parents.get(span_id)
+        return span_id == outer_id
+
+    def remember(self, response_id: str, messages: list[Any]) -> None:
+        """Keeps the conversation up to a response, which later requests may refer to by its id alone."""
+        with self._changed:
+            self._conversations[response_id] = messages
+
+    def recall(self, response_id: str) -> list[Any]:
+        """The conversation up to a response of this trace; empty if it is unknown."""
+        with self._changed:
+            return self._conversations.get(response_id, [])
+
+    def start(self, span_id: int, parent_id: int | None) -> None:
+        """Notes that a span has started."""
+        if parent_id is not None:
+            with self._changed:
+                self._parents[span_id] = parent_id
+
     def append(self, readable: ReadableSpan, *, may_wait: bool) -> bool:
         """Takes a span in and says whether it is to be stored. Waits for room where `may_wait`."""
+        span_id = readable.context.span_id if readable.context is not None else 0
         record = _Record(readable)
         with self._changed:
+            if span_id not in self._calls:
+                record.calls = self._calls_inside.pop(span_id, [])
             if self.closed:
                 logger.debug("Span %r ended after its trace and is not recorded.", readable.name)
                 return False
@@ -125,6 +196,8 @@ class TraceSession:
     def _convert(self, record: _Record, sequence_id: int) -> Span:
         if record.span is None:
             span = Span.from_opentelemetry(record.readable, self.rollout_id, self.attempt_id, sequence_id)
+            if record.calls is not None:
+                normalize(span, record.calls)
             if self.store is not None:
                 span.resource.attributes = {
                     **span.resource.attributes,
@@ -141,8 +214,9 @@ class TraceSession:
         if self._drain is None or self._drain.done():
             self._drain = asyncio.get_running_loop().create_task(self._drain_pending())
 
-    async def flush(self, timeout: float) -> None:
-        """Waits until everything has been stored, and gives up what has not been after `timeout` seconds."""
+    async def flush(self, timeout: float) -> Loss:
+        """Waits until everything has been stored, gives up what has not been after `timeout` seconds, and
+        says how much that is."""
         if self._pending:
             self.start_draining()
         if self._drain is not None:
@@ -164,6 +238,7 @@ class TraceSession:
                 self.rollout_id,
                 self._last_error,
             )
+        return Loss(lost, total, self._last_error)
 
     async def _drain_pending(self) -> None:
         while True:
@@ -268,6 +343,9 @@ class _SessionIdGenerator(RandomIdGenerator):
         return super().generate_trace_id() if session is None else session.trace_id
 
 
+_NO_LOSS = Loss(0, 0, None)
+
+
 class LightningSpanProcessor(SpanProcessor):
     """Hands each span to the trace that it was started in.
 
@@ -300,6 +378,7 @@ class LightningSpanProcessor(SpanProcessor):
             session = self._sessions.get(parent.span_id)
         if session is not None and not session.closed:
             self._sessions[context.span_id] = session
+            session.start(context.span_id, span.parent.span_id if span.parent is not None else None)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Hands the span to its trace. Never raises."""
@@ -318,12 +397,18 @@ class LightningSpanProcessor(SpanProcessor):
         for span_id in [key for key, value in list(self._sessions.items()) if value is session]:
             self._sessions.pop(span_id, None)
 
-    async def flush(self, session: TraceSession, timeout: float) -> None:
+    async def flush(self, session: TraceSession, timeout: float) -> Loss:
         """Waits until the spans of a trace have been stored; see `TraceSession.flush`."""
         if session.store is None:
-            return
+            return _NO_LOSS
         future = asyncio.run_coroutine_threadsafe(session.flush(timeout), self._ensure_loop())
-        await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(future)
+
+    def flush_sync(self, session: TraceSession, timeout: float) -> Loss:
+        """`flush`, for code that is not async."""
+        if session.store is None:
+            return _NO_LOSS
+        return asyncio.run_coroutine_threadsafe(session.flush(timeout), self._ensure_loop()).result()
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -436,18 +521,49 @@ def _opentelemetry() -> tuple[LightningSpanProcessor, TracerProvider]:
     return processor, provider
 
 
+def shared_provider() -> TracerProvider:
+    """The provider that all our tracers share. What is started outside of a trace is not recorded."""
+    return _opentelemetry()[1]
+
+
 _joined: WeakSet[TracerProvider] = WeakSet()
 
 
 def _join_global_provider(provider: TracerProvider, processor: LightningSpanProcessor) -> None:
-    """Sees to it that spans of the global provider are recorded, too: the user's, or ours where there is
-    none."""
+    """Sees to it that spans of the global provider are recorded, too: the user's, whenever they set one, or
+    ours until then."""
     existing = trace_api.get_tracer_provider()
     if isinstance(existing, trace_api.ProxyTracerProvider):
+        _lend(provider, processor)
+    else:
+        join_provider(existing, processor)
+
+
+def join_provider(provider: Any, processor: LightningSpanProcessor | None = None) -> None:
+    """Has the spans of somebody else's provider recorded, beside whatever else happens to them."""
+    own_processor, own_provider = _opentelemetry()
+    if isinstance(provider, TracerProvider) and provider is not own_provider and provider not in _joined:
+        provider.add_span_processor(processor or own_processor)
+        _joined.add(provider)
+
+
+def _lend(provider: TracerProvider, processor: LightningSpanProcessor) -> None:
+    """Makes our provider the global one until somebody sets theirs.
+
+    `set_tracer_provider` may be called once in a process, and that once is the user's.
+    """
+    set_provider = getattr(trace_api, "_set_tracer_provider", None)
+    if set_provider is None or not hasattr(trace_api, "_TRACER_PROVIDER"):
         trace_api.set_tracer_provider(provider)
-    elif isinstance(existing, TracerProvider) and existing is not provider and existing not in _joined:
-        existing.add_span_processor(processor)
-        _joined.add(existing)
+        return
+
+    def set_and_join(tracer_provider: Any, *args: Any, **kwargs: Any) -> Any:
+        result = set_provider(tracer_provider, *args, **kwargs)
+        join_provider(trace_api.get_tracer_provider(), processor)
+        return result
+
+    trace_api._TRACER_PROVIDER = provider
+    trace_api._set_tracer_provider = set_and_join
 
 
 class OtelTracer(Tracer):
@@ -464,7 +580,8 @@ class OtelTracer(Tracer):
         """Makes a tracer, which does nothing until `init_worker`.
 
         Args:
-            instrument: Whether calls of the OpenAI SDK are recorded.
+            instrument: Whether calls of models, and what agent frameworks do, are recorded; see
+                `agentlightning.instrumentation`.
             flush_timeout: Seconds that the end of a trace waits for a store that can't be reached.
         """
         super().__init__()
@@ -474,6 +591,7 @@ class OtelTracer(Tracer):
         self._lightning_span_processor: LightningSpanProcessor | None = None
         self._instrumented = False
         self._latest: TraceSession | None = None
+        self._loss = _NO_LOSS
 
     def __getstate__(self) -> dict[str, Any]:
         # What it has set up belongs to this process; a copy elsewhere starts afresh. Attributes of subclasses
@@ -486,6 +604,7 @@ class OtelTracer(Tracer):
             "_lightning_span_processor": None,
             "_instrumented": False,
             "_latest": None,
+            "_loss": _NO_LOSS,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -496,10 +615,12 @@ class OtelTracer(Tracer):
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
         copied._instrumented = False
+        copied._loss = _NO_LOSS
         return copied
 
     def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
-        """Sets OpenTelemetry up, the first time, and has calls of the OpenAI SDK recorded."""
+        """Sets OpenTelemetry up, the first time, and has what the agent does through other packages
+        recorded."""
         super().init_worker(worker_id, store)
         with _setup:
             # Workers of one process start side by side.
@@ -508,16 +629,23 @@ class OtelTracer(Tracer):
         if self.instrument and not self._instrumented:
             from agentlightning import instrumentation
 
-            instrumentation.instrument_openai()
+            instrumentation.instrument_all()
             self._instrumented = True
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
-        """Leaves the OpenAI SDK as it was. OpenTelemetry stays set up."""
+        """Leaves other packages as they were, and reports what could not be stored. OpenTelemetry stays set
+        up."""
         super().teardown_worker(worker_id, *args, **kwargs)
+        lost, total, error = self._loss
+        self._loss = _NO_LOSS
+        if lost:
+            logger.error(
+                "%d of %d spans of this worker could not be stored. Last error: %r", lost, total, error
+            )
         if self._instrumented:
             from agentlightning import instrumentation
 
-            instrumentation.uninstrument_openai()
+            instrumentation.uninstrument_all()
             self._instrumented = False
 
     def _provider(self) -> TracerProvider:
@@ -553,6 +681,39 @@ class OtelTracer(Tracer):
             RuntimeError: before `init_worker`.
             ValueError: for one id without the other, or ids without a store.
         """
+        session, processor = self._session(store, rollout_id, attempt_id)
+        try:
+            with self._opened(session, processor), self._root(name or rollout_id):
+                yield self._tracer()
+        finally:
+            self._account(await processor.flush(session, self.flush_timeout))
+
+    @contextmanager
+    def _trace_context_sync(self, name: str | None = None, **kwargs: Any) -> Iterator[trace_api.Tracer]:
+        """`trace_context` for code that is not async, in a thread without a running event loop."""
+        session, processor = self._session(
+            kwargs.get("store"), kwargs.get("rollout_id"), kwargs.get("attempt_id")
+        )
+        root = name or kwargs.get("rollout_id")
+        try:
+            with activated(self), self._opened(session, processor), self._root(root):
+                yield self._tracer()
+        finally:
+            self._account(processor.flush_sync(session, self.flush_timeout))
+
+    def _account(self, loss: Loss) -> None:
+        """Adds to what is reported at the end."""
+        with _setup:
+            before = self._loss
+            self._loss = Loss(before.lost + loss.lost, before.total + loss.total, loss.error or before.error)
+
+    def _root(self, name: str | None) -> AbstractContextManager[None]:
+        """Around everything in a trace; for tracers that have a span there."""
+        return nullcontext()
+
+    def _session(
+        self, store: LightningStore | None, rollout_id: str | None, attempt_id: str | None
+    ) -> tuple[TraceSession, LightningSpanProcessor]:
         provider = self._provider()
         processor = self._lightning_span_processor
         assert processor is not None
@@ -560,19 +721,21 @@ class OtelTracer(Tracer):
             warnings.warn(
                 "Passing `store` to trace_context() is deprecated. Give it to init_worker().",
                 DeprecationWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
         else:
             store = self._store
         if (rollout_id is None) != (attempt_id is None):
             raise ValueError("rollout_id and attempt_id must be given together, or not at all.")
         if rollout_id is None or attempt_id is None:
-            session = TraceSession(provider, None, "rollout-dummy", "attempt-dummy")
-        elif store is None:
+            return TraceSession(provider, None, "rollout-dummy", "attempt-dummy"), processor
+        if store is None:
             raise ValueError("A store is required to record a rollout. Give one to init_worker().")
-        else:
-            session = TraceSession(provider, store, rollout_id, attempt_id)
+        return TraceSession(provider, store, rollout_id, attempt_id), processor
 
+    @contextmanager
+    def _opened(self, session: TraceSession, processor: LightningSpanProcessor) -> Iterator[None]:
+        """Makes a trace the one that is open in this context."""
         previous = _session.get()
         _session.set(session)
         _last_session.set(session)
@@ -580,14 +743,13 @@ class OtelTracer(Tracer):
         # Whatever span is open around us is not part of this trace.
         token = otel_context.attach(trace_api.set_span_in_context(trace_api.INVALID_SPAN))
         try:
-            yield self._tracer()
+            yield
         finally:
             otel_context.detach(token)
             session.run_closers()
             _session.set(previous)
             session.closed = True
             processor.forget(session)
-            await processor.flush(session, self.flush_timeout)
 
     def get_last_trace(self) -> list[Span]:
         """The spans, in order of their end, of the trace that is open in this context, or was open last."""

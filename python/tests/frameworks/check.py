@@ -176,7 +176,16 @@ def _missing(case: Case, expected: int, spans: list[Any], triplets: list[Any]) -
                 and span.attributes.get("input.value") is None
             ):
                 own = any(
-                    key.startswith(("gen_ai.tool.call", "gen_ai.input", "gcp.vertex", "pydantic_ai", "agentops.entity", "agentops.operation"))
+                    key.startswith(
+                        (
+                            "gen_ai.tool.call",
+                            "gen_ai.input",
+                            "gcp.vertex",
+                            "pydantic_ai",
+                            "agentops.entity",
+                            "agentops.operation",
+                        )
+                    )
                     for key in span.attributes
                 )
                 if not own:

@@ -1,4 +1,5 @@
-"""What is special about each tracer, and what they have in common. Those that need a package are tested where it is."""
+"""What is special about each tracer, and what they have in common. Those that need a package are tested where
+it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Weave: a client that records the calls of its ops into the trace that is open, and sends nothing anywhere."""
+"""Weave: a client that records the calls of its ops into the trace that is open, and sends nothing
+anywhere."""
 
 from __future__ import annotations
 

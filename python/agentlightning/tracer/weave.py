@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 class WeaveTracer(OtelTracer):
-    """Records what `OtelTracer` does, and calls of functions that are decorated with `weave.op`, below a span for the
-    whole trace.
+    """Records what `OtelTracer` does, and calls of functions that are decorated with `weave.op`, below a span
+    for the whole trace.
 
-    No account with Weights & Biases is needed, and nothing is sent there: while a tracer is set up, Weave has a client
-    that records into the trace. An agent that calls `weave.init` itself gets Weave's own client instead, and its ops
-    are recorded there.
+    No account with Weights & Biases is needed, and nothing is sent there: while a tracer is set up, Weave has
+    a client that records into the trace. An agent that calls `weave.init` itself gets Weave's own client
+    instead, and its ops are recorded there.
     """
 
     def __init__(

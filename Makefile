@@ -103,6 +103,11 @@ test-peer: $(PEER_VENV)/ready ## Runs 0.3's trainer and 1.0's controller, from P
 	$(call stage,other people's clients,$(PYTHON) scripts/peer/run.py --agl target/debug/agl --peer $(PEER_VENV) \
 		--controller $(CONTROLLER_VENV) $(if $(ONLY),--only $(ONLY)))
 
+.PHONY: test-frameworks
+test-frameworks: wheel ## Runs agents of every framework, newest versions, and prints what was recorded. ONLY=environment: some.
+	@$(BIN)/python python/tests/frameworks/matrix.py --wheel $(WHEELS)/*.whl --environments target/frameworks \
+		$(if $(ONLY),--only $(ONLY),--update docs/frameworks.md)
+
 .PHONY: bench-store
 bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and updates docs/bench. QUICK=1: a smoke run.
 	cargo build --release --locked --quiet -p agl-cli -p agl-bench

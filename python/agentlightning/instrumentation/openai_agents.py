@@ -93,12 +93,12 @@ def instrument() -> None:
     """
     from agents.tracing import spans, traces
 
-    for owner in (spans.SpanImpl, spans.NoOpSpan):
-        _patches.replace(owner, "start", _followed_by(_recorder.on_span_start))
-        _patches.replace(owner, "finish", _followed_by(_recorder.on_span_end))
-    for owner in (traces.TraceImpl, traces.NoOpTrace):
-        _patches.replace(owner, "start", _followed_by(_recorder.on_trace_start))
-        _patches.replace(owner, "finish", _followed_by(_recorder.on_trace_end))
+    for span in (spans.SpanImpl, spans.NoOpSpan):
+        _patches.replace(span, "start", _followed_by(_recorder.on_span_start))
+        _patches.replace(span, "finish", _followed_by(_recorder.on_span_end))
+    for trace in (traces.TraceImpl, traces.NoOpTrace):
+        _patches.replace(trace, "start", _followed_by(_recorder.on_trace_start))
+        _patches.replace(trace, "finish", _followed_by(_recorder.on_trace_end))
 
 
 def _followed_by(tell: Callable[[Any], None]) -> Callable[[Any], Any]:

@@ -17,19 +17,21 @@ if TYPE_CHECKING:
     )
     from agentlightning.tracer.dummy import DummyTracer
     from agentlightning.tracer.otel import OtelTracer
+    from agentlightning.tracer.weave import WeaveTracer
 
 __all__ = [
     "AgentOpsTracer",
     "DummyTracer",
     "OtelTracer",
     "Tracer",
+    "WeaveTracer",
     "clear_active_tracer",
     "get_active_tracer",
     "set_active_tracer",
     "with_active_tracer_context",
 ]
 
-_HOME = {"AgentOpsTracer": "agentops", "DummyTracer": "dummy", "OtelTracer": "otel"}
+_HOME = {"AgentOpsTracer": "agentops", "DummyTracer": "dummy", "OtelTracer": "otel", "WeaveTracer": "weave"}
 
 
 def __getattr__(name: str) -> Any:

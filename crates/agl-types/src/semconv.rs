@@ -67,3 +67,9 @@ pub const GEN_AI_REQUEST: &str = "gen_ai.request";
 pub const GEN_AI_RESPONSE: &str = "gen_ai.response";
 /// The id that the engine gave to a response.
 pub const GEN_AI_RESPONSE_ID: &str = "gen_ai.response.id";
+
+/// Value of [`TRACER_NAME`] on the spans of our gateway.
+pub const GATEWAY: &str = "agentlightning.gateway";
+/// Attribute of a gateway's span whose call was not captured whole: why not. A rollout with such a call is not trained
+/// on.
+pub const GATEWAY_GAP: &str = "agentlightning.gateway.gap";

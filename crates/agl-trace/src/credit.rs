@@ -100,15 +100,26 @@ pub struct SequenceMismatch {
 pub(crate) struct Credit {
     /// Those of each call, in the order in which they were given.
     pub(crate) of_call: Vec<Vec<CallReward>>,
-    /// The last one that was given, sequences aside.
+    /// The last one that was given.
     pub(crate) last: Option<Vec<RewardDimension>>,
     pub(crate) report: RewardReport,
 }
 
-/// The steps' rewards, if the span gives a sequence: a list of numbers in `agentlightning.reward` or
-/// `agentlightning.reward.steps`.
+/// Beginning of the name of a dimension that is the reward of one step, which its number follows.
+const STEP: &str = "step.";
+
+/// The steps' rewards, if the span gives a sequence: dimensions `step.0`, `step.1` and so on, or a list of numbers in
+/// `agentlightning.reward` or `agentlightning.reward.steps`.
 #[must_use]
 pub fn step_rewards(span: &Span) -> Option<Vec<f64>> {
+    let dimensions = get_rewards_from_span(span);
+    let number = |dimension: &RewardDimension| dimension.name.strip_prefix(STEP)?.parse::<u64>().ok();
+    let mut steps: Vec<(u64, f64)> =
+        dimensions.iter().filter_map(|dimension| Some((number(dimension)?, dimension.value))).collect();
+    if !steps.is_empty() {
+        steps.sort_by_key(|(number, _)| *number);
+        return Some(steps.into_iter().map(|(_, value)| value).collect());
+    }
     ["agentlightning.reward.steps", semconv::REWARD].iter().find_map(|key| {
         span.attributes.get(*key)?.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>()
     })
@@ -177,6 +188,10 @@ pub(crate) fn match_rewards(reading: &Reading<'_>, is_wanted: &[bool]) -> Credit
         let span = tree.span(node);
         let parent = tree.parent(node);
         if let Some(items) = step_rewards(span) {
+            // What counts of a sequence where one number is asked for is its sum.
+            let mut whole = dimensions(span, items.iter().sum());
+            whole.retain(|dimension| !dimension.name.starts_with(STEP));
+            credit.last = Some(whole);
             // The steps of the agent that was judged, if it was one.
             let scope = parent.filter(|&parent| wanted().any(|call| within(call, parent)));
             let steps: Vec<usize> =

@@ -336,7 +336,8 @@ fn read_with(trace: &RolloutTrace, options: &TrainingOptions, selection: &AgentS
             let call = found.call;
             match label {
                 Ok(_)
-                    if call.error.is_some()
+                    if call.gap.is_none()
+                        && call.error.is_some()
                         && call.choices.iter().all(|choice| choice.token_ids.is_empty()) =>
                 {
                     let detail = call.error.clone().unwrap_or_default();

@@ -212,8 +212,8 @@ fn a_capture_gap_quarantines_the_rollout() {
         json!({"prompt_token_ids": [1], "gen_ai.completion.0.content": "hi"}),
         json!({"prompt_token_ids": [1], "response_token_ids": [2], "gen_ai.usage.completion_tokens": 3}),
         json!({"prompt_token_ids": [1], "response_token_ids": [2], "gen_ai.completion.0.content": "hi",
-               "agentlightning.tracer.name": "agentlightning.gateway",
-               "agentlightning.gateway.gap": "the stream broke off"}),
+               "agentlightning.gateway.outcome": "broken_off",
+               "agentlightning.gateway.untrainable": "the stream broke off"}),
     ] {
         let data = gap(attributes.clone());
         assert!(data.rows.is_empty(), "{attributes}");
@@ -229,6 +229,15 @@ fn a_capture_gap_quarantines_the_rollout() {
     let data = made(&lenient, json!({"quarantine": false}));
     assert_eq!(data.rows.len(), 1);
     assert_eq!(data.report.dropped_by_reason[&Reason::NoTokenIds], 1);
+    // What was cut off before the first token is one too, for the agent may have seen some of it; what failed is none.
+    let cut = |outcome: &str| {
+        let told = json!({"agentlightning.gateway.outcome": outcome, "gen_ai.request.type": "chat",
+            "agentlightning.gateway.untrainable": outcome});
+        let mut cut = span("b", "", "litellm_request", 2, told);
+        cut.status.status_code = StatusCode::Error;
+        made(&[trace(vec![good.clone(), cut, reward("r", "", 3, 1.0)])], json!({})).rows.len()
+    };
+    assert_eq!((cut("disconnected"), cut("failed")), (0, 1));
     // A call that failed and gave the agent nothing is no gap.
     let mut failed = span("b", "", LLM, 2, json!({"gen_ai.request.model": "m"}));
     failed.status.status_code = StatusCode::Error;
@@ -310,6 +319,15 @@ fn a_sequence_of_rewards_goes_to_the_steps_and_a_mismatch_is_told() {
         pairs(&[("a", Some(0.1)), ("b", Some(0.2))])
     );
     assert_eq!(earned(steps(json!([0.1])), matched.clone()), pairs(&[("a", Some(0.1)), ("b", None)]));
+    let named = json!({
+        "agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": 0.75,
+        "agentlightning.reward.1.name": "step.0", "agentlightning.reward.1.value": 0.5,
+        "agentlightning.reward.2.name": "step.1", "agentlightning.reward.2.value": 0.25,
+    });
+    let mut spans = steps(json!([]));
+    spans[2] = span("r", "", "agentlightning.annotation", 3, named);
+    assert_eq!(earned(spans.clone(), matched.clone()), pairs(&[("a", Some(0.5)), ("b", Some(0.25))]));
+    assert_eq!(made(&[trace(spans)], json!({})).rows[0].reward, Some(0.75), "what counts of all is the sum");
     let data = read_rollout(&trace(steps(json!([0.1, 0.2, 0.3]))), &options(matched)).unwrap();
     assert_eq!(data.calls[1].reward, Some(0.2));
     let mismatch = &data.reward_report.mismatches[0];
@@ -347,12 +365,14 @@ fn the_gateway_s_tokens_count_and_the_tracer_s_agent() {
     let gateway = span(
         "g",
         "",
-        "chat m",
+        "litellm_request",
         1,
         json!({
-            "agentlightning.tracer.name": "agentlightning.gateway", "gen_ai.operation.name": "chat",
+            "agentlightning.gateway.outcome": "answered", "gen_ai.operation.name": "chat",
             "gen_ai.response.id": "x", "prompt_token_ids": [1, 2], "response_token_ids": [3],
-            "logprobs.content": "[{\"logprob\": -0.5}]",
+            "gen_ai.completion.0.role": "assistant", "gen_ai.completion.1.role": "assistant",
+            "agentlightning.gateway.choices.0.token_ids": [3], "agentlightning.gateway.choices.0.logprobs": [-0.5],
+            "agentlightning.gateway.choices.1.token_ids": [4, 5],
         }),
     );
     let calls = read_calls(&[agent("A", "", 2, "A"), tracer, gateway]);
@@ -360,6 +380,7 @@ fn the_gateway_s_tokens_count_and_the_tracer_s_agent() {
     assert_eq!((call.dialect, call.agent.as_deref()), (Dialect::Gateway, Some("A")));
     assert_eq!((call.prompt_token_ids.as_slice(), call.response_token_ids()), (&[1, 2][..], &[3][..]));
     assert_eq!(call.choices[0].logprobs, [-0.5]);
+    assert_eq!(call.choices[1].token_ids, [4, 5], "of every choice");
     assert_eq!(call.messages, [Message::text("user", "hi")]);
     assert_eq!(call.joined.len(), 1);
 }

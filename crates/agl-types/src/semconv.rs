@@ -57,6 +57,15 @@ pub const PROMPT_TOKEN_IDS: &str = "prompt_token_ids";
 pub const RESPONSE_TOKEN_IDS: &str = "response_token_ids";
 /// JSON text of the log-probs of the response's tokens.
 pub const LOGPROBS_CONTENT: &str = "logprobs.content";
+/// Name of the span of a call through the gateway, which is the one that 0.3's `LlmProxyTraceToTriplet` reads token
+/// ids from.
+pub const GATEWAY_CALL: &str = "litellm_request";
+/// Prefix of what the gateway knows of a call: `dialect`, `outcome` (`answered`, `failed`, `broken_off`,
+/// `disconnected`), `tries`, `latency` and `time_to_first_token` (seconds), `http_status`, `backend`, `model_version`, and for every choice
+/// `choices.{i}.token_ids` and `choices.{i}.logprobs` (numbers).
+pub const GATEWAY: &str = "agentlightning.gateway";
+/// Why no training data can be made of a call; absent when it can.
+pub const UNTRAINABLE: &str = "agentlightning.gateway.untrainable";
 /// Prefix of the prompt's messages.
 pub const GEN_AI_PROMPT: &str = "gen_ai.prompt";
 /// Prefix of the completion's choices.
@@ -67,9 +76,3 @@ pub const GEN_AI_REQUEST: &str = "gen_ai.request";
 pub const GEN_AI_RESPONSE: &str = "gen_ai.response";
 /// The id that the engine gave to a response.
 pub const GEN_AI_RESPONSE_ID: &str = "gen_ai.response.id";
-
-/// Value of [`TRACER_NAME`] on the spans of our gateway.
-pub const GATEWAY: &str = "agentlightning.gateway";
-/// Attribute of a gateway's span whose call was not captured whole: why not. A rollout with such a call is not trained
-/// on.
-pub const GATEWAY_GAP: &str = "agentlightning.gateway.gap";

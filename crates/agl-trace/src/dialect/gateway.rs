@@ -1,25 +1,36 @@
-//! Our own gateway, whose spans have the engine's tokens. It writes what both OpenTelemetry's conventions and 0.3's
-//! adapters read, so the readers of those read it; what is its own is the name of the tracer, and what it says of a call
-//! that it could not record whole.
+//! Our own gateway, whose spans have the engine's tokens. It writes what 0.3's adapters read, so AgentOps' reader reads it;
+//! what is its own is below `agentlightning.gateway`: the token ids and log-probs of every choice, how the call ended, and
+//! why no training data can be made of it. Calls that were reported as events of the 1.0 contract are read here too.
 
 use agl_types::{Span, semconv, v1};
 use serde_json::Value;
 
-use super::{agentops, chat_call, genai, litellm};
-use crate::attributes::text;
-use crate::call::{LlmCall, as_text, parsed};
+use super::{agentops, chat_call, numbered};
+use crate::attributes::{below, group, text};
+use crate::call::{LlmCall, as_text, parsed, token_ids};
 
 pub(super) fn read(span: &Span, children: &[&Span]) -> Option<LlmCall> {
-    if text(&span.attributes, semconv::EVENT_TYPE) == Some(v1::MODEL_REQUEST) {
-        return event(span);
+    let attributes = &span.attributes;
+    if below(attributes, semconv::GATEWAY).next().is_none() {
+        let is_event = text(attributes, semconv::EVENT_TYPE) == Some(v1::MODEL_REQUEST);
+        return if is_event { event(span) } else { None };
     }
-    if !is_gateway(span) {
+    if text(attributes, "gen_ai.operation.name") == Some("embeddings") {
         return None;
     }
-    let mut call = litellm::read(span, children)
-        .or_else(|| genai::read(span, children))
-        .or_else(|| agentops::read(span, children))?;
-    call.gap = text(&span.attributes, semconv::GATEWAY_GAP).map(str::to_owned);
+    let mut call = agentops::read(span, children)?;
+    let own = |key: &str| format!("{}.{key}", semconv::GATEWAY);
+    let told = numbered(group(attributes, &own("choices")));
+    for (choice, told) in call.choices.iter_mut().zip(told) {
+        if let Some(ids) = told.get("token_ids").and_then(token_ids) {
+            choice.token_ids = ids;
+            choice.logprobs = told.get("logprobs").map(crate::call::logprobs).unwrap_or_default();
+        }
+    }
+    // A call that failed gave the agent nothing: it is no gap.
+    if text(attributes, &own("outcome")) != Some("failed") {
+        call.gap = text(attributes, semconv::UNTRAINABLE).map(str::to_owned);
+    }
     Some(call)
 }
 
@@ -28,20 +39,7 @@ fn event(span: &Span) -> Option<LlmCall> {
     let data = span.attributes.get(semconv::EVENT_DATA).map(parsed).filter(Value::is_object)?;
     let mut call = chat_call(&data["request"], &data["response"]);
     call.model = call.model.or_else(|| data["model"].as_str().map(str::to_owned));
-    let logprobs = &data["response"]["choices"][0]["logprobs"];
-    if let Some(choice) = call.choices.first_mut()
-        && choice.logprobs.is_empty()
-    {
-        choice.logprobs = crate::call::logprobs(logprobs);
-    }
     let error = [&data["response"]["error"], &data["error"]].into_iter().find(|error| !error.is_null());
     call.error = error.map(|error| error["message"].as_str().map_or_else(|| as_text(error), str::to_owned));
     Some(call)
-}
-
-/// Whether our gateway recorded the span.
-fn is_gateway(span: &Span) -> bool {
-    [&span.attributes, &span.resource.attributes]
-        .iter()
-        .any(|attributes| text(attributes, semconv::TRACER_NAME) == Some(semconv::GATEWAY))
 }

@@ -59,7 +59,7 @@ pub(crate) fn spans(bytes: &[u8]) -> Vec<Span> {
                 prompt.extend(response);
                 told.push(prompt);
                 if kind == 5 {
-                    put("agentlightning.tracer.name", "agentlightning.gateway".into());
+                    put("agentlightning.gateway.outcome", "answered".into());
                 }
                 span.name = "openai.chat.completion".to_owned();
                 if source.below(8) == 7 {

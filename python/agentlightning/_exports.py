@@ -85,8 +85,11 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
     ),
     "agentlightning.adapter": (
         "Adapter",
+        "AutoTraceAdapter",
+        "LlmProxyTraceToTriplet",
         "OtelTraceAdapter",
         "TraceAdapter",
+        "TraceToMessages",
         "TraceToTripletBase",
         "TracerTraceToTriplet",
     ),

@@ -90,8 +90,11 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
     ),
     "agentlightning.adapter": (
         "Adapter",
+        "AutoTraceAdapter",
+        "LlmProxyTraceToTriplet",
         "OtelTraceAdapter",
         "TraceAdapter",
+        "TraceToMessages",
         "TraceToTriplet",
         "TraceToTripletBase",
         "TracerTraceToTriplet",

@@ -283,7 +283,7 @@ async def test_messages_by_the_sdk(server: FakeVLLM, tracer: OtelTracer) -> None
         await other.messages.create(messages=history, **arguments)
         async with other.messages.stream(model="m", max_tokens=9, messages=history[:1]) as stream:
             assert "".join([text async for text in stream.text_stream]) == REPLY
-    # The SDK has begun to record itself, where OpenTelemetry is there: around each call of ours is one of its spans.
+    # The SDK records itself, too: around each call of ours is a span of its own.
     ours = [span for span in tracer.get_last_trace() if not span.name.startswith("anthropic.")]
     tool, first, second, third = ours
     assert (tool.name, tool.attributes["tool.parameters"]) == ("tool_call.add", '{"x": 1}')

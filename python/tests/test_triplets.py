@@ -145,19 +145,23 @@ def test_adapters_of_one_s_own() -> None:
         agl.Adapter[Any, Any]()(1)
 
 
-def test_a_hook_that_nothing_would_call_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"Own\.span_to_triplet would never be called.*override adapt"):
+def test_a_subclass_makes_triplets_of_its_own() -> None:
+    class Own(TracerTraceToTriplet):
+        def span_to_triplet(self, span: agl.Span, agent_name: str) -> agl.Triplet:
+            triplet = super().span_to_triplet(span, agent_name)
+            triplet.metadata["mine"] = span.span_id
+            return triplet
 
-        class Own(TracerTraceToTriplet):
-            def span_to_triplet(self, span: agl.Span, agent_name: str) -> agl.Triplet:
-                raise NotImplementedError
+    spans = [call("l1", None, 1, 2, "1"), call("l2", None, 3, 4, "2"), reward("r", None, 0.5, 5)]
+    triplets = Own().adapt(spans)
+    assert [triplet.metadata["mine"] for triplet in triplets] == ["l1", "l2"]
+    assert [triplet.reward for triplet in triplets] == [None, 0.5]
 
-    class Doubled(TracerTraceToTriplet):
-        def adapt(self, source: Any, /) -> list[agl.Triplet]:
-            return [
-                triplet.model_copy(update={"reward": 2 * (triplet.reward or 0)})
-                for triplet in super().adapt(source)
-            ]
 
-    (triplet,) = Doubled().adapt([call("l", None, 1, 2, "1"), reward("a", None, 0.5, 3)])
-    assert triplet.reward == 1.0
+def test_id_lists_are_those_of_the_spans() -> None:
+    ids = list(range(100))
+    (triplet,) = TracerTraceToTriplet().adapt(
+        [span("l", None, LLM, (1, 2), prompt_token_ids=ids, response_token_ids=(1, 2, 3, 4))]
+    )
+    assert triplet.prompt["token_ids"] is ids or triplet.prompt["token_ids"] == ids
+    assert triplet.response["token_ids"] == [1, 2, 3, 4]

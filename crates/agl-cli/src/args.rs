@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use agl_types::{RolloutMode, RolloutStatus};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Agent Lightning: trains agents as they are.
@@ -20,6 +21,190 @@ pub(crate) enum Command {
     /// Serves or fetches a language model.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Writes training data out of a store.
+    Export(Box<ExportCommand>),
+    /// Reads other people's records into a store, as rollouts that have succeeded.
+    Import(ImportCommand),
+}
+
+/// A store to read from or write to.
+#[derive(Debug, Args)]
+pub(crate) struct StoreAddress {
+    /// The store: the URL of a server, or the file of the sqlite backend, which no server may have open.
+    #[arg(long, value_name = "URL|FILE", default_value = "http://127.0.0.1:4747")]
+    pub(crate) store: String,
+
+    /// Key of the server. Better use the variable: others on this machine can see a command line.
+    #[arg(long, env = agl_types::ApiKey::VARIABLE, hide_env_values = true)]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportCommand {
+    /// What to write.
+    pub(crate) kind: ExportKind,
+
+    #[command(flatten)]
+    pub(crate) store: StoreAddress,
+
+    /// File to write; standard output if there is none.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Form of the file.
+    #[arg(long, default_value = "jsonl")]
+    pub(crate) format: ExportFormat,
+
+    /// File for the account of what was left out, and why, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) filter: FilterOptions,
+
+    #[command(flatten)]
+    pub(crate) training: TrainingArguments,
+}
+
+/// Of which rollouts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which rollouts")]
+pub(crate) struct FilterOptions {
+    /// Id of a rollout; may be given several times.
+    #[arg(long = "rollout", value_name = "ID")]
+    pub(crate) rollouts: Vec<String>,
+
+    /// Mode (train, val, test); may be given several times.
+    #[arg(long, value_parser = word_of::<RolloutMode>)]
+    pub(crate) mode: Vec<RolloutMode>,
+
+    /// Status (succeeded, failed, …); may be given several times [default: every one that has ended].
+    #[arg(long, value_parser = word_of::<RolloutStatus>)]
+    pub(crate) status: Vec<RolloutStatus>,
+
+    /// Least final reward.
+    #[arg(long, value_name = "REWARD", allow_negative_numbers = true)]
+    pub(crate) min_reward: Option<f64>,
+
+    /// Greatest final reward.
+    #[arg(long, value_name = "REWARD", allow_negative_numbers = true)]
+    pub(crate) max_reward: Option<f64>,
+
+    /// Created at this time or later, in seconds since 1970.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<f64>,
+
+    /// Created before this time, in seconds since 1970.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<f64>,
+}
+
+/// How rollouts become training data.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Training data")]
+pub(crate) struct TrainingArguments {
+    /// Agents that are wanted: a name, a glob, re:EXPRESSION, or one of these after role:; may be given several times.
+    #[arg(long = "agent", value_name = "PATTERN")]
+    pub(crate) agents: Vec<String>,
+
+    /// Agents that are not wanted; may be given several times.
+    #[arg(long = "not-agent", value_name = "PATTERN")]
+    pub(crate) not_agents: Vec<String>,
+
+    /// Most tokens of a row; longer sequences are cut between calls.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub(crate) max_length: Option<usize>,
+
+    /// How rewards become advantages.
+    #[arg(long, value_name = "ESTIMATOR", default_value = "none")]
+    pub(crate) advantages: AdvantageKind,
+
+    /// Key of a rollout's metadata that says which group it is in.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) group_by: Option<String>,
+
+    /// Write failed and unjudged rollouts too.
+    #[arg(long)]
+    pub(crate) all_outcomes: bool,
+
+    /// By how much the better conversation of a pair must have earned more.
+    #[arg(long, value_name = "REWARD", default_value_t = 0.0)]
+    pub(crate) margin: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportKind {
+    /// Prompt, response and reward of every call.
+    Triplets,
+    /// Token ids of prompt and response, and reward, of every call.
+    Transitions,
+    /// Sequences of tokens to train on.
+    Trajectories,
+    /// Conversations to fine-tune on.
+    Messages,
+    /// Pairs of conversations, one better than the other.
+    Pairs,
+    /// Whole rollouts in the Agent Trajectory Interchange Format.
+    Atif,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// One JSON object a line.
+    Jsonl,
+    /// Apache Parquet.
+    Parquet,
+    /// A stream in Apache Arrow's IPC format.
+    Arrow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AdvantageKind {
+    /// No advantages.
+    None,
+    /// Less the group's mean, over its standard deviation.
+    Grpo,
+    /// Less the group's mean.
+    DrGrpo,
+    /// Less the mean of the others of the group.
+    Rloo,
+    /// Less the batch's mean, over its standard deviation.
+    ReinforcePlusPlus,
+    /// Less the group's mean, over the batch's standard deviation.
+    ReinforcePlusPlusBaseline,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportCommand {
+    /// File to read, or - for standard input.
+    pub(crate) file: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) store: StoreAddress,
+
+    /// What the file holds.
+    #[arg(long)]
+    pub(crate) format: ImportKind,
+
+    /// Mode of the rollouts (train, val, test).
+    #[arg(long, value_parser = word_of::<RolloutMode>)]
+    pub(crate) mode: Option<RolloutMode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportKind {
+    /// OTLP traces: protobuf, JSON, or a JSON object a line.
+    Otlp,
+    /// Requests and responses of OpenAI's chat API, one pair a line.
+    OpenaiLog,
+    /// Conversations, one a line.
+    Chat,
+}
+
+/// A word of the store's own, such as a status.
+fn word_of<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    T::deserialize(serde::de::value::StrDeserializer::new(text))
+        .map_err(|error: serde::de::value::Error| error.to_string())
 }
 
 /// Where a server listens, and what it tells about itself.

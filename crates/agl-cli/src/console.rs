@@ -16,6 +16,12 @@ pub(crate) fn say(line: impl Display) -> Result<(), Error> {
     written.map_err(|source| Error::System { what: "cannot write to standard output", source })
 }
 
+/// One line on standard error that is no error, beside data on standard output.
+pub(crate) fn note(line: impl Display) {
+    // Nobody has to read it.
+    let _ = writeln!(std::io::stderr().lock(), "agl: {line}");
+}
+
 /// Whether standard error holds JSON objects and nothing else.
 static JSON: AtomicBool = AtomicBool::new(false);
 

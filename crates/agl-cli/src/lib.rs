@@ -6,6 +6,7 @@
 
 mod args;
 mod console;
+mod data;
 mod db;
 mod error;
 mod model;
@@ -48,5 +49,7 @@ fn execute(arguments: Arguments) -> Result<(), Error> {
         Command::Db(command) => db::run(&command),
         Command::Model(ModelCommand::Serve(options)) => model::serve(&options),
         Command::Model(ModelCommand::Pull(options)) => model::pull(&options),
+        Command::Export(command) => data::export(&command),
+        Command::Import(command) => data::import(&command),
     }
 }

@@ -32,6 +32,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How much longer than other calls a purge may take.
 const PURGE_TIME: Duration = Duration::from_secs(600);
 
+/// How much longer than other calls training data may take to make.
+const TRAINING_TIME: Duration = Duration::from_secs(600);
+
 /// No body.
 const NOTHING: Option<&()> = None;
 
@@ -408,6 +411,11 @@ impl Store for Client {
 
     async fn query_spans(&self, mut query: SpanQuery) -> Result<Page<Span>, Error> {
         self.search(&["spans", "search"], &mut query, |query| &mut query.limit).await
+    }
+
+    async fn remote_training_data(&self, request: &Value) -> Result<Option<Vec<u8>>, Error> {
+        let bytes = self.transport.post_for_bytes(&["training-data"], request, TRAINING_TIME).await?;
+        Ok(Some(bytes.to_vec()))
     }
 
     async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error> {

@@ -248,6 +248,13 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         Ok(Page { items, limit, offset, total })
     }
 
+    /// Training data of many rollouts, as a stream in Arrow's IPC format, made where the spans are; `request` is that of
+    /// the route `POST /v1/agl/training-data`. None where the spans are at hand, and the data better made by the caller.
+    async fn remote_training_data(&self, request: &serde_json::Value) -> Result<Option<Vec<u8>>, Error> {
+        let _ = request;
+        Ok(None)
+    }
+
     /// Changes a rollout.
     ///
     /// # Errors

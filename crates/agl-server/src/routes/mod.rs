@@ -11,6 +11,7 @@ mod queues;
 mod resources;
 mod rollouts;
 mod spans;
+mod training;
 mod v1;
 mod workers;
 
@@ -78,6 +79,7 @@ pub(crate) fn application(
         .merge(tagged("rollouts", rollouts::routes()))
         .merge(tagged("attempts", attempts::routes()))
         .merge(tagged("spans", spans::routes()))
+        .merge(tagged("spans", training::routes()))
         .merge(tagged("resources", resources::routes()))
         .merge(tagged("workers", workers::routes()))
         .merge(tagged("server", events::routes()))

@@ -57,6 +57,15 @@ pub const PROMPT_TOKEN_IDS: &str = "prompt_token_ids";
 pub const RESPONSE_TOKEN_IDS: &str = "response_token_ids";
 /// JSON text of the log-probs of the response's tokens.
 pub const LOGPROBS_CONTENT: &str = "logprobs.content";
+/// Name of the span of a call through the gateway, which is the one that 0.3's `LlmProxyTraceToTriplet` reads token
+/// ids from.
+pub const GATEWAY_CALL: &str = "litellm_request";
+/// Prefix of what the gateway knows of a call: `dialect`, `outcome` (`answered`, `failed`, `broken_off`,
+/// `disconnected`), `tries`, `latency` and `time_to_first_token` (seconds), `http_status`, `backend`, `model_version`, and for every choice
+/// `choices.{i}.token_ids` and `choices.{i}.logprobs` (numbers).
+pub const GATEWAY: &str = "agentlightning.gateway";
+/// Why no training data can be made of a call; absent when it can.
+pub const UNTRAINABLE: &str = "agentlightning.gateway.untrainable";
 /// Prefix of the prompt's messages.
 pub const GEN_AI_PROMPT: &str = "gen_ai.prompt";
 /// Prefix of the completion's choices.

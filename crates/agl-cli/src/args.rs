@@ -14,6 +14,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Serves a store: the queue of tasks, and everything that agents record.
     Store(Box<StoreOptions>),
+    /// Serves a gateway: passes calls of models on, and records them in a store elsewhere.
+    Gateway(Box<GatewayServeOptions>),
+    /// Serves a store and a gateway on one port.
+    Serve(Box<ServeOptions>),
     /// Looks after the file of a store.
     #[command(subcommand)]
     Db(DbCommand),
@@ -80,6 +84,65 @@ pub(crate) struct StoreOptions {
     /// Taken because 0.3 has it.
     #[arg(long = "n-workers", value_name = "COUNT", hide = true, value_parser = one_worker)]
     pub(crate) _n_workers: Option<()>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOptions,
+
+    #[command(flatten)]
+    pub(crate) gateway: GatewayOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GatewayServeOptions {
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+
+    /// Port to listen on; 0 picks a free one, which is printed.
+    #[arg(long, default_value_t = 4748)]
+    pub(crate) port: u16,
+
+    /// The store that calls are recorded in.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4747")]
+    pub(crate) store: String,
+
+    #[command(flatten)]
+    pub(crate) gateway: GatewayOptions,
+
+    #[command(flatten)]
+    pub(crate) access: AccessOptions,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
+}
+
+/// What a gateway passes on, and what it keeps.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Gateway")]
+pub(crate) struct GatewayOptions {
+    /// TOML file that says who answers for which model; SIGHUP reads it again [default: the models that are
+    /// registered with the store].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// When a call is recorded.
+    #[arg(long, default_value = "durable")]
+    pub(crate) capture: Capture,
+
+    /// Whether agents get to see the token ids and log-probs that are captured [default: on the paths that name a
+    /// rollout].
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) expose_token_ids: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Capture {
+    /// Before the last byte of its answer leaves.
+    Durable,
+    /// After it: faster, and lost if the gateway is killed just then.
+    Async,
 }
 
 /// A port, on a host or on the usual one.

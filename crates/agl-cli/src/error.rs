@@ -12,6 +12,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Server(#[from] agl_server::Error),
     #[error(transparent)]
+    Gateway(#[from] agl_gateway::Error),
+    #[error(transparent)]
     Model(#[from] agl_rl::Error),
     #[error("cannot read the key in {}: {source}", path.display())]
     KeyFile { path: PathBuf, source: io::Error },

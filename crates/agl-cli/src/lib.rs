@@ -8,6 +8,7 @@ mod args;
 mod console;
 mod db;
 mod error;
+mod gateway;
 mod model;
 mod signals;
 mod store;
@@ -44,7 +45,9 @@ where
 
 fn execute(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
-        Command::Store(options) => store::run(&options),
+        Command::Store(options) => store::run(&options, None),
+        Command::Gateway(options) => gateway::run(&options),
+        Command::Serve(options) => store::run(&options.store, Some(&options.gateway)),
         Command::Db(command) => db::run(&command),
         Command::Model(ModelCommand::Serve(options)) => model::serve(&options),
         Command::Model(ModelCommand::Pull(options)) => model::pull(&options),

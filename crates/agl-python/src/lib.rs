@@ -21,7 +21,7 @@ mod _core {
     #[pymodule_export]
     use crate::failure::CoreError;
     #[pymodule_export]
-    use crate::server::{ServerHandle, serve_store};
+    use crate::server::{GatewayHandle, ServerHandle, serve_gateway, serve_store};
     #[pymodule_export]
     use crate::store::{Store, Task};
     #[pymodule_export]

@@ -11,6 +11,7 @@ mod call;
 mod change;
 mod config;
 mod dialect;
+pub mod doctor;
 mod error;
 mod gateway;
 mod json;

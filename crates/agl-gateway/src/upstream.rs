@@ -141,6 +141,19 @@ impl Client {
         authorized(request, backend).send().await
     }
 
+    /// What a backend answers to the question for its models.
+    pub(crate) async fn models(&self, backend: &Backend) -> Result<Bytes, String> {
+        let request = self.0.get(backend.endpoint("models")).timeout(PROBE);
+        let answer = authorized(request, backend).send().await.map_err(|error| cause(&error))?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|error| cause(&error))?;
+        if status.is_success() {
+            Ok(bytes)
+        } else {
+            Err(format!("{} answers {status}", backend.endpoint("models")))
+        }
+    }
+
     /// Whether a backend returns token ids when asked to. Known once it has answered.
     pub(crate) async fn returns_ids(&self, backend: &Backend) -> bool {
         match (backend.entry.token_ids, backend.entry.api) {

@@ -4,6 +4,7 @@
 mod chat;
 mod common;
 mod dialects;
+mod doctor;
 mod engine;
 mod others;
 mod routing;

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use agl_types::{RolloutMode, RolloutStatus};
@@ -15,6 +16,14 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Serves a store: the queue of tasks, and everything that agents record.
     Store(Box<StoreOptions>),
+    /// Serves a gateway: passes calls of models on, and records them in a store elsewhere.
+    Gateway(Box<GatewayServeOptions>),
+    /// Serves a store and a gateway on one port.
+    Serve(Box<ServeOptions>),
+    /// Runs any program once a task, as a rollout: its model calls are captured, and its answers judged.
+    Run(Box<RunOptions>),
+    /// Asks a model server what it can do, and says what to do about what it can't.
+    Doctor(DoctorOptions),
     /// Looks after the file of a store.
     #[command(subcommand)]
     Db(DbCommand),
@@ -269,6 +278,150 @@ pub(crate) struct StoreOptions {
     /// Taken because 0.3 has it: metrics are always there.
     #[arg(long = "tracker", value_name = "KIND", num_args = 1.., hide = true, value_parser = ["prometheus", "console"])]
     pub(crate) _tracker: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOptions,
+
+    #[command(flatten)]
+    pub(crate) gateway: GatewayOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GatewayServeOptions {
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+
+    /// Port to listen on; 0 picks a free one, which is printed.
+    #[arg(long, default_value_t = 4748)]
+    pub(crate) port: u16,
+
+    /// The store that calls are recorded in.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4747")]
+    pub(crate) store: String,
+
+    #[command(flatten)]
+    pub(crate) gateway: GatewayOptions,
+
+    #[command(flatten)]
+    pub(crate) access: AccessOptions,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
+}
+
+/// What a gateway passes on, and what it keeps.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Gateway")]
+pub(crate) struct GatewayOptions {
+    /// TOML file that says who answers for which model; SIGHUP reads it again [default: the models that are
+    /// registered with the store].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// When a call is recorded.
+    #[arg(long, default_value = "durable")]
+    pub(crate) capture: Capture,
+
+    /// Whether agents get to see the token ids and log-probs that are captured [default: on the paths that name a
+    /// rollout].
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) expose_token_ids: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorOptions {
+    /// The base URL of the server, as an SDK takes it: as a rule it ends in /v1.
+    pub(crate) url: String,
+
+    /// The environment variable that has the server's key.
+    #[arg(long, value_name = "VARIABLE", default_value = "OPENAI_API_KEY")]
+    pub(crate) key_env: String,
+
+    /// The model to ask [default: the first that it lists].
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+
+    /// Print one JSON object a finding in place of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// File of tasks, one JSON object a line; `id` and `mode` (train, val or test) are known keys. - is standard
+    /// input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tasks: PathBuf,
+
+    /// How many times each task is run.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) n: usize,
+
+    /// How many programs run at once [default: one a processor].
+    #[arg(long, value_name = "COUNT", value_parser = at_least_one)]
+    pub(crate) workers: Option<usize>,
+
+    /// How often a run is tried that ends badly, the first time included.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_attempts: u32,
+
+    /// How long one run may take, in seconds or with m, h or d; then it is killed with all that it started [default: as
+    /// long as it likes].
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub(crate) timeout: Option<f64>,
+
+    /// What a run is worth: `exact` or `contains` compare its trimmed output with what the task expects,
+    /// `regex:PATTERN` looks for a pattern in it, and anything else is a command that gets `{task, stdout, stderr,
+    /// exit_code}` on standard input and prints a number or `{"reward": …, "feedback": …}`.
+    #[arg(long, value_name = "HOW")]
+    pub(crate) reward: Option<String>,
+
+    /// The key of a task that says what is expected.
+    #[arg(long, value_name = "KEY", default_value = "expected")]
+    pub(crate) expected_key: String,
+
+    /// Let programs set their own reward (POST to AGL_EVENT_URL).
+    #[arg(long)]
+    pub(crate) agent_may_reward: bool,
+
+    /// The model server that all calls go to: an OpenAI-compatible base URL.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["config", "server"])]
+    pub(crate) upstream: Option<String>,
+
+    /// TOML file that says who answers for which model.
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// File of the store that everything is kept in, made if there is none.
+    #[arg(long, value_name = "FILE", default_value = "agl.db", conflicts_with = "server")]
+    pub(crate) path: PathBuf,
+
+    /// Use the store and gateway of a running `agl serve`, whose key is taken from AGL_KEY.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+
+    /// Print one JSON object a rollout in place of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// What to log, on standard error.
+    #[arg(long, default_value = "warning", ignore_case = true)]
+    pub(crate) log_level: LogLevel,
+
+    /// The program and its arguments, after --.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Capture {
+    /// Before the last byte of its answer leaves.
+    Durable,
+    /// After it: faster, and lost if the gateway is killed just then.
+    Async,
 }
 
 /// A port, on a host or on the usual one.

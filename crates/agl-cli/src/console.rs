@@ -45,7 +45,16 @@ pub(crate) fn start_logging(level: LogLevel, format: LogFormat) {
         LogLevel::Error => "error",
     };
     let others = if level == LogLevel::Error { "error" } else { "warn" };
-    let crates = ["agl_cli", "agl_client", "agl_otlp", "agl_rl", "agl_server", "agl_store"];
+    let crates = [
+        "agl_cli",
+        "agl_client",
+        "agl_gateway",
+        "agl_otlp",
+        "agl_rl",
+        "agl_runner",
+        "agl_server",
+        "agl_store",
+    ];
     let directives = crates.iter().fold(others.to_owned(), |text, name| format!("{text},{name}={own}"));
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(EnvFilter::new(directives)).with_writer(std::io::stderr);

@@ -12,6 +12,16 @@ pub(crate) enum Error {
     #[error(transparent)]
     Server(#[from] agl_server::Error),
     #[error(transparent)]
+    Program(#[from] agl_runner::ProgramError),
+    #[error(transparent)]
+    Judge(#[from] agl_runner::JudgeError),
+    #[error("cannot read the tasks in {}: {problem}", path.display())]
+    Tasks { path: PathBuf, problem: String },
+    #[error("the run was called off")]
+    CalledOff,
+    #[error(transparent)]
+    Gateway(#[from] agl_gateway::Error),
+    #[error(transparent)]
     Model(#[from] agl_rl::Error),
     #[error("cannot read the key in {}: {source}", path.display())]
     KeyFile { path: PathBuf, source: io::Error },

@@ -8,8 +8,11 @@ mod args;
 mod console;
 mod data;
 mod db;
+mod doctor;
 mod error;
+mod gateway;
 mod model;
+mod run;
 mod signals;
 mod store;
 
@@ -45,7 +48,11 @@ where
 
 fn execute(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
-        Command::Store(options) => store::run(&options),
+        Command::Store(options) => store::run(&options, None),
+        Command::Gateway(options) => gateway::run(&options),
+        Command::Serve(options) => store::run(&options.store, Some(&options.gateway)),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Run(options) => run::run(&options),
         Command::Db(command) => db::run(&command),
         Command::Model(ModelCommand::Serve(options)) => model::serve(&options),
         Command::Model(ModelCommand::Pull(options)) => model::pull(&options),

@@ -22,7 +22,7 @@ mod _core {
     #[pymodule_export]
     use crate::failure::CoreError;
     #[pymodule_export]
-    use crate::server::{ServerHandle, serve_store};
+    use crate::server::{GatewayHandle, ServerHandle, serve_gateway, serve_store};
     #[pymodule_export]
     use crate::spans::{
         agent_of_span, calls_of_tree, repaired_children, tree_of_spans, triplet_of_span, triplets_of_spans,

@@ -7,6 +7,8 @@
 mod agent;
 mod context;
 mod error;
+mod judge;
+mod program;
 mod retry;
 mod runner;
 mod sink;
@@ -16,6 +18,8 @@ mod stop;
 pub use agent::{Agent, BoxError, Outcome};
 pub use context::{LastingSpan, RolloutContext, emit_reward};
 pub use error::Error;
+pub use judge::{Judge, JudgeError, Verdict};
+pub use program::{Program, ProgramError, Ran, Surroundings, Task, TaskReport};
 pub use retry::Patience;
 pub use runner::{Runner, RunnerOptions, RunnerReport};
 pub use sink::SpanSink;

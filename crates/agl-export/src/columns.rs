@@ -112,7 +112,7 @@ pub(crate) fn row_batch(rows: &[Row]) -> Result<RecordBatch, Error> {
     let rewards = ListBuilder::new(Float64Builder::new()).with_field(item(DataType::Float64, true));
     let counts = |of: fn(&Row) -> usize| {
         column(UInt32Builder::new(), |builder| {
-            rows.iter().for_each(|row| builder.append_value(place(of(row))))
+            rows.iter().for_each(|row| builder.append_value(place(of(row))));
         })
     };
     let columns: Vec<ArrayRef> = vec![

@@ -108,7 +108,7 @@ pub async fn export<W: Write + Send>(
                             group: data.identity.group.clone(),
                         }),
                         Err(error) => {
-                            report.drop_call(&data.identity.rollout_id, &judged.call, error.to_string())
+                            report.drop_call(&data.identity.rollout_id, &judged.call, error.to_string());
                         }
                     }
                 }

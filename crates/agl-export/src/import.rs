@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 use crate::Error;
 
+/// Reads what one line says.
+type Reader = fn(&Value) -> Result<Imported, String>;
+
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,7 +74,7 @@ pub async fn import(
             }
         }
         ImportFormat::OpenaiLog | ImportFormat::ChatJsonl => {
-            let (what, read): (_, fn(&Value) -> Result<Imported, String>) = match format {
+            let (what, read): (_, Reader) = match format {
                 ImportFormat::ChatJsonl => ("conversation", conversation),
                 _ => ("record of a call", logged_call),
             };

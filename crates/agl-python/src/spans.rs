@@ -90,11 +90,11 @@ fn skeleton(span: &Bound<'_, PyAny>) -> PyResult<Span> {
 fn shaping(attributes: &Bound<'_, PyDict>) -> PyResult<Attributes> {
     let mut read = Attributes::new();
     for (key, value) in attributes {
-        let key = key.cast::<PyString>()?.to_str()?.to_owned();
+        let key = key.cast::<PyString>()?.to_str()?;
         if SAID.iter().any(|said| key.starts_with(said)) {
             continue;
         }
-        let value = if PROMPT_IDS.contains(&key.as_str()) || RESPONSE_IDS.contains(&key.as_str()) {
+        let value = if PROMPT_IDS.contains(&key) || RESPONSE_IDS.contains(&key) {
             // Whether there are any is all that matters.
             match whole_numbers(&value) {
                 Some(ids) if ids.is_empty() => Value::Array(Vec::new()),
@@ -104,7 +104,7 @@ fn shaping(attributes: &Bound<'_, PyDict>) -> PyResult<Attributes> {
         } else {
             copied(&value)?
         };
-        read.insert(key, value);
+        read.insert(key.to_owned(), value);
     }
     Ok(read)
 }

@@ -138,7 +138,7 @@ def serve_store(
     """Serves a store over HTTP, to those who have the key if there is one; port 0 takes a free one. `OSError`
     when the port cannot be had."""
 
-def triplets_of_spans(spans: Iterable[Span], options: bytes) -> list[dict[str, Any]]:
+def triplets_of_spans(spans: list[Span], options: bytes) -> list[dict[str, Any]]:
     """The triplets of a trace; lists of token ids are those of the spans themselves."""
 
 def triplet_of_span(span: Span, agent: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .env_var import *  # noqa: F403
     from .execution import *  # noqa: F403
     from .litagent import *  # noqa: F403
+    from .llm_proxy import LLMProxy as LLMProxy
     from .logging import *  # noqa: F403
     from .runner import *  # noqa: F403
     from .store import *  # noqa: F403

@@ -122,6 +122,7 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
         "ThreadingEvent",
     ),
     "agentlightning.litagent": ("LitAgent", "llm_rollout", "prompt_rollout", "rollout"),
+    "agentlightning.llm_proxy": ("LLMProxy",),
     "agentlightning.runner": ("LitAgentRunner", "Runner"),
     "agentlightning.tracer": (
         "DummyTracer",
@@ -147,6 +148,7 @@ SUBMODULES: frozenset[str] = frozenset(
         "execution",
         "instrumentation",
         "litagent",
+        "llm_proxy",
         "logging",
         "reward",
         "runner",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .execution import *  # noqa: F403
     from .instrumentation import instrument as instrument
     from .litagent import *  # noqa: F403
+    from .llm_proxy import LLMProxy as LLMProxy
     from .logging import *  # noqa: F403
     from .runner import *  # noqa: F403
     from .server import *  # noqa: F403

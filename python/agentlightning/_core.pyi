@@ -9,6 +9,7 @@ from agentlightning.types import Span
 __all__ = [
     "CompletionQueue",
     "CoreError",
+    "GatewayHandle",
     "ServerHandle",
     "Store",
     "Subscription",
@@ -29,6 +30,7 @@ __all__ = [
     "python_value",
     "read_calls",
     "repaired_children",
+    "serve_gateway",
     "serve_store",
     "store_arrays",
     "tool_call_attributes",
@@ -131,6 +133,39 @@ class ServerHandle:
 
 def cli_main(args: list[str]) -> int:
     """Does what a command line says, the program's name first, and returns the exit code."""
+
+@final
+class GatewayHandle:
+    """A gateway that runs in the background until it is stopped or this handle is dropped."""
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it, without a trailing slash."""
+
+    def set_models(self, setup: bytes) -> None:
+        """Puts another list of models in place, JSON as in `serve_gateway`; calls under way keep theirs."""
+
+    def pause(self, retry_after: int, reason: str | None, drain: float) -> bytes:
+        """Holds new calls back, waits up to `drain` seconds for those under way, and returns the state."""
+
+    def resume(self) -> None:
+        """Lets calls through again."""
+
+    def state(self) -> bytes:
+        """Where it stands between pause and resume, JSON."""
+
+    def stop(self) -> None:
+        """Stops it and waits until calls under way are done and recorded. Does nothing the second time, or
+        after a fork."""
+
+def serve_gateway(store: Store, host: str, port: int, setup: bytes, key: str | None = None) -> GatewayHandle:
+    """Serves a gateway that records in `store`; port 0 takes a free one. `setup` is JSON: `model_list` in
+    LiteLLM's form, `num_retries`, `return_token_ids`, `logprobs`, `is_async`. `OSError` when the port cannot
+    be had."""
 
 def serve_store(
     store: Store, host: str, port: int, cors_origins: list[str], key: str | None = None

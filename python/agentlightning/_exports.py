@@ -138,6 +138,7 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
     ),
     "agentlightning.instrumentation": ("instrument",),
     "agentlightning.litagent": ("LitAgent", "llm_rollout", "prompt_rollout", "rollout"),
+    "agentlightning.llm_proxy": ("LLMProxy",),
     "agentlightning.runner": ("LegacyAgentRunner", "LegacyRunner", "LitAgentRunner", "Runner"),
     "agentlightning.tracer": (
         "AgentOpsTracer",
@@ -166,6 +167,7 @@ SUBMODULES: frozenset[str] = frozenset(
         "execution",
         "instrumentation",
         "litagent",
+        "llm_proxy",
         "logging",
         "reward",
         "runner",

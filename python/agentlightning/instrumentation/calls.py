@@ -22,9 +22,8 @@ from urllib.parse import urlsplit
 from opentelemetry import trace as trace_api
 
 from agentlightning import _core
-from agentlightning._native import encode
 from agentlightning.instrumentation import asking
-from agentlightning.instrumentation.attributes import request_attributes, response_attributes
+from agentlightning.instrumentation.attributes import as_json, request_attributes, response_attributes
 from agentlightning.instrumentation.dialects import Dialect, dialect_of
 from agentlightning.tracer.otel import TraceSession, current_session
 
@@ -112,7 +111,11 @@ class Call:
     def _tool_calls(self, response: Mapping[str, Any]) -> None:
         """A child span for each tool call that the model asks for."""
         parent = trace_api.set_span_in_context(self.span)
-        for name, attributes in json.loads(_core.tool_call_attributes(encode(response))):
+        if not any(
+            (choice.get("message") or {}).get("tool_calls") for choice in response.get("choices") or ()
+        ):
+            return
+        for name, attributes in json.loads(_core.tool_call_attributes(as_json(response))):
             span = self._tracer.start_span(name, context=parent, attributes=attributes)
             span.set_status(trace_api.StatusCode.OK)
             span.end()

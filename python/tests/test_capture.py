@@ -283,9 +283,10 @@ async def test_messages_by_the_sdk(server: FakeVLLM, tracer: OtelTracer) -> None
         await other.messages.create(messages=history, **arguments)
         async with other.messages.stream(model="m", max_tokens=9, messages=history[:1]) as stream:
             assert "".join([text async for text in stream.text_stream]) == REPLY
-    # The SDK records itself, too: around each call of ours is a span of its own.
-    ours = [span for span in tracer.get_last_trace() if not span.name.startswith("anthropic.")]
-    tool, first, second, third = ours
+    # The SDK may have spans of its own, too.
+    spans = [span for span in tracer.get_last_trace() if span.name.startswith(("openai", "tool_call"))]
+    tool, first, second, third = spans
+    assert len(TracerTraceToTriplet().adapt(tracer.get_last_trace())) == 3
     assert (tool.name, tool.attributes["tool.parameters"]) == ("tool_call.add", '{"x": 1}')
     assert first.attributes["gen_ai.system"] == "Anthropic"
     assert first.attributes["gen_ai.completion.0.tool_calls.0.name"] == "add"

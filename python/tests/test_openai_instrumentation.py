@@ -505,6 +505,6 @@ def test_langchain(server: FakeVLLM, tracer: OtelTracer) -> None:
             assert "".join(str(part.content) for part in parts) == REPLY
 
     asyncio.run(main())
-    plain, streamed = tracer.get_last_trace()
+    plain, streamed = (span for span in tracer.get_last_trace() if span.name == "openai.chat.completion")
     _check(plain)
     assert _attributes(streamed)["response_token_ids"] == ids_of(REPLY)

@@ -13,9 +13,12 @@ import logging
 import sys
 import threading
 from importlib import import_module
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentlightning.instrumentation.importing import ImportWatch
+
+if TYPE_CHECKING:
+    from agentlightning.instrumentation.others import Other
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +144,7 @@ _lock = threading.RLock()
 _users = 0
 _watch = ImportWatch()
 _status: dict[str, str] = {}
+_others: list[Other] = []
 
 
 def instrument_all() -> None:
@@ -157,6 +161,12 @@ def instrument_all() -> None:
             _status[library.name] = "waits for its import"
             for module in library.modules:
                 _watch.when_imported(module, lambda library=library: _patch(library))  # type: ignore[misc]
+        from agentlightning.instrumentation import others
+
+        _others[:] = others.find()
+        for other in _others:
+            _status[other.distribution] = "waits for its import"
+            _watch.when_imported(other.module, lambda other=other: _start(other))  # type: ignore[misc]
         if logger.isEnabledFor(logging.INFO):
             _log(findings())
 
@@ -170,11 +180,12 @@ def uninstrument_all() -> None:
         _users -= 1
         if _users > 0:
             return
-        from agentlightning.instrumentation import threads
+        from agentlightning.instrumentation import others, threads
 
         threads.uninstrument()
         _watch.forget()
         _status.clear()
+        others.stop()
         for home in {library.home for library in LIBRARIES}:
             patch = sys.modules.get(f"{__name__}.{home}")
             if patch is None:
@@ -197,7 +208,14 @@ def instrument() -> Findings:
 
 def findings() -> Findings:
     """What is installed of the packages that we know, and what is done about it."""
-    return Findings(_finding(library) for library in LIBRARIES)
+    from agentlightning.instrumentation import others
+
+    found = [_finding(library) for library in LIBRARIES]
+    for other in _others or others.find():
+        version = "" if other.entry.dist is None else other.entry.dist.version
+        status = _status.get(other.distribution, "off")
+        found.append(Finding(other.distribution, version, status, f"{other.module}, by this instrumentation"))
+    return Findings(found)
 
 
 def instrument_openai() -> None:
@@ -221,6 +239,20 @@ def _patch(library: _Library) -> None:
             # A package that has changed beyond recognition costs the recording, not the agent.
             logger.exception("What is done through %s can't be recorded.", library.name)
             _status[library.name] = f"failed: {error!r}"
+
+
+def _start(other: Other) -> None:
+    from agentlightning.instrumentation import others
+
+    with _lock:
+        if _users == 0:
+            return
+        try:
+            others.start(other)
+            _status[other.distribution] = "recorded"
+        except Exception as error:
+            logger.exception("%s can't be started.", other.distribution)
+            _status[other.distribution] = f"failed: {error!r}"
 
 
 def _finding(library: _Library) -> Finding:

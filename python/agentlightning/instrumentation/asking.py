@@ -92,16 +92,16 @@ def probe(base_url: str, headers: Mapping[str, str]) -> bool:
 
     `headers` are those of the agent's own request, whose key the question needs, too.
     """
-    credentials = {name: headers[name] for name in _CREDENTIALS if name in headers}
-    request = urllib.request.Request(f"{base_url}/models", headers=credentials)
     try:
+        credentials = {name: headers[name] for name in _CREDENTIALS if name in headers}
+        request = urllib.request.Request(f"{base_url}/models", headers=credentials)
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS) as response:
             models = json.loads(response.read(1_000_000)).get("data") or []
         owners = sorted({str(model.get("owned_by", "")).lower() for model in models})
     except urllib.error.HTTPError as error:
         error.close()
         return _judge(base_url, f"it answers HTTP {error.code}", definite=error.code in _NO_MODELS)
-    except (OSError, HTTPException, ValueError, AttributeError) as error:
+    except (OSError, HTTPException, ValueError, TypeError, AttributeError) as error:
         # It may only be down for now.
         return _judge(base_url, f"it can't be asked: {error!r}", definite=False)
     if TOKEN_ID_SERVERS.isdisjoint(owners):

@@ -14,13 +14,23 @@ from agentlightning import _core
 from agentlightning._native import encode
 from agentlightning.instrumentation.dialects.chat import choice_token_ids
 
+
+def as_json(value: Any) -> bytes:
+    """What has come as JSON, as JSON again."""
+    try:
+        return json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError):
+        # Not quite JSON: numbers that are none, what an SDK has put in by hand.
+        return encode(value)
+
+
 # What `chat_attributes` says of a request, even of none.
 _OF_REQUESTS = ("gen_ai.system", "gen_ai.request.type", "gen_ai.request.streaming")
 
 
 def request_attributes(request: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a call when it begins."""
-    attributes: dict[str, Any] = json.loads(_core.chat_attributes(encode(request), b"{}"))
+    attributes: dict[str, Any] = json.loads(_core.chat_attributes(as_json(request), b"{}"))
     messages = _list(request.get("messages"))
     asked = [_parted(message) for message in messages if message.get("role") not in ("system", "developer")]
     if asked:
@@ -51,7 +61,7 @@ def request_attributes(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def response_attributes(response: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a call when it has been answered."""
-    attributes: dict[str, Any] = json.loads(_core.chat_attributes(b"{}", encode(response)))
+    attributes: dict[str, Any] = json.loads(_core.chat_attributes(b"{}", as_json(response)))
     for key in _OF_REQUESTS:
         attributes.pop(key, None)
     filtered = response.get("prompt_filter_results")

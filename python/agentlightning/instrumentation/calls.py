@@ -22,9 +22,8 @@ from urllib.parse import urlsplit
 from opentelemetry import trace as trace_api
 
 from agentlightning import _core
-from agentlightning._native import encode
 from agentlightning.instrumentation import asking
-from agentlightning.instrumentation.attributes import request_attributes, response_attributes
+from agentlightning.instrumentation.attributes import as_json, request_attributes, response_attributes
 from agentlightning.instrumentation.dialects import Dialect, dialect_of
 from agentlightning.tracer.otel import TraceSession, current_session
 
@@ -102,7 +101,7 @@ class Call:
                     self.span.set_attribute("error.type", type(error).__qualname__)
                 self.span.set_status(trace_api.StatusCode.ERROR, str(error))
             self._tool_calls(response)
-            if self.dialect.provider == "openai" and response.get("id"):
+            if self.dialect.has_memory and response.get("id"):
                 self.session.remember(str(response["id"]), _conversation(self.request, response))
         except Exception:
             logger.exception("A model call could not be recorded whole.")
@@ -112,7 +111,11 @@ class Call:
     def _tool_calls(self, response: Mapping[str, Any]) -> None:
         """A child span for each tool call that the model asks for."""
         parent = trace_api.set_span_in_context(self.span)
-        for name, attributes in json.loads(_core.tool_call_attributes(encode(response))):
+        if not any(
+            (choice.get("message") or {}).get("tool_calls") for choice in response.get("choices") or ()
+        ):
+            return
+        for name, attributes in json.loads(_core.tool_call_attributes(as_json(response))):
             span = self._tracer.start_span(name, context=parent, attributes=attributes)
             span.set_status(trace_api.StatusCode.OK)
             span.end()
@@ -272,7 +275,7 @@ class Exchange:
 
     def fail(self, error: BaseException) -> None:
         """Ends with the error that the agent gets; a try of an SDK that may go on only leaves a mark."""
-        if not self._goes_on(repr(error)):
+        if not self._goes_on(type(error).__name__):
             self._end(self._response, error=error)
 
     def abandon(self) -> None:
@@ -325,7 +328,7 @@ class Exchange:
             return event
         try:
             payload = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return event
         if not isinstance(payload, dict):
             return event
@@ -354,7 +357,7 @@ class Exchange:
         body = b"".join(self._parts)
         try:
             payload = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             payload = None
         if isinstance(payload, list):
             # A stream as one array, as Google's server has it.
@@ -441,9 +444,11 @@ class Candidate:
 
     def knows_token_ids(self) -> bool | None:
         """Whether to ask the server for token ids; None when it is to be probed for that first."""
-        if not self.dialect.extras(self.body):
+        try:
+            return asking.known(self.base_url, self.model) if self.dialect.extras(self.body) else False
+        except Exception:
+            logger.exception("It can't be told whether %s knows token ids.", self.base_url)
             return False
-        return asking.known(self.base_url, self.model)
 
     def begin(self, knows_token_ids: bool) -> Exchange | None:
         """Starts the recording, unless that itself fails."""

@@ -1,5 +1,5 @@
 """Records what Google's Agent Development Kit does. It has spans of its own for all of it; what its agents
-get and say is written on those."""
+and tools get and say is written on those."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ _patches = Patches()
 
 
 def instrument() -> None:
-    """Patches the base class of agents."""
+    """Patches the base classes of agents and tools."""
     agents = sys.modules["google.adk.agents"]
     patch_family(_patches, agents.BaseAgent, ("_run_async_impl",), enriched(_asked, _said))
+    from google.adk.tools.base_tool import BaseTool
+
+    patch_family(_patches, BaseTool, ("run_async",), enriched(_arguments))
 
 
 def uninstrument() -> None:
     """Leaves the kit as it was."""
     _patches.undo()
+
+
+def _arguments(self: Any, *, args: Any = None, **kwargs: Any) -> Any:
+    return args
 
 
 def _asked(self: Any, context: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +41,8 @@ MAX_PENDING_SPANS = 4096
 """How many spans of one trace may wait for the store before the agent is made to wait, too."""
 MAX_BATCH = 256
 """How many spans go to the store in one call."""
+LINGER_SECONDS = 0.02
+"""How long the first span of a batch waits for others."""
 _MAX_TRIES = 4
 """How often a batch is offered to a store that answers with an error of its own."""
 _TRACER_NAME = "agentlightning.tracer.otel"
@@ -91,8 +93,10 @@ class TraceSession:
         self._calls_inside: dict[int, list[dict[str, Any]]] = {}
         self._calls: dict[int, dict[str, Any]] = {}
         self._conversations: dict[str, list[Any]] = {}
+        self._is_draining = False
         # Only touched on the processor's loop.
         self._drain: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     def add_closer(self, closer: Callable[[], None]) -> None:
         """Registers what must happen before the trace closes, such as ending a span that nobody else will
@@ -167,7 +171,8 @@ class TraceSession:
                 self._parents[span_id] = parent_id
 
     def append(self, readable: ReadableSpan, *, may_wait: bool) -> bool:
-        """Takes a span in and says whether it is to be stored. Waits for room where `may_wait`."""
+        """Takes a span in and says whether its way to the store is to be started. Waits for room where
+        `may_wait`."""
         span_id = readable.context.span_id if readable.context is not None else 0
         record = _Record(readable)
         with self._changed:
@@ -185,7 +190,8 @@ class TraceSession:
                 self._lost += 1
                 return False
             self._pending.append(record)
-            return True
+            is_first, self._is_draining = not self._is_draining, True
+            return is_first
 
     def spans(self) -> list[Span]:
         """The spans that have ended, in that order. Those not stored yet have provisional sequence ids."""
@@ -217,6 +223,7 @@ class TraceSession:
     async def flush(self, timeout: float) -> Loss:
         """Waits until everything has been stored, gives up what has not been after `timeout` seconds, and
         says how much that is."""
+        self._hurry.set()
         if self._pending:
             self.start_draining()
         if self._drain is not None:
@@ -242,8 +249,12 @@ class TraceSession:
 
     async def _drain_pending(self) -> None:
         while True:
+            if not self._hurry.is_set():
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), LINGER_SECONDS)
             with self._changed:
                 batch = list(itertools.islice(self._pending, MAX_BATCH))
+                self._is_draining = bool(batch)
             if not batch:
                 return
             await self._store_batch(batch)

@@ -1,7 +1,6 @@
 """Runs agents of every framework that we record, in its newest version, and prints what came of it.
 
-    python matrix.py --wheel target/wheels/*.whl --environments target/frameworks \\
-        [--only llama] [--update FILE]
+    python matrix.py --wheel WHEEL --environments target/frameworks [--only llama] [--update FILE]
 
 Frameworks that can't be installed together have an environment each.
 """

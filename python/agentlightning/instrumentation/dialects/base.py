@@ -30,6 +30,8 @@ class Dialect(ABC):
     """`gen_ai.operation.name`."""
     request_type = "chat"
     """`gen_ai.request.type`."""
+    has_memory = False
+    """Whether a request may refer to an earlier response by its id alone."""
     route: str
     """How a path of this dialect ends."""
 

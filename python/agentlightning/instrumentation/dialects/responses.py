@@ -17,6 +17,7 @@ class Responses(Dialect):
 
     system = "OpenAI"
     provider = "openai"
+    has_memory = True
     route = "/responses"
 
     def is_call(self, body: Mapping[str, Any]) -> bool:

@@ -14,6 +14,8 @@ pub const AGL_OPERATION: &str = "agentlightning.operation";
 pub const AGL_REWARD: &str = "agentlightning.reward";
 /// Name of a span that is an event of the 1.0 contract, unless it is a reward.
 pub const AGL_EVENT: &str = "agentlightning.event";
+/// Name of a span that says that an attempt, or a part of one, has started, finished or failed.
+pub const AGL_STATE: &str = "agentlightning.state";
 /// Name of a span that never happened: it stands for a missing parent.
 pub const AGL_VIRTUAL: &str = "agentlightning.virtual";
 
@@ -50,6 +52,12 @@ pub const OPERATION_NAME: &str = "agentlightning.operation.name";
 pub const OPERATION_INPUT: &str = "agentlightning.operation.input";
 /// Prefix of an operation's output.
 pub const OPERATION_OUTPUT: &str = "agentlightning.operation.output";
+/// What a state span tells: `started`, `finished` or `failed`.
+pub const STATE_EVENT: &str = "agentlightning.state.event";
+/// What part of the attempt a state span is about; absent when it is about the attempt itself.
+pub const STATE_NAME: &str = "agentlightning.state.name";
+/// Why it failed: `error`, `timeout`, `cancelled`, or a word of one's own.
+pub const STATE_REASON: &str = "agentlightning.state.reason";
 
 /// Token ids of the prompt, as the engine saw them.
 pub const PROMPT_TOKEN_IDS: &str = "prompt_token_ids";

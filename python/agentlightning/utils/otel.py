@@ -40,6 +40,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _PRIMITIVES = (str, bool, int, float)
+# As deep as a store takes JSON.
+_MAX_DEPTH = 64
 _SpanT = TypeVar("_SpanT", bound="SpanLike")
 
 
@@ -52,22 +54,25 @@ def flatten_attributes(nested: Any, *, expand_leaf_lists: bool = False) -> dict[
     """Turns nested dicts and lists into one dict with dotted keys.
 
     A list of primitives of one type stays one value, unless `expand_leaf_lists` or at the root. Empty dicts
-    and lists vanish. `ValueError` for a key that is no string.
+    and lists vanish. `ValueError` for a key that is no string, and for what is nested too deeply to be read,
+    because it contains itself, say.
     """
     flat: dict[str, Any] = {}
 
-    def visit(value: Any, path: str) -> None:
+    def visit(value: Any, path: str, depth: int = 0) -> None:
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"{path[:80]!r} is nested more than {_MAX_DEPTH} levels deep, or contains itself")
         if isinstance(value, dict):
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise ValueError(f"keys must be strings, but found {key!r} under {path!r}")
-                visit(item, f"{path}.{key}" if path else key)
+                visit(item, f"{path}.{key}" if path else key, depth + 1)
         elif isinstance(value, list):
             if path and value and not expand_leaf_lists and _is_leaf_list(value, path):
                 flat[path] = value
                 return
             for index, item in enumerate(value):
-                visit(item, f"{path}.{index}" if path else str(index))
+                visit(item, f"{path}.{index}" if path else str(index), depth + 1)
         else:
             flat[path] = value
 

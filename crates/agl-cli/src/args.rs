@@ -14,6 +14,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Serves a store: the queue of tasks, and everything that agents record.
     Store(Box<StoreOptions>),
+    /// Has a store give out no more tasks; what is being worked on goes on.
+    Pause(StoreAddress),
+    /// Has a store give out tasks again.
+    Resume(StoreAddress),
     /// Looks after the file of a store.
     #[command(subcommand)]
     Db(DbCommand),
@@ -82,6 +86,30 @@ pub(crate) struct StoreOptions {
     pub(crate) _n_workers: Option<()>,
 }
 
+/// A store that is served somewhere.
+#[derive(Debug, Args)]
+pub(crate) struct StoreAddress {
+    /// URL of the store.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4747")]
+    pub(crate) server: String,
+
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
+}
+
+/// A key.
+#[derive(Debug, Args)]
+pub(crate) struct KeyOptions {
+    /// Key that clients have to send. On the command line others on this machine can see it: better use the
+    /// variable, or --key-file.
+    #[arg(long, env = agl_types::ApiKey::VARIABLE, hide_env_values = true)]
+    pub(crate) key: Option<String>,
+
+    /// File that the key is in.
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    pub(crate) key_file: Option<PathBuf>,
+}
+
 /// A port, on a host or on the usual one.
 #[cfg(feature = "grpc")]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,14 +136,8 @@ impl std::str::FromStr for Address {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Access")]
 pub(crate) struct AccessOptions {
-    /// Key that clients have to send. On the command line others on this machine can see it: better use the
-    /// variable, or --key-file.
-    #[arg(long, env = agl_types::ApiKey::VARIABLE, hide_env_values = true)]
-    pub(crate) key: Option<String>,
-
-    /// File that the key is in.
-    #[arg(long, value_name = "FILE", conflicts_with = "key")]
-    pub(crate) key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
 
     /// Listen on an address that other machines reach without asking them for a key.
     #[arg(long)]

@@ -8,12 +8,15 @@ mod args;
 mod console;
 mod db;
 mod error;
+mod key;
 mod model;
+mod queue;
 mod signals;
 mod store;
 
 use std::ffi::OsString;
 
+use agl_types::QueueState;
 use clap::Parser as _;
 
 use crate::args::{Arguments, Command, ModelCommand};
@@ -45,6 +48,8 @@ where
 fn execute(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
         Command::Store(options) => store::run(&options),
+        Command::Pause(address) => queue::set(&address, QueueState { paused: true }),
+        Command::Resume(address) => queue::set(&address, QueueState { paused: false }),
         Command::Db(command) => db::run(&command),
         Command::Model(ModelCommand::Serve(options)) => model::serve(&options),
         Command::Model(ModelCommand::Pull(options)) => model::pull(&options),

@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use agl_server::{CorsOrigins, Tls};
 use agl_store::{MemoryStore, Retention, SqliteOptions, SqliteStore, Store, Sync};
-use agl_types::ApiKey;
 use tokio::net::TcpListener;
 #[cfg(feature = "grpc")]
 use tokio::sync::watch;
 
-use crate::args::{AccessOptions, Backend, StoreOptions, SyncMode};
-use crate::console;
+use crate::args::{Backend, StoreOptions, SyncMode};
 use crate::error::Error;
 use crate::signals::{StopSignals, until_stopped};
+use crate::{console, key};
 
 /// The sqlite backend's file where none is named.
 const DEFAULT_PATH: &str = "agl.db";
@@ -43,7 +42,7 @@ fn server_options(options: &StoreOptions) -> Result<agl_server::ServerOptions, E
     let (access, limits) = (&options.access, &options.limits);
     Ok(agl_server::ServerOptions {
         cors: CorsOrigins::parse(&options.cors_origin)?,
-        key: key(access)?,
+        key: key::read(&access.key)?,
         tls: match (&access.tls_cert, &access.tls_key) {
             (Some(certificates), Some(key)) => Some(Tls::from_files(certificates, key)?),
             _ => None,
@@ -59,18 +58,6 @@ fn server_options(options: &StoreOptions) -> Result<agl_server::ServerOptions, E
         },
         ..agl_server::ServerOptions::default()
     })
-}
-
-/// The key that clients have to send.
-fn key(access: &AccessOptions) -> Result<Option<ApiKey>, Error> {
-    let text = match (&access.key, &access.key_file) {
-        (Some(key), _) => key.clone(),
-        (None, Some(path)) => {
-            std::fs::read_to_string(path).map_err(|source| Error::KeyFile { path: path.clone(), source })?
-        }
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(ApiKey::new(&text)?))
 }
 
 async fn serve(options: &StoreOptions, server_options: &agl_server::ServerOptions) -> Result<(), Error> {

@@ -33,7 +33,7 @@ pub use page::{FilterLogic, Page, SortOrder, UNLIMITED};
 pub use patch::Patch;
 pub use requests::{
     AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, EnqueueRolloutRequest, PurgeReport,
-    PurgeRequest, ResourcesQuery, RolloutQuery, RolloutUpdate, SequenceIdRequest, SpanQuery, StartRollout,
+    PurgeRequest, QueueState, ResourcesQuery, RolloutQuery, RolloutUpdate, SequenceIdRequest, SpanQuery, StartRollout,
     WaitRequest, WorkerQuery, WorkerUpdate,
 };
 pub use resource::{Llm, NamedResources, PromptTemplate, Resource, ResourcesUpdate, TemplateEngine};

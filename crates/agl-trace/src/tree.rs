@@ -47,15 +47,17 @@ impl<'a> TraceTree<'a> {
     ///
     /// Of several spans with the same id the last counts. A parent that nobody sent becomes a node named
     /// `agentlightning.virtual` that spans its children's time; several roots come under a node `virtual-root`.
-    /// Spans in a circle of parents beside a real root are left out.
+    /// Spans in a circle of parents beside a real root are left out, and so are state events, which are not of the
+    /// agent's doing.
     ///
     /// # Errors
     /// [`Error::NoSpans`] without spans, [`Error::NoRoot`] when there are only circles.
     pub fn from_spans(spans: &'a [Span]) -> Result<Self, Error> {
-        let first = spans.first().ok_or(Error::NoSpans)?;
-        let mut nodes: Vec<Node<'a>> = Vec::with_capacity(spans.len() + 1);
-        let mut by_id: HashMap<&str, NodeId> = HashMap::with_capacity(spans.len());
-        for span in spans {
+        let spans = || spans.iter().filter(|span| span.name != semconv::AGL_STATE);
+        let first = spans().next().ok_or(Error::NoSpans)?;
+        let mut nodes: Vec<Node<'a>> = Vec::new();
+        let mut by_id: HashMap<&str, NodeId> = HashMap::new();
+        for span in spans() {
             if let Some(&node) = by_id.get(span.span_id.as_str()) {
                 nodes[node].span = Cow::Borrowed(span);
             } else {

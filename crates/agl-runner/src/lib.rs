@@ -7,15 +7,19 @@
 mod agent;
 mod context;
 mod error;
+mod hook;
+mod resources;
 mod retry;
 mod runner;
 mod sink;
 mod snapshot;
 mod stop;
 
-pub use agent::{Agent, BoxError, Outcome};
+pub use agent::{Agent, AnyAgent, BoxError, Outcome};
 pub use context::{LastingSpan, RolloutContext, emit_reward};
 pub use error::Error;
+pub use hook::Hook;
+pub use resources::{FromResources, Named};
 pub use retry::Patience;
 pub use runner::{Runner, RunnerOptions, RunnerReport};
 pub use sink::SpanSink;

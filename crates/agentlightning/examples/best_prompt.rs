@@ -47,7 +47,8 @@ fn prompt(text: &str) -> NamedResources {
 
 /// Stands for an agent with a model, which is better when asked politely.
 pub(crate) async fn agent(task: Value, context: RolloutContext) -> Result<Outcome, BoxError> {
-    let prompt = context.prompt_template().ok_or("there is no prompt")?.template.replace("{task}", &task.to_string());
+    let prompt =
+        context.prompt_template().ok_or("there is no prompt")?.template.replace("{task}", &task.to_string());
     Ok(Outcome::Reward(f64::from(u8::from(prompt.contains("please")))))
 }
 

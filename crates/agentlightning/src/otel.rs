@@ -115,7 +115,8 @@ impl SpanProcessor for OtelExporter {
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        let pairs = resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect::<Vec<_>>();
+        let pairs =
+            resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect::<Vec<_>>();
         self.resource = WireAttributes::from(pairs).0;
     }
 }

@@ -110,7 +110,9 @@ where
 
     fn on_close(&self, id: Id, registry: Context<'_, S>) {
         let Some(tracked) = registry.span(&id) else { return };
-        let Some(Recording { context, mut span }) = tracked.extensions_mut().remove::<Recording>() else { return };
+        let Some(Recording { context, mut span }) = tracked.extensions_mut().remove::<Recording>() else {
+            return;
+        };
         span.end_time = Some(context.now());
         // What is lost is counted and told at the end of the attempt; telling `tracing` from here would not do.
         let _ = context.emit_span_now(span);

@@ -8,7 +8,9 @@ fn offered() -> Vec<String> {
     let source = include_str!("../src/lib.rs");
     let statements = source.split("pub use ").skip(1).filter_map(|rest| rest.split(';').next());
     let mut names = Vec::new();
-    for statement in statements.filter(|statement| !statement.contains(" as ") && !statement.contains("async_trait")) {
+    for statement in
+        statements.filter(|statement| !statement.contains(" as ") && !statement.contains("async_trait"))
+    {
         let (_, items) = statement.split_once("::").unwrap();
         let items = items.trim_start_matches('{').trim_end_matches('}');
         names.extend(items.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned));
@@ -31,16 +33,21 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn documentation(source: &str, name: &str) -> Option<String> {
     let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
     let is_name = |rest: &str| {
-        rest.strip_prefix(name).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        rest.strip_prefix(name)
+            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
     };
     let kinds = ["struct ", "enum ", "trait ", "type ", "fn ", "async fn "];
     let defines = |line: &str| {
-        let of_kind = |kind: &str| line.strip_prefix("pub ").and_then(|line| line.strip_prefix(kind)).is_some_and(is_name);
+        let of_kind = |kind: &str| {
+            line.strip_prefix("pub ").and_then(|line| line.strip_prefix(kind)).is_some_and(is_name)
+        };
         // The macro that makes the enums of the wire leaves out the keywords.
-        kinds.into_iter().any(of_kind) || (is_name(line) && line.ends_with(" {") && source.contains("wire_enum!"))
+        kinds.into_iter().any(of_kind)
+            || (is_name(line) && line.ends_with(" {") && source.contains("wire_enum!"))
     };
     let place = lines.iter().position(|line| defines(line))?;
-    let above = lines[..place].iter().rev().take_while(|line| line.starts_with("//") || line.starts_with('#'));
+    let above =
+        lines[..place].iter().rev().take_while(|line| line.starts_with("//") || line.starts_with('#'));
     Some(above.copied().collect::<Vec<_>>().join("\n"))
 }
 

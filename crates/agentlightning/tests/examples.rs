@@ -62,7 +62,8 @@ async fn an_agent_on_async_openai_is_captured() {
         json!({"country": "Atlantis", "capital": "Poseidonis"}),
     ];
     let summary = trainer.fit(tasks, Vec::new()).await.unwrap();
-    assert_eq!((summary.train.succeeded, summary.train.mean_reward), (3, Some(2.0 / 3.0)));
+    assert_eq!(summary.train.succeeded, 3);
+    assert!((summary.train.mean_reward.unwrap() - 2.0 / 3.0).abs() < 1e-9);
     assert_eq!((summary.counts.llm_calls, summary.counts.prompt_tokens), (6, 12));
 
     let rollouts = trainer.store().query_rollouts(Default::default()).await.unwrap();
@@ -82,7 +83,8 @@ async fn an_agent_on_async_openai_is_captured() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_best_prompt_is_found() {
     let algorithm = best_prompt::BestPrompt(vec!["Do {task}!", "Do {task}, please.", "{task}"]);
-    let trainer = Trainer::builder().agent(best_prompt::agent).n_runners(2).algorithm(algorithm).build().unwrap();
+    let trainer =
+        Trainer::builder().agent(best_prompt::agent).n_runners(2).algorithm(algorithm).build().unwrap();
     let summary = trainer.fit(vec![json!(1), json!(2)], Vec::new()).await.unwrap();
     assert_eq!(summary.train.succeeded, 6);
     let latest = trainer.store().get_latest_resources().await.unwrap().unwrap();

@@ -51,7 +51,8 @@ async fn spans_of_tracing_are_spans_of_the_attempt() {
         async {
             think(&context).await;
             let elsewhere = tracing::info_span!("elsewhere");
-            tokio::spawn(async { tracing::info_span!("in a task").in_scope(|| ()) }.instrument(elsewhere)).await
+            tokio::spawn(async { tracing::info_span!("in a task").in_scope(|| ()) }.instrument(elsewhere))
+                .await
         }
         .instrument(outer)
         .await?;
@@ -114,7 +115,10 @@ async fn spans_of_opentelemetry_are_spans_of_the_attempt() -> Result<(), Attribu
     let (inner, outer) = (&spans[0], &spans[1]);
     assert_eq!((inner.parent_id.as_ref(), outer.parent_id.as_ref()), (Some(&outer.span_id), None));
     assert_eq!(inner.attributes["gen_ai.request.model"], "m");
-    assert_eq!((inner.events[0].name.as_str(), &inner.events[0].attributes["after"]), ("first token", &0.25.into()));
+    assert_eq!(
+        (inner.events[0].name.as_str(), &inner.events[0].attributes["after"]),
+        ("first token", &0.25.into())
+    );
     assert_eq!(inner.status.description.as_deref(), Some("too slow"));
     assert_eq!(inner.resource.attributes["service.name"], "agent");
     assert_eq!(inner.resource.attributes[semconv::ROLLOUT_ID], inner.rollout_id.as_str());

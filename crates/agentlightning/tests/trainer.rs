@@ -56,9 +56,8 @@ async fn cancelling_ends_a_fit_whose_agents_hang() {
     let trainer = Trainer::builder().agent(hang).n_runners(3).build().unwrap();
     let (signal, store) = (trainer.signal().clone(), trainer.store().clone());
     let fit = tokio::spawn(async move { trainer.fit(tasks(20), Vec::new()).await });
-    let preparing =
-        RolloutQuery { status_in: Some(vec![RolloutStatus::Preparing]), ..RolloutQuery::default() };
-    while store.query_rollouts(preparing.clone()).await.unwrap().total < 3 {
+    let running = RolloutQuery { status_in: Some(vec![RolloutStatus::Running]), ..RolloutQuery::default() };
+    while store.query_rollouts(running.clone()).await.unwrap().total < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     signal.cancel();
@@ -80,9 +79,14 @@ async fn a_paused_trainer_goes_on_when_it_is_resumed() {
     while trainer.store().query_rollouts(waiting.clone()).await.unwrap().total < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(trainer.store().get_worker_by_id("Worker-0").await.unwrap().is_none_or(|worker| {
-        worker.current_rollout_id.is_none()
-    }));
+    assert!(
+        trainer
+            .store()
+            .get_worker_by_id("Worker-0")
+            .await
+            .unwrap()
+            .is_none_or(|worker| { worker.current_rollout_id.is_none() })
+    );
     trainer.resume().await.unwrap();
     assert_eq!(fit.await.unwrap().unwrap().train.succeeded, 3);
 }

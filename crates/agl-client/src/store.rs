@@ -9,8 +9,8 @@ use agl_store::{
 use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRequest,
-    EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest,
-    QueueState, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest,
+    EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest, QueueState,
+    ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest,
     SortOrder, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;

@@ -445,7 +445,9 @@ impl RunningAttempt {
                 // Success without the reward or the spans would be training data with holes.
                 Err(error) => return self.emit_rest_of_failure(context, error).await,
             },
-            Verdict::Failed(ref failure) | Verdict::TimedOut(ref failure) | Verdict::Recalled(ref failure) => failure,
+            Verdict::Failed(ref failure)
+            | Verdict::TimedOut(ref failure)
+            | Verdict::Recalled(ref failure) => failure,
         };
         self.note(context.emit_failure(failure).await);
         self.note(context.emit_state(semconv::STATE_FAILED, None, Some(failure)).await);

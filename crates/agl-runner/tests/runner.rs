@@ -17,9 +17,9 @@ use agl_runner::{
 use agl_store::{MemoryStore, Store};
 use agl_trace::find_final_reward;
 use agl_types::{
-    Attempt, AttemptQuery, AttemptStatus, EnqueueRolloutRequest, Llm, NamedResources, Resource, Rollout,
-    PromptTemplate, RolloutConfig, RolloutStatus, RolloutUpdate, Span, SpanQuery, StartRollout, TemplateEngine,
-    WorkerStatus, semconv,
+    Attempt, AttemptQuery, AttemptStatus, EnqueueRolloutRequest, Llm, NamedResources, PromptTemplate,
+    Resource, Rollout, RolloutConfig, RolloutStatus, RolloutUpdate, Span, SpanQuery, StartRollout,
+    TemplateEngine, WorkerStatus, semconv,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -486,7 +486,12 @@ async fn tasks_and_resources_have_types() {
 
     for (input, resources, reason, part) in [
         (json!({"a": 1, "b": "x"}), with_prompt, "error", "b: invalid type"),
-        (json!({"a": 1, "b": 2}), NamedResources::from_iter([("llm".to_owned(), llm)]), "missing_resources", "prompt"),
+        (
+            json!({"a": 1, "b": 2}),
+            NamedResources::from_iter([("llm".to_owned(), llm)]),
+            "missing_resources",
+            "prompt",
+        ),
         (json!({"a": 1, "b": 2}), NamedResources::new(), "missing_resources", "no LLM"),
     ] {
         let view = run(input, resources).await;

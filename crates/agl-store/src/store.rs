@@ -3,9 +3,9 @@ use std::sync::Arc;
 use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
-    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState, ResourcesQuery, ResourcesUpdate,
-    Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery, StartRollout,
-    WaitRequest, Worker, WorkerQuery, WorkerUpdate, WrittenSpan,
+    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState, ResourcesQuery,
+    ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery,
+    StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate, WrittenSpan,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use agl_types::lifecycle::{self, Effect, Event, State, WorkerEvent};
 use agl_types::{
     Attempt, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, NamedResources,
-    PurgeReport, QueueState, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, StartRollout, StoreEvent,
-    Worker, WorkerUpdate, WrittenSpan, ids,
+    PurgeReport, QueueState, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, StartRollout,
+    StoreEvent, Worker, WorkerUpdate, WrittenSpan, ids,
 };
 use indexmap::IndexMap;
 

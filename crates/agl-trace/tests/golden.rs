@@ -36,8 +36,12 @@ fn state(id: &str, at: f64, event: &str) -> Span {
 
 #[test]
 fn what_a_runner_notes_of_the_attempt_is_in_no_tree() {
-    let spans =
-        [state("s", 0.5, "started"), call("a", "", (1.0, 2.0)), reward("r", "a", 3.0, 0.5), state("e", 4.0, "failed")];
+    let spans = [
+        state("s", 0.5, "started"),
+        call("a", "", (1.0, 2.0)),
+        reward("r", "a", 3.0, 0.5),
+        state("e", 4.0, "failed"),
+    ];
     assert_eq!(shape(&spans, true), shape(&spans[1..3], true));
     assert_eq!(short(&spans, json!({})), short(&spans[1..3], json!({})));
     assert_eq!(TraceTree::from_spans(&spans[..1]).unwrap_err(), Error::NoSpans);

@@ -5,8 +5,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::rollout::wire_enum;
 use crate::{
-    Attempt, AttemptStatus, QueueState, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, Worker, WorkerStatus,
-    WrittenSpan,
+    Attempt, AttemptStatus, QueueState, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, Worker,
+    WorkerStatus, WrittenSpan,
 };
 
 wire_enum! {

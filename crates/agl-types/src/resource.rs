@@ -142,7 +142,10 @@ impl Llm {
     pub fn for_attempt(&self, rollout_id: &str, attempt_id: &str) -> Self {
         let base = self.endpoint.strip_suffix('/').unwrap_or(&self.endpoint);
         let (base, version) = base.strip_suffix("/v1").map_or((base, ""), |base| (base, "/v1"));
-        Self { endpoint: format!("{base}/rollout/{rollout_id}/attempt/{attempt_id}{version}"), ..self.clone() }
+        Self {
+            endpoint: format!("{base}/rollout/{rollout_id}/attempt/{attempt_id}{version}"),
+            ..self.clone()
+        }
     }
 }
 

@@ -28,7 +28,9 @@ struct Arguments {
 async fn main() -> Result<(), BoxError> {
     let Arguments { base_url, model } = Arguments::parse();
     // The HTTP client underneath speaks TLS by whatever provider the program has installed.
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| "a TLS provider is installed already")?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| "a TLS provider is installed already")?;
     let llm = Resource::Llm(Llm::new(base_url, model));
     let trainer = Trainer::builder()
         .agent(agent::Geographer)

@@ -24,6 +24,10 @@ pub(crate) enum Command {
     Run(Box<RunOptions>),
     /// Asks a model server what it can do, and says what to do about what it can't.
     Doctor(DoctorOptions),
+    /// Has a store give out no more tasks; what is being worked on goes on.
+    Pause(StoreAddress),
+    /// Has a store give out tasks again.
+    Resume(StoreAddress),
     /// Looks after the file of a store.
     #[command(subcommand)]
     Db(DbCommand),
@@ -424,6 +428,30 @@ pub(crate) enum Capture {
     Async,
 }
 
+/// A store that is served somewhere.
+#[derive(Debug, Args)]
+pub(crate) struct StoreAddress {
+    /// URL of the store.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4747")]
+    pub(crate) server: String,
+
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
+}
+
+/// A key.
+#[derive(Debug, Args)]
+pub(crate) struct KeyOptions {
+    /// Key that clients have to send. On the command line others on this machine can see it: better use the
+    /// variable, or --key-file.
+    #[arg(long, env = agl_types::ApiKey::VARIABLE, hide_env_values = true)]
+    pub(crate) key: Option<String>,
+
+    /// File that the key is in.
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    pub(crate) key_file: Option<PathBuf>,
+}
+
 /// A port, on a host or on the usual one.
 #[cfg(feature = "grpc")]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -450,14 +478,8 @@ impl std::str::FromStr for Address {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Access")]
 pub(crate) struct AccessOptions {
-    /// Key that clients have to send. On the command line others on this machine can see it: better use the
-    /// variable, or --key-file.
-    #[arg(long, env = agl_types::ApiKey::VARIABLE, hide_env_values = true)]
-    pub(crate) key: Option<String>,
-
-    /// File that the key is in.
-    #[arg(long, value_name = "FILE", conflicts_with = "key")]
-    pub(crate) key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
 
     /// Listen on an address that other machines reach without asking them for a key.
     #[arg(long)]

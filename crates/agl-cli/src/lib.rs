@@ -11,13 +11,16 @@ mod db;
 mod doctor;
 mod error;
 mod gateway;
+mod key;
 mod model;
+mod queue;
 mod run;
 mod signals;
 mod store;
 
 use std::ffi::OsString;
 
+use agl_types::QueueState;
 use clap::Parser as _;
 
 use crate::args::{Arguments, Command, ModelCommand};
@@ -53,6 +56,8 @@ fn execute(arguments: Arguments) -> Result<(), Error> {
         Command::Serve(options) => store::run(&options.store, Some(&options.gateway)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Run(options) => run::run(&options),
+        Command::Pause(address) => queue::set(&address, QueueState { paused: true }),
+        Command::Resume(address) => queue::set(&address, QueueState { paused: false }),
         Command::Db(command) => db::run(&command),
         Command::Model(ModelCommand::Serve(options)) => model::serve(&options),
         Command::Model(ModelCommand::Pull(options)) => model::pull(&options),

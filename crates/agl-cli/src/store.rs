@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use agl_server::{CorsOrigins, Tls};
 use agl_store::{MemoryStore, Retention, SqliteOptions, SqliteStore, Store, Sync};
-use agl_types::ApiKey;
 use tokio::net::TcpListener;
 #[cfg(feature = "grpc")]
 use tokio::sync::watch;
 
 use crate::args::{AccessOptions, Backend, GatewayOptions, LimitOptions, StoreOptions, SyncMode};
-use crate::console;
 use crate::error::Error;
 use crate::gateway;
 use crate::signals::{StopSignals, until_stopped};
+use crate::{console, key};
 
 /// The sqlite backend's file where none is named.
 const DEFAULT_PATH: &str = "agl.db";
@@ -57,7 +56,7 @@ pub(crate) fn guarded(
     limits: &LimitOptions,
 ) -> Result<agl_server::ServerOptions, Error> {
     Ok(agl_server::ServerOptions {
-        key: key(access)?,
+        key: key::read(&access.key)?,
         tls: match (&access.tls_cert, &access.tls_key) {
             (Some(certificates), Some(key)) => Some(Tls::from_files(certificates, key)?),
             _ => None,
@@ -69,18 +68,6 @@ pub(crate) fn guarded(
         max_waits: limits.max_waits,
         ..agl_server::ServerOptions::default()
     })
-}
-
-/// The key that clients have to send.
-fn key(access: &AccessOptions) -> Result<Option<ApiKey>, Error> {
-    let text = match (&access.key, &access.key_file) {
-        (Some(key), _) => key.clone(),
-        (None, Some(path)) => {
-            std::fs::read_to_string(path).map_err(|source| Error::KeyFile { path: path.clone(), source })?
-        }
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(ApiKey::new(&text)?))
 }
 
 async fn serve(

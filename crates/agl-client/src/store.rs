@@ -9,7 +9,7 @@ use agl_store::{
 use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRequest,
-    EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest,
+    EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest, QueueState,
     ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest,
     SortOrder, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
@@ -261,6 +261,15 @@ impl Store for Client {
                 return Ok(claimed);
             }
         }
+    }
+
+    async fn queue_state(&self) -> Result<QueueState, Error> {
+        self.transport.get(&["queues", "rollouts"]).await
+    }
+
+    async fn set_queue_state(&self, state: QueueState) -> Result<QueueState, Error> {
+        let path = ["queues", "rollouts"];
+        Ok(self.change_patiently(Method::PUT, &path, &state, Duration::ZERO).await?.value)
     }
 
     async fn start_attempt(

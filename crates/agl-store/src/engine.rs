@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
-    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, ResourcesQuery, ResourcesUpdate,
-    Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery, StartRollout,
-    WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState, ResourcesQuery,
+    ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery,
+    StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -332,6 +332,14 @@ impl<B: Backend> Store for LocalStore<B> {
                 _ => return Ok(claimed),
             }
         }
+    }
+
+    async fn queue_state(&self) -> Result<QueueState, Error> {
+        self.read("queue_state", |read| Ok(QueueState { paused: read.is_paused()? })).await
+    }
+
+    async fn set_queue_state(&self, state: QueueState) -> Result<QueueState, Error> {
+        self.write("set_queue_state", Lane::Fast, move |work| work.set_queue_state(state)).await
     }
 
     async fn start_attempt(

@@ -47,7 +47,8 @@ impl<'a> TraceTree<'a> {
     ///
     /// Of several spans with the same id the last counts. A parent that nobody sent becomes a node named
     /// `agentlightning.virtual` that spans its children's time; several roots come under a node `virtual-root`.
-    /// Spans in a circle of parents beside a real root are left out.
+    /// Spans in a circle of parents beside a real root are left out, and so are state events, which are not of the
+    /// agent's doing.
     ///
     /// # Errors
     /// [`Error::NoSpans`] without spans, [`Error::NoRoot`] when there are only circles.
@@ -122,11 +123,12 @@ impl<'a> TraceTree<'a> {
         self.nodes.is_empty()
     }
 
-    /// The nodes with their parents, and those that have none.
+    /// The nodes with their parents, and those that have none. What a runner says of the state of an attempt is no part of
+    /// what the agent did.
     fn unrooted(spans: impl Iterator<Item = &'a Span>) -> Result<(Self, Vec<NodeId>), Error> {
         let mut nodes: Vec<Node<'a>> = Vec::with_capacity(spans.size_hint().0 + 1);
         let mut by_id: HashMap<&str, NodeId> = HashMap::with_capacity(spans.size_hint().0);
-        for span in spans {
+        for span in spans.filter(|span| span.name != semconv::AGL_STATE) {
             if let Some(&node) = by_id.get(span.span_id.as_str()) {
                 nodes[node].span = Cow::Borrowed(span);
             } else {

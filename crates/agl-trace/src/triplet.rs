@@ -24,6 +24,13 @@ pub enum RewardMatchPolicy {
 }
 
 /// How spans become triplets; names and defaults are those of 0.3's `TracerTraceToTriplet`.
+///
+/// ```
+/// use agl_trace::TripletOptions;
+///
+/// let options = TripletOptions { agent_match: Some("^writer$".to_owned()), ..TripletOptions::default() };
+/// assert!(options.repair_hierarchy);
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TripletOptions {
@@ -66,6 +73,20 @@ impl Default for TripletOptions {
 /// # Errors
 /// [`Error::NoSpans`] without spans, [`Error::NoRoot`] when their parents only run in circles, and
 /// [`Error::Pattern`] for an option that is not a regular expression.
+///
+/// ```
+/// use agl_trace::{LLM_CALL, TripletOptions, chat_attributes, spans_to_triplets};
+/// use agl_types::Span;
+/// use serde_json::json;
+///
+/// let request = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+/// let response = json!({"id": "c1", "prompt_token_ids": [1, 2], "choices": [{"token_ids": [3]}]});
+/// let mut call = Span::new(LLM_CALL, "0".repeat(32), "1".repeat(16), 1.0, 2.0);
+/// call.attributes = chat_attributes(&request, &response);
+/// let triplets = spans_to_triplets(&[call], &TripletOptions::default())?;
+/// assert_eq!(triplets[0].response["token_ids"], json!([3]));
+/// # Ok::<(), agl_trace::Error>(())
+/// ```
 pub fn spans_to_triplets(spans: &[Span], options: &TripletOptions) -> Result<Vec<Triplet>, Error> {
     let mut tree = TraceTree::from_spans(spans)?;
     if options.repair_hierarchy {

@@ -182,6 +182,18 @@ class LightningStore:
         """
         self._unsupported("dequeue_many_rollouts")
 
+    async def pause(self) -> None:
+        """Has the queue give out no rollouts, from now on and after a restart. Those under way go on."""
+        self._unsupported("pause")
+
+    async def resume(self) -> None:
+        """Has the queue give out rollouts again. Whoever waits for one is given it at once."""
+        self._unsupported("resume")
+
+    async def is_paused(self) -> bool:
+        """Whether the queue gives out no rollouts."""
+        self._unsupported("is_paused")
+
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be."""
         self._unsupported("start_attempt")
@@ -196,6 +208,16 @@ class LightningStore:
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """Stores spans and returns those that were new, grouped by attempt in order of first appearance."""
         self._unsupported("add_many_spans")
+
+    async def append_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        """Stores spans under the next sequence ids of their rollouts, in this order, and returns those that
+        were new. The spans given carry their sequence ids afterwards."""
+        if not spans:
+            return []
+        issued = await self.get_many_span_sequence_ids([(span.rollout_id, span.attempt_id) for span in spans])
+        for span, sequence_id in zip(spans, issued, strict=True):
+            span.sequence_id = sequence_id
+        return await self.add_many_spans(spans)
 
     async def add_otel_span(
         self,

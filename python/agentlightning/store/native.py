@@ -157,6 +157,19 @@ class NativeStore(LightningStore):
         answer = await self._call("dequeue_many_rollouts", limit=limit, worker_id=worker_id, wait=wait)
         return _list_of(AttemptedRollout, answer)
 
+    async def pause(self) -> None:
+        """Has the queue give out no rollouts, from now on and after a restart. Those under way go on."""
+        await self._call("set_queue_state", paused=True)
+
+    async def resume(self) -> None:
+        """Has the queue give out rollouts again. Whoever waits for one is given it at once."""
+        await self._call("set_queue_state", paused=False)
+
+    async def is_paused(self) -> bool:
+        """Whether the queue gives out no rollouts."""
+        state: dict[str, bool] = json.loads(await self._call("queue_state"))
+        return state["paused"]
+
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be."""
         answer = await self._call("start_attempt", rollout_id=rollout_id, worker_id=worker_id)
@@ -184,6 +197,20 @@ class NativeStore(LightningStore):
             for span in spans:
                 if id(span) not in new:
                     _log_duplicate(span)
+        return added
+
+    async def append_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        """Stores spans under the next sequence ids of their rollouts, in this order, and returns those that
+        were new. The spans given carry their sequence ids afterwards."""
+        if not spans:
+            return []
+        by_key = {(span.rollout_id, span.attempt_id, span.span_id): span for span in reversed(spans)}
+        placed = json.loads(await call(self._core(), "append_spans", encode_spans(spans)))
+        added = []
+        for rollout_id, attempt_id, span_id, sequence_id in placed:
+            span = by_key[rollout_id, attempt_id, span_id]
+            span.sequence_id = sequence_id
+            added.append(span)
         return added
 
     async def add_otel_span(
@@ -350,7 +377,8 @@ class NativeStore(LightningStore):
     async def subscribe(
         self,
         *,
-        kind_in: Sequence[Literal["rollout", "attempt", "span", "resources", "worker"]] | None = None,
+        kind_in: Sequence[Literal["rollout", "attempt", "span", "resources", "worker", "queue"]]
+        | None = None,
         rollout_id_in: Sequence[str] | None = None,
         span_name: str | None = None,
         after: str | None = None,

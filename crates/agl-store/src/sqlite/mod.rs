@@ -50,6 +50,12 @@ pub enum Sync {
 }
 
 /// How to open a [`SqliteStore`].
+///
+/// ```
+/// use agl_store::{SqliteOptions, Sync};
+///
+/// let options = SqliteOptions { sync: Sync::Full, readers: 2, ..SqliteOptions::default() };
+/// ```
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
     /// What an acknowledged write survives.

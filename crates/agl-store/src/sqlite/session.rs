@@ -331,6 +331,10 @@ impl Read for Session<'_> {
         self.value("SELECT rollout_id FROM queue ORDER BY place LIMIT 1", [])
     }
 
+    fn is_paused(&self) -> Result<bool, Error> {
+        Ok(self.value("SELECT is_paused FROM queue_state", [])?.unwrap_or_default())
+    }
+
     fn counter(&self, rollout_id: &str) -> Result<i64, Error> {
         Ok(self.value("SELECT last FROM counters WHERE rollout_id = ?", [rollout_id])?.unwrap_or_default())
     }
@@ -605,6 +609,11 @@ impl Tx for Session<'_> {
 
     fn leave_queue(&mut self, rollout_id: &str) -> Result<bool, Error> {
         Ok(self.change("DELETE FROM queue WHERE rollout_id = ?", [rollout_id])? > 0)
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<(), Error> {
+        self.change("UPDATE queue_state SET is_paused = ?", [paused])?;
+        Ok(())
     }
 
     fn set_counter(&mut self, rollout_id: &str, last: i64, new_spans: usize) -> Result<(), Error> {

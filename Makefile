@@ -113,6 +113,25 @@ bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and u
 	cargo build --release --locked --quiet -p agl-cli -p agl-bench
 	target/release/agl-bench --peer $(PEER_VENV)/bin/agl $(if $(QUICK),--quick,--out docs/bench)
 
+# A release build of our package, for figures.
+BENCH_VENV := target/bench-venv
+.PHONY: bench-traces
+bench-traces: $(VENV)/ready $(PEER_VENV)/ready ## Measures our adapters against those of 0.3 and updates docs/bench. QUICK=1: a smoke run.
+	@test -d $(BENCH_VENV) || $(PYTHON) -m venv $(BENCH_VENV)
+	@rm -rf target/bench-wheels && $(BIN)/maturin build --quiet --release --out target/bench-wheels
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --requirement requirements/dev.txt
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --force-reinstall --no-deps target/bench-wheels/*.whl
+	@cargo build --release --locked --quiet -p agl-trace --example merge_rate
+	@$(PYTHON) scripts/bench_traces/run.py --ours $(BENCH_VENV)/bin/python --peer $(PEER_VENV)/bin/python \
+		--merge target/release/examples/merge_rate $(if $(QUICK),--quick,--out docs/bench)
+
+.PHONY: fuzz
+fuzz: ## Fuzzes readers, tree and merge, SECONDS_EACH=60 by default. Needs cargo-fuzz and a nightly compiler.
+	@command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is needed: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	@mkdir -p fuzz/corpus/readers && $(PYTHON) scripts/fuzz_corpus.py crates/agl-trace/tests/fixtures fuzz/corpus/readers
+	@for target in readers tree merge; do \
+		cargo +nightly fuzz run --fuzz-dir fuzz $$target -- -max_total_time=$(or $(SECONDS_EACH),60) || exit 1; done
+
 .PHONY: audit
 audit: ## Runs cargo-deny: advisories, licenses, bans, sources. May need the network.
 	@command -v cargo-deny >/dev/null || { echo "cargo-deny is needed: cargo install cargo-deny --locked" >&2; exit 1; }

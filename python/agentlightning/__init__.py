@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapter import *  # noqa: F403
     from .algorithm import *  # noqa: F403
+    from .client import *  # noqa: F403
+    from .config import *  # noqa: F403
     from .emitter import *  # noqa: F403
     from .env_var import *  # noqa: F403
     from .execution import *  # noqa: F403
     from .instrumentation import instrument as instrument
     from .litagent import *  # noqa: F403
+    from .llm_proxy import LLMProxy as LLMProxy
     from .logging import *  # noqa: F403
     from .runner import *  # noqa: F403
+    from .server import *  # noqa: F403
     from .store import *  # noqa: F403
     from .store.errors import *  # noqa: F403
     from .tracer import *  # noqa: F403
@@ -33,8 +37,10 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         from importlib import import_module
 
-        from ._exports import MODULE_OF, SUBMODULES
+        from ._exports import FORMER_SUBMODULES, MODULE_OF, SUBMODULES
 
+        if name in FORMER_SUBMODULES:
+            return import_module(FORMER_SUBMODULES[name])
         if name in SUBMODULES:
             try:
                 return import_module(f"{__name__}.{name}")
@@ -50,6 +56,6 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    from ._exports import MODULE_OF, SUBMODULES
+    from ._exports import FORMER_SUBMODULES, MODULE_OF, SUBMODULES
 
-    return sorted({*globals(), *MODULE_OF, *SUBMODULES})
+    return sorted({*globals(), *MODULE_OF, *SUBMODULES, *FORMER_SUBMODULES})

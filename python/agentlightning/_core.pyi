@@ -1,27 +1,49 @@
 """The Rust side: stores, the server, the readers of traces and the command, mostly as bytes of JSON."""
 
 import os
-from typing import TypeAlias, final
+from collections.abc import Iterable
+from typing import Any, TypeAlias, final
+
+from agentlightning.types import Span
 
 __all__ = [
     "CompletionQueue",
     "CoreError",
+    "GatewayHandle",
     "ServerHandle",
     "Store",
     "Subscription",
     "Task",
+    "advantages",
+    "agent_of_span",
+    "atif",
+    "auto_triplets",
+    "calls_of_tree",
     "chat_attributes",
     "cli_main",
+    "conversations",
     "find_final_reward",
     "get_reward_value",
     "get_rewards_from_span",
+    "pack",
+    "preference_pairs",
+    "python_value",
+    "read_calls",
+    "repaired_children",
+    "serve_gateway",
     "serve_store",
+    "store_arrays",
     "tool_call_attributes",
-    "trace_to_tree",
-    "trace_to_triplets",
+    "trace_arrays",
+    "trace_to_messages",
+    "training_data",
+    "tree_of_spans",
+    "triplet_of_span",
+    "triplets_of_spans",
 ]
 
 _Failure: TypeAlias = tuple[str, str, str | None]
+_Node: TypeAlias = tuple[int | None, tuple[str, str, float | None, float | None] | None, list[int]]
 
 class CoreError(Exception):
     """A call failed; its arguments are kind, message and field."""
@@ -112,17 +134,102 @@ class ServerHandle:
 def cli_main(args: list[str]) -> int:
     """Does what a command line says, the program's name first, and returns the exit code."""
 
+@final
+class GatewayHandle:
+    """A gateway that runs in the background until it is stopped or this handle is dropped."""
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it, without a trailing slash."""
+
+    def set_models(self, setup: bytes) -> None:
+        """Puts another list of models in place, JSON as in `serve_gateway`; calls under way keep theirs."""
+
+    def pause(self, retry_after: int, reason: str | None, drain: float) -> bytes:
+        """Holds new calls back, waits up to `drain` seconds for those under way, and returns the state."""
+
+    def resume(self) -> None:
+        """Lets calls through again."""
+
+    def state(self) -> bytes:
+        """Where it stands between pause and resume, JSON."""
+
+    def stop(self) -> None:
+        """Stops it and waits until calls under way are done and recorded. Does nothing the second time, or
+        after a fork."""
+
+def serve_gateway(store: Store, host: str, port: int, setup: bytes, key: str | None = None) -> GatewayHandle:
+    """Serves a gateway that records in `store`; port 0 takes a free one. `setup` is JSON: `model_list` in
+    LiteLLM's form, `num_retries`, `return_token_ids`, `logprobs`, `is_async`. `OSError` when the port cannot
+    be had."""
+
 def serve_store(
     store: Store, host: str, port: int, cors_origins: list[str], key: str | None = None
 ) -> ServerHandle:
     """Serves a store over HTTP, to those who have the key if there is one; port 0 takes a free one. `OSError`
     when the port cannot be had."""
 
-def trace_to_triplets(spans: bytes, options: bytes) -> bytes:
-    """One triplet per LLM call of a trace: a list of spans and the options of `TripletOptions`."""
+def triplets_of_spans(spans: list[Span], options: bytes) -> list[dict[str, Any]]:
+    """The triplets of a trace; lists of token ids are those of the spans themselves."""
 
-def trace_to_tree(spans: bytes, repair_hierarchy: bool) -> bytes:
-    """A trace as a nested tree, with `id`, `span` and `children` at every node."""
+def triplet_of_span(span: Span, agent: str) -> dict[str, Any]:
+    """The triplet of one call, without a reward."""
+
+def tree_of_spans(spans: Iterable[Span]) -> tuple[int, list[_Node]]:
+    """The tree of a trace as its root and its nodes."""
+
+def repaired_children(spans: Iterable[Span], parents: list[int | None]) -> list[list[int]]:
+    """The children of each node of a tree of this shape, once it is repaired."""
+
+def calls_of_tree(
+    spans: Iterable[Span], parents: list[int | None], options: bytes
+) -> list[tuple[int, str, float | None]]:
+    """Place, agent and reward of every call that counts in a tree of this shape."""
+
+def agent_of_span(span: Span) -> str | None:
+    """The name of the agent that a span stands for."""
+
+def auto_triplets(spans: bytes, options: bytes) -> bytes:
+    """Triplets of any trace, and how they were found."""
+
+def read_calls(spans: bytes) -> bytes:
+    """Every call of a trace, whoever recorded it."""
+
+def trace_to_messages(spans: bytes) -> bytes:
+    """The messages and tools of every call of a trace."""
+
+def training_data(traces: bytes, options: bytes) -> bytes:
+    """Rows and a report of attempts."""
+
+def conversations(traces: bytes, options: bytes) -> bytes:
+    """Conversations of attempts, to fine-tune on."""
+
+def preference_pairs(traces: bytes, options: bytes, margin: float) -> bytes:
+    """Pairs of conversations, of which the first earned more."""
+
+def atif(traces: bytes, options: bytes) -> bytes:
+    """Attempts in the Agent Trajectory Interchange Format."""
+
+def advantages(estimator: str, groups: list[str], rewards: list[float | None]) -> list[float | None]:
+    """The advantage of each rollout."""
+
+def python_value(text: str) -> bytes:
+    """What a text says that is a Python literal or JSON, as JSON."""
+
+def store_arrays(store: Store, request: bytes) -> tuple[dict[str, bytes], bytes]:
+    """Training data of a store's rollouts as flat arrays."""
+
+def trace_arrays(traces: bytes, options: bytes) -> tuple[dict[str, bytes], bytes]:
+    """Training data of attempts as flat arrays."""
+
+def pack(
+    lengths: list[int], batches: list[tuple[int, int]], capacity: int
+) -> list[tuple[list[int], list[int]]]:
+    """Rows packed into buffers."""
 
 def find_final_reward(spans: bytes) -> bytes:
     """The primary value of the last reward of a list of spans; null without one."""

@@ -12,8 +12,12 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
         "resolve_int_env_var",
         "resolve_str_env_var",
     ),
+    "agentlightning.client": ("AgentLightningClient", "DevTaskLoader"),
+    "agentlightning.config": ("lightning_cli",),
+    "agentlightning.server": ("AgentLightningServer",),
     "agentlightning.logging": ("configure_logger", "setup_logging", "setup_module_logging"),
     "agentlightning.store": (
+        "CollectionBasedLightningStore",
         "InMemoryLightningStore",
         "LightningStore",
         "LightningStoreCapabilities",
@@ -29,6 +33,7 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
         "StoreError",
         "StoreUnauthorizedError",
         "StoreUnavailableError",
+        "StoreUnsupportedError",
     ),
     "agentlightning.types.core": (
         "Attempt",
@@ -85,8 +90,12 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
     ),
     "agentlightning.adapter": (
         "Adapter",
+        "AutoTraceAdapter",
+        "LlmProxyTraceToTriplet",
         "OtelTraceAdapter",
         "TraceAdapter",
+        "TraceToMessages",
+        "TraceToTriplet",
         "TraceToTripletBase",
         "TracerTraceToTriplet",
     ),
@@ -101,15 +110,21 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
     "agentlightning.emitter": (
         "emit_annotation",
         "emit_exception",
+        "emit_failed",
+        "emit_finished",
         "emit_message",
         "emit_object",
         "emit_reward",
+        "emit_started",
+        "emit_tool_call",
         "find_final_reward",
         "find_reward_spans",
         "get_message_value",
         "get_object_value",
         "get_reward_value",
         "get_rewards_from_span",
+        "get_state_event",
+        "get_step_rewards",
         "is_reward_span",
         "operation",
     ),
@@ -123,7 +138,8 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
     ),
     "agentlightning.instrumentation": ("instrument",),
     "agentlightning.litagent": ("LitAgent", "llm_rollout", "prompt_rollout", "rollout"),
-    "agentlightning.runner": ("LitAgentRunner", "Runner"),
+    "agentlightning.llm_proxy": ("LLMProxy",),
+    "agentlightning.runner": ("LegacyAgentRunner", "LegacyRunner", "LitAgentRunner", "Runner"),
     "agentlightning.tracer": (
         "AgentOpsTracer",
         "DummyTracer",
@@ -144,15 +160,19 @@ SUBMODULES: frozenset[str] = frozenset(
         "adapter",
         "algorithm",
         "cli",
+        "client",
+        "config",
         "emitter",
         "env_var",
         "execution",
         "instrumentation",
         "litagent",
+        "llm_proxy",
         "logging",
         "reward",
         "runner",
         "semconv",
+        "server",
         "store",
         "tracer",
         "trainer",
@@ -161,3 +181,9 @@ SUBMODULES: frozenset[str] = frozenset(
     }
 )
 """Submodules that are attributes of the package without an import of their own."""
+
+FORMER_SUBMODULES: dict[str, str] = {
+    "core": "agentlightning.types.core",
+    "resources": "agentlightning.types.resources",
+}
+"""Modules that are attributes of 0.3's package under another name than their own."""

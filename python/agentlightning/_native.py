@@ -85,6 +85,8 @@ def as_exception(kind: str, message: str, field: str | None = None) -> Exception
             return NotFoundError(message)
         case "invalid":
             return InvalidArgumentError(message, field)
+        case "missing":
+            return KeyError(message)
         case "conflict":
             return ConflictError(message)
         case "gone":

@@ -19,6 +19,8 @@ class LightningEnvVar(Enum):
 
     AGL_EMITTER_DEBUG = "AGL_EMITTER_DEBUG"
     """Boolean: whether span processors are listed in the log."""
+    AGL_EMITTER_MAX_BYTES = "AGL_EMITTER_MAX_BYTES"
+    """Integer: how many bytes the attributes of an emitted span may take."""
     AGL_MANAGED_STORE = "AGL_MANAGED_STORE"
     """Boolean: whether an execution strategy wraps the store itself."""
     AGL_CURRENT_ROLE = "AGL_CURRENT_ROLE"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 
+import agentlightning as agl
 from agentlightning.emitter import (
     emit_annotation,
     emit_exception,
     emit_message,
     emit_object,
     emit_reward,
+    emit_started,
+    emit_tool_call,
     encode_object,
     find_final_reward,
     find_reward_spans,
@@ -27,6 +32,13 @@ from agentlightning.emitter import (
 )
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.tracer import DummyTracer, clear_active_tracer, get_active_tracer, set_active_tracer
+from agentlightning.utils.otel import (
+    extract_links_from_attributes,
+    extract_tags_from_attributes,
+    make_link_attributes,
+    make_tag_attributes,
+    query_linked_spans,
+)
 
 # The package also has functions of these names.
 annotation_module = importlib.import_module("agentlightning.emitter.annotation")
@@ -158,14 +170,31 @@ def test_without_a_tracer() -> None:
             emit()
 
 
-def test_not_propagating_never_looks_for_a_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+EMITTERS: dict[str, list[Any]] = {
+    "annotation": [emit_annotation, {"a": 1}],
+    "exception": [emit_exception, ValueError()],
+    "message": [emit_message, "m"],
+    "object": [emit_object, 1],
+    "reward": [emit_reward, 1.0],
+    "state": [emit_started],
+    "tool": [emit_tool_call, "search"],
+}
+
+
+@pytest.mark.parametrize("name", EMITTERS)
+def test_not_propagating_never_looks_for_a_tracer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise AssertionError("looked for a tracer")
 
-    monkeypatch.setattr(annotation_module, "get_active_tracer", fail)
-    emit_annotation({"a": 1}, propagate=False)
-    with operation(propagate=False):
-        pass
+    module = annotation_module if name == "reward" else sys.modules[f"agentlightning.emitter.{name}"]
+    monkeypatch.setattr(module, "get_active_tracer", fail)
+    emit, *arguments = EMITTERS[name]
+    emit(*arguments, propagate=False)
+    with pytest.raises(AssertionError, match="looked for a tracer"):
+        emit(*arguments)
+    if name == "annotation":
+        with operation(propagate=False):
+            pass
 
 
 class _Recording(DummyTracer):
@@ -358,7 +387,7 @@ class _Operations(DummyTracer):
 
 # Decorated while no tracer is active, as functions of a module are.
 @operation
-def work(first: int, default: str = "d", *extra: int, kwonly: bool, **rest: Any) -> dict[str, int]:
+def work(first: int, /, default: str = "d", *extra: int, kwonly: bool, **rest: Any) -> dict[str, int]:
     """Works."""
     return {"sum": first + sum(extra)}
 
@@ -404,6 +433,22 @@ async def test_operation_decorator() -> None:
     }
     assert (failed.status.status_code, failed.status.description) == ("ERROR", "negative")
     assert failed.attributes["exception.type"] == "ValueError"
+
+
+async def test_an_operation_can_be_linked_to() -> None:
+    tracer = agl.OtelTracer(instrument=False)
+    with tracer.lifespan():
+        async with tracer.trace_context():
+            with operation(name="answer"):
+                current = trace.get_current_span().get_span_context()
+                ids = {"trace_id": f"{current.trace_id:032x}", "span_id": f"{current.span_id:016x}"}
+            emit_reward(0.5, attributes={**make_link_attributes(ids), **make_tag_attributes(["judge"])})
+            spans = tracer.get_last_trace()
+    answer, judged = spans
+    links = extract_links_from_attributes(judged.attributes)
+    assert query_linked_spans(spans, links) == [answer]
+    assert extract_tags_from_attributes(judged.attributes) == ["judge"]
+    assert get_reward_value(judged) == 0.5
 
 
 def test_dummy_tracer_reads_the_clock_once_each(monkeypatch: pytest.MonkeyPatch) -> None:

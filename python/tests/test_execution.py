@@ -406,6 +406,33 @@ _FIT_INSIDE = (
 )
 
 
+@pytest.mark.parametrize("strategy", ["cs", _SHM])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signals_to_all_processes_leave_no_attempt_half_written(
+    tmp_path: Path, strategy: str, name: str
+) -> None:
+    path = tmp_path / "store.sqlite"
+    text = _STORED.replace("STORE", f"agl.SqliteLightningStore({str(path)!r})")
+    text = text.replace("STRATEGY", strategy if strategy.startswith("{") else repr(strategy))
+    script = _script(tmp_path, "[300, 300, 300]", text)
+    pids = _pids(script, 2)
+    # As Ctrl+C in a terminal does, or a service manager.
+    os.killpg(script.pid, getattr(signal, name))
+    script.communicate(timeout=60)
+    assert script.returncode == (0 if name == "SIGINT" else 128 + signal.SIGTERM)
+    assert all(_gone(pid, 10) for pid in pids)
+    with agl.SqliteLightningStore(str(path)) as store:
+        rollouts = asyncio.run(_rollouts_of(store))
+    assert {rollout.status for rollout in rollouts} <= {"cancelled", "failed"}
+    attempts = [rollout.attempt for rollout in rollouts if hasattr(rollout, "attempt")]
+    assert len(attempts) >= 2
+    assert {(attempt.status, attempt.metadata["reason"]) for attempt in attempts} == {("failed", "cancelled")}
+
+
+async def _rollouts_of(store: Any) -> list[Any]:
+    return list(await store.query_rollouts())
+
+
 @pytest.mark.parametrize(("strategy", "how"), [("cs", _FIT), (_SHM, _FIT), ("cs", _RUN), ("cs", _FIT_INSIDE)])
 def test_sigterm_calls_the_run_off(tmp_path: Path, strategy: str, how: str) -> None:
     path = tmp_path / "store.sqlite"
@@ -541,7 +568,8 @@ def test_threads_that_will_not_end_are_cancelled(caplog: pytest.LogCaptureFixtur
 
 def test_misuse_of_threads() -> None:
     with pytest.raises(ValueError, match="n_runners=1"):
-        SharedMemoryExecutionStrategy(n_runners=2)
+        SharedMemoryExecutionStrategy(n_runners=2, main_thread="runner")
+    assert SharedMemoryExecutionStrategy(n_runners=2).main_thread == "algorithm"
     with pytest.raises(ValueError, match="main_thread"):
         SharedMemoryExecutionStrategy(main_thread="both")  # type: ignore[arg-type]
 

@@ -37,6 +37,7 @@ from agentlightning.utils.otel import (
     query_linked_spans,
     sanitize_attribute_value,
     sanitize_attributes,
+    sanitize_list_attribute_sanity,
     unflatten_attributes,
 )
 
@@ -172,6 +173,13 @@ def test_sanitize(caplog: pytest.LogCaptureFixture) -> None:
         sanitize_attributes({"bad": object()}, force=False)
 
 
+def test_sanitize_a_list() -> None:
+    for given, expected in (((1, True), [1, 1]), ([1, 2.5], [1.0, 2.5]), (["a"], ["a"]), ([], [])):
+        assert sanitize_list_attribute_sanity(given) == expected
+    with pytest.raises(ValueError, match="only one type of primitive values, got: int, str"):
+        sanitize_list_attribute_sanity(["a", 1])
+
+
 @pytest.mark.parametrize("value", [None, {1}, (1,), object(), [1, "x"], [None]])
 def test_sanity_refuses(value: Any) -> None:
     with pytest.raises(ValueError, match="'key'"):
@@ -221,6 +229,12 @@ def test_global_tracer_provider(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     get_tracer(use_active_span_processor=False).start_span("unseen").end()
     get_tracer().start_span("seen").end()
     assert [span.name for span in exporter.get_finished_spans()] == ["seen"]
+
+    other = trace.NoOpTracerProvider()
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", other)
+    assert get_tracer_provider() is other
+    assert "none of OpenTelemetry's SDK" in caplog.text
+    get_tracer(use_active_span_processor=False).start_span("unseen").end()
 
 
 def test_ids() -> None:

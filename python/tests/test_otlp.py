@@ -29,7 +29,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceS
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 from store_server import StoreServer
 
@@ -278,3 +283,25 @@ async def test_node_exporters(
     ]
     assert [(link.context.trace_id, link.attributes) for link in inner.links] == [("0d" * 16, {"why": "x"})]
     assert inner.resource.attributes["service.name"] == "node agent"
+
+
+async def test_the_exporter_that_is_told_its_rollout(store: agl.LightningStore) -> None:
+    from agentlightning.utils.otlp import LightningStoreOTLPExporter
+
+    attempts = [(await store.start_rollout(number)).attempt for number in range(2)]
+    exporter = LightningStoreOTLPExporter()
+    provider = TracerProvider(resource=Resource({"service.name": "agent"}))
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    tracer.start_span("before").end()
+    for attempt in attempts:
+        exporter.enable_store_otlp(store.otlp_traces_endpoint(), attempt.rollout_id, attempt.attempt_id)
+        tracer.start_span("within", attributes={"k": "v"}).end()
+    exporter.disable_store_otlp()
+    tracer.start_span("after").end()
+    provider.shutdown()
+    for attempt in attempts:
+        (span,) = await spans_of(store, attempt)
+        assert (span.name, span.attributes) == ("within", {"k": "v"})
+        assert span.resource.attributes["service.name"] == "agent"
+        assert span.resource.attributes.items() >= ids_of(attempt).items()

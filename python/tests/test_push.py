@@ -13,7 +13,6 @@ import pytest
 
 import agentlightning as agl
 from agentlightning.store.errors import SpansGoneError
-from agentlightning.store.native import NativeStore
 from agentlightning.utils.id import generate_id
 
 SOON = 20.0
@@ -68,19 +67,12 @@ async def test_a_forked_child_waits_for_work(store: agl.LightningStore) -> None:
     os.close(write_end)
 
 
-def _native(store: agl.LightningStore) -> NativeStore:
-    if not isinstance(store, NativeStore):
-        pytest.skip("a wrapper hands on the methods of 0.3's interface only")
-    return store
-
-
 async def _next(events: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
     return await asyncio.wait_for(anext(events), SOON)
 
 
 async def test_events_are_followed_and_resumed(store: agl.LightningStore) -> None:
-    native = _native(store)
-    events = native.subscribe(kind_in=["rollout", "attempt"])
+    events = store.subscribe(kind_in=["rollout", "attempt"])
     start = await _next(events)
     assert start["kind"] == "start"
     rollout = await store.start_rollout("task", mode="val")
@@ -92,22 +84,21 @@ async def test_events_are_followed_and_resumed(store: agl.LightningStore) -> Non
     ]
     assert {one["rollout_id"] for one in seen} == {rollout.rollout_id}
     await events.aclose()
-    again = native.subscribe(rollout_id_in=[rollout.rollout_id], after=seen[0]["id"])
+    again = store.subscribe(rollout_id_in=[rollout.rollout_id], after=seen[0]["id"])
     assert [await _next(again), await _next(again)] == seen[1:]
     await again.aclose()
     with pytest.raises(ValueError, match="after must be the id of an event"):
-        await anext(native.subscribe(after="yesterday"))
+        await anext(store.subscribe(after="yesterday"))
 
 
 async def test_following_events_can_be_given_up(store: agl.LightningStore) -> None:
-    events = _native(store).subscribe(span_name="special")
+    events = store.subscribe(span_name="special")
     await _next(events)
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(anext(events), 0.05)
 
 
 async def test_purged_spans_are_gone(store: agl.LightningStore) -> None:
-    native = _native(store)
     rollout = await store.start_rollout("task")
     span = agl.Span.from_attributes(
         attributes={},
@@ -118,13 +109,13 @@ async def test_purged_spans_are_gone(store: agl.LightningStore) -> None:
     )
     await store.add_span(span)
     ids = [rollout.rollout_id]
-    assert await native.purge(rollout_id_in=ids) == {"rollouts": 0, "spans": 0}
+    assert await store.purge(rollout_id_in=ids) == {"rollouts": 0, "spans": 0}
     await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
-    assert await native.purge(ended_before=time.time() - 60) == {"rollouts": 0, "spans": 0}
-    assert await native.purge(rollout_id_in=ids) == {"rollouts": 1, "spans": 1}
+    assert await store.purge(ended_before=time.time() - 60) == {"rollouts": 0, "spans": 0}
+    assert await store.purge(rollout_id_in=ids) == {"rollouts": 1, "spans": 1}
     with pytest.raises(SpansGoneError, match="have been evicted"):
         await store.query_spans(rollout.rollout_id)
     with pytest.raises(RuntimeError, match="have been evicted"):
         await store.query_spans(rollout.rollout_id, "latest")
     with pytest.raises(ValueError, match="rollout_id_in or ended_before"):
-        await native.purge()
+        await store.purge()

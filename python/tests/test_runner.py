@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from store_server import StoreServer
 
 import agentlightning as agl
 import agentlightning.runner.agent as runner_module
 from agentlightning.emitter import get_message_value
 from agentlightning.execution import ThreadingEvent
 from agentlightning.runner import LitAgentRunner
+from agentlightning.semconv import AGL_STATE, LightningSpanAttributes
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.store.errors import StoreUnavailableError
 from agentlightning.tracer import OtelTracer, Tracer
+
+EVENT, REASON = LightningSpanAttributes.STATE_EVENT.value, LightningSpanAttributes.STATE_REASON.value
 
 
 class Agent(agl.LitAgent[Any]):
@@ -61,8 +67,16 @@ async def _step(store: InMemoryLightningStore, agent: Any, task: Any = "t", **kw
         return await runner.step(task, **kwargs)
 
 
-async def _spans(store: InMemoryLightningStore, rollout: Any) -> list[Any]:
-    return list(await store.query_spans(rollout.rollout_id))
+async def _spans(store: agl.LightningStore, rollout: Any) -> list[Any]:
+    """What the agent has left, without the runner's own events."""
+    return [span for span in await store.query_spans(rollout.rollout_id) if span.name != AGL_STATE]
+
+
+async def _states(store: agl.LightningStore, rollout: Any) -> list[str]:
+    """The runner's events, with the reasons of failures."""
+    spans = [span for span in await store.query_spans(rollout.rollout_id) if span.name == AGL_STATE]
+    events = [(span.attributes[EVENT], span.attributes.get(REASON)) for span in spans]
+    return [event if reason is None else f"{event} {reason}" for event, reason in events]
 
 
 class Recorder(agl.Hook):
@@ -90,7 +104,9 @@ async def test_a_returned_float(store: InMemoryLightningStore) -> None:
     rollout = await _step(store, Agent(lambda task: 0.5), hooks=[hook])
     assert (rollout.status, rollout.mode, rollout.attempt.worker_id) == ("succeeded", None, "Worker-0")
     (span,) = await _spans(store, rollout)
-    assert (span.name, span.sequence_id, span.parent_id) == ("agentlightning.annotation", 1, None)
+    # The attempt's start is before it, and its end behind.
+    assert (span.name, span.sequence_id, span.parent_id) == ("agentlightning.annotation", 2, None)
+    assert await _states(store, rollout) == ["started", "finished"]
     assert span.start_time == span.end_time
     assert span.resource.attributes == {}
     base, traced = {"agent", "rollout", "runner"}, {"agent", "rollout", "runner", "tracer"}
@@ -111,7 +127,7 @@ async def test_an_emitted_and_a_returned_reward(store: InMemoryLightningStore) -
     rollout = await _step(store, Agent(agent))
     emitted, returned = await _spans(store, rollout)
     assert [agl.get_reward_value(emitted), agl.get_reward_value(returned)] == [1.0, 0.25]
-    assert (emitted.sequence_id, returned.sequence_id) == (1, 2)
+    assert (emitted.sequence_id, returned.sequence_id) == (2, 3)
     assert emitted.resource.attributes
     assert agl.find_final_reward([emitted, returned]) == 0.25
 
@@ -142,7 +158,7 @@ async def test_returned_spans(store: InMemoryLightningStore, caplog: pytest.LogC
     )
     rollout = await _step(store, Agent(lambda task: [agl.emit_reward(1, propagate=False), core]))
     spans = await _spans(store, rollout)
-    assert [(span.name, span.sequence_id) for span in spans] == [("agentlightning.annotation", 1), ("x", 2)]
+    assert [(span.name, span.sequence_id) for span in spans] == [("agentlightning.annotation", 2), ("x", 3)]
 
     from opentelemetry.sdk.trace import TracerProvider
 
@@ -174,6 +190,17 @@ async def test_results_that_are_none(
         await _step(store, Agent(lambda task: result))
     (rollout,) = await store.query_rollouts()
     assert rollout.status == "failed"
+    (span,) = await _spans(store, rollout)
+    assert "Invalid raw result type" in span.attributes["exception.message"]
+    assert await _states(store, rollout) == ["started", "failed error"]
+
+
+async def test_a_result_that_the_store_refuses(store: InMemoryLightningStore) -> None:
+    nowhere = agl.Span.from_attributes(attributes={})
+    with pytest.raises(ValueError, match="Rollout  not found"):
+        await _step(store, Agent(lambda task: [nowhere]))
+    (rollout,) = await store.query_rollouts()
+    assert (rollout.status, await _states(store, rollout)) == ("failed", ["started", "failed error"])
 
 
 async def test_an_agent_that_raises(store: InMemoryLightningStore) -> None:
@@ -183,7 +210,11 @@ async def test_an_agent_that_raises(store: InMemoryLightningStore) -> None:
     (rollout,) = await store.query_rollouts()
     attempt = rollout.attempt  # type: ignore[union-attr]
     assert (rollout.status, attempt.status) == ("failed", "failed")
-    assert "ZeroDivisionError" in attempt.metadata["failure_reason"]
+    assert attempt.metadata == {
+        "reason": "error",
+        "failure": {"type": "ZeroDivisionError", "message": "division by zero"},
+    }
+    assert await _states(store, rollout) == ["started", "failed error"]
     (span,) = await _spans(store, rollout)
     assert span.name == "agentlightning.exception"
     assert span.attributes["exception.type"] == "ZeroDivisionError"
@@ -214,7 +245,18 @@ async def test_missing_resources_fail_the_attempt(store: InMemoryLightningStore)
     rollout = await store.get_rollout_by_id(queued.rollout_id)
     assert rollout is not None
     assert rollout.status == "failed"
-    assert "nowhere" in rollout.attempt.metadata["failure_reason"]  # type: ignore[union-attr]
+    metadata = rollout.attempt.metadata  # type: ignore[union-attr]
+    assert metadata["reason"] == "missing_resources"
+    assert "there are no 'nowhere'" in metadata["failure"]["message"]
+    assert await _states(store, rollout) == ["started", "failed missing_resources"]
+
+
+async def test_missing_resources_in_a_step(store: InMemoryLightningStore) -> None:
+    with (
+        _runner().run_context(agent=Agent(lambda task: 1.0), store=store) as runner,
+        pytest.raises(RuntimeError, match="Failed to fetch resources"),
+    ):
+        await runner.step("t")
 
 
 async def test_cancellation_fails_the_attempt(store: InMemoryLightningStore) -> None:
@@ -232,11 +274,101 @@ async def test_cancellation_fails_the_attempt(store: InMemoryLightningStore) -> 
         await task
     (rollout,) = await store.query_rollouts()
     assert rollout.status == "failed"
-    assert "cancelled" in rollout.attempt.metadata["failure_reason"]  # type: ignore[union-attr]
+    assert rollout.attempt.metadata["reason"] == "cancelled"  # type: ignore[union-attr]
+    assert await _states(store, rollout) == ["started", "failed cancelled"]
     assert [span.name for span in await _spans(store, rollout)] == [
         "agentlightning.message",
         "agentlightning.exception",
     ]
+
+
+@pytest.mark.parametrize("cancels_rollout", [False, True])
+async def test_cancellation_is_never_a_reason_to_try_again(
+    store: InMemoryLightningStore, cancels_rollout: bool
+) -> None:
+    started = asyncio.Event()
+
+    async def agent(task: Any) -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    await store.add_resources({})
+    config = agl.RolloutConfig(max_attempts=3, retry_condition=["failed"])
+    queued = await store.enqueue_rollout(input="t", config=config)
+    with _runner().run_context(agent=AsyncAgent(agent), store=store) as runner:
+        running = asyncio.create_task(runner.iter())
+        await asyncio.wait_for(started.wait(), 10)
+        if cancels_rollout:
+            await store.update_rollout(queued.rollout_id, status="cancelled")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    rollout = await store.get_rollout_by_id(queued.rollout_id)
+    assert rollout is not None
+    assert rollout.status == ("cancelled" if cancels_rollout else "failed")
+    attempt = rollout.attempt  # type: ignore[union-attr]
+    assert (attempt.sequence_id, attempt.status, attempt.metadata["reason"]) == (1, "failed", "cancelled")
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_an_agent_whose_rollout_is_cancelled_is_given_up(
+    store: InMemoryLightningStore, kind: str
+) -> None:
+    let_go = threading.Event()
+    started = threading.Event()
+
+    async def waiting(task: Any) -> float:
+        started.set()
+        if task == "hang":
+            await asyncio.sleep(300)
+        return 1.0
+
+    def blocking(task: Any) -> float:
+        started.set()
+        if task == "hang":
+            let_go.wait(300)
+        return 1.0
+
+    agent: Any = AsyncAgent(waiting) if kind == "async" else Agent(blocking)
+    await store.add_resources({})
+    first, second = [await store.enqueue_rollout(input=task, mode="val") for task in ("hang", "go on")]
+    try:
+        with _runner(max_rollouts=2, recall_interval=0.02).run_context(agent=agent, store=store) as runner:
+            running = asyncio.create_task(runner.iter())
+            await asyncio.to_thread(started.wait, 10)
+            await store.update_rollout(first.rollout_id, status="cancelled")
+            await asyncio.wait_for(running, 60)
+    finally:
+        let_go.set()
+    cancelled = await store.get_rollout_by_id(first.rollout_id)
+    assert cancelled is not None
+    assert (cancelled.status, cancelled.attempt.status) == ("cancelled", "failed")  # type: ignore[union-attr]
+    assert cancelled.attempt.metadata["reason"] == "cancelled"  # type: ignore[union-attr]
+    assert await _states(store, first) == ["started", "failed cancelled"]
+    assert (await store.get_rollout_by_id(second.rollout_id)).status == "succeeded"  # type: ignore[union-attr]
+
+
+async def test_what_is_claimed_while_the_runner_is_cancelled_is_not_forgotten() -> None:
+    asked = asyncio.Event()
+
+    class Slow(InMemoryLightningStore):
+        async def dequeue_rollout(self, worker_id: str | None = None) -> Any:
+            asked.set()
+            await asyncio.sleep(0.1)
+            return await super().dequeue_rollout(worker_id=worker_id)
+
+    store = Slow()
+    await store.add_resources({})
+    queued = await store.enqueue_rollout(input="t")
+    with _runner().run_context(agent=Agent(lambda task: 1.0), store=store) as runner:
+        running = asyncio.create_task(runner.iter())
+        await asyncio.wait_for(asked.wait(), 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    rollout = await store.get_rollout_by_id(queued.rollout_id)
+    assert rollout is not None
+    assert (rollout.status, rollout.attempt.metadata["reason"]) == ("failed", "cancelled")  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
@@ -269,6 +401,7 @@ async def test_an_agent_that_hangs_is_given_up(store: InMemoryLightningStore, ki
         let_go.set()
     statuses = [(await store.get_latest_attempt(rollout.rollout_id)).status for rollout in rollouts]  # type: ignore[union-attr]
     assert statuses == ["timeout", "succeeded"]
+    assert await _states(store, rollouts[0]) == ["started", "failed timeout"]
     assert (await store.get_rollout_by_id(rollouts[0].rollout_id)).status == "failed"  # type: ignore[union-attr]
     assert cancelled.is_set() is (kind == "async")
 
@@ -476,9 +609,165 @@ async def test_workers_of_one_process_share_agent_and_nothing_else(store: InMemo
     await asyncio.gather(*working, threaded)
     assert workers == {"Worker-0", "Worker-1", "Worker-2"}
     for task, rollout_id in enumerate(ids):
-        begins, ends, reward = await store.query_spans(rollout_id)
+        begins, ends, reward = await _spans(store, await store.get_rollout_by_id(rollout_id))
         assert [get_message_value(begins), get_message_value(ends)] == [f"{task} begins", f"{task} ends"]
         assert agl.get_reward_value(reward) == float(task)
+
+
+async def test_one_runner_runs_many_rollouts_at_once_and_mixes_nothing(
+    store: InMemoryLightningStore,
+) -> None:
+    await store.add_resources({})
+    ids = [(await store.enqueue_rollout(input=task)).rollout_id for task in range(128)]
+    at_once, most = 0, 0
+    all_there = asyncio.Event()
+
+    class Concurrent(agl.LitAgent[Any]):
+        async def rollout(self, task: Any, resources: Any, rollout: Any) -> float:  # type: ignore[override]
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            if at_once == 64:
+                all_there.set()
+            agl.emit_message(f"{task} begins")
+            with agl.operation(name=f"{task} works"):
+                await all_there.wait()
+                agl.emit_message(f"{task} in between")
+            # In a thread of its own it is still the same rollout.
+            await asyncio.to_thread(agl.emit_message, f"{task} ends")
+            at_once -= 1
+            return float(task)
+
+    runner = _runner(max_rollouts=100, concurrency=64, agent=Concurrent())
+    with runner.run_context(store=store) as running:
+        await asyncio.wait_for(running.iter(), 60)
+    # Never more than there may be, and as many as there can be.
+    assert (most, at_once) == (64, 0)
+    statuses = [rollout.status for rollout in await store.query_rollouts()]
+    assert statuses == ["succeeded"] * 100 + ["queuing"] * 28
+    trace_ids = set()
+    for task, rollout_id in enumerate(ids[:100]):
+        spans = await _spans(store, await store.get_rollout_by_id(rollout_id))
+        *traced, reward = spans
+        assert [get_message_value(span) for span in traced] == [
+            f"{task} begins",
+            f"{task} in between",
+            None,
+            f"{task} ends",
+        ]
+        assert traced[2].attributes["agentlightning.operation.name"] == f"{task} works"
+        assert traced[1].parent_id == traced[2].span_id
+        assert agl.get_reward_value(reward) == float(task)
+        trace_ids.add(traced[0].trace_id)
+        assert {span.trace_id for span in traced} == {traced[0].trace_id}
+    assert len(trace_ids) == 100
+    workers = await store.query_workers()
+    assert {worker.worker_id for worker in workers} == {f"Worker-0-{place}" for place in range(64)}
+    assert {worker.status for worker in workers} == {"idle"}
+
+
+async def test_places_of_a_runner_finish_when_it_is_stopped_and_fail_when_it_is_cancelled(
+    store: InMemoryLightningStore,
+) -> None:
+    await store.add_resources({})
+    let_go = asyncio.Event()
+    begun = asyncio.Semaphore(0)
+
+    async def agent(task: Any) -> float:
+        begun.release()
+        await let_go.wait()
+        return 1.0
+
+    for expected in ("succeeded", "failed"):
+        ids = [(await store.enqueue_rollout(input=task)).rollout_id for task in range(4)]
+        event = ThreadingEvent()
+        let_go.clear()
+        with _runner(concurrency=3).run_context(agent=AsyncAgent(agent), store=store) as runner:
+            running = asyncio.create_task(runner.iter(event=event))
+            for _ in range(3):
+                await asyncio.wait_for(begun.acquire(), 10)
+            if expected == "succeeded":
+                event.set()
+                let_go.set()
+                await asyncio.wait_for(running, 10)
+            else:
+                running.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+        rollouts = [await store.get_rollout_by_id(rollout_id) for rollout_id in ids]
+        assert [rollout.status for rollout in rollouts if rollout] == [expected] * 3 + ["queuing"]
+        await store.update_rollout(ids[-1], status="cancelled")
+
+
+async def test_a_store_that_refuses_work_ends_the_runner_after_what_it_is_at() -> None:
+    let_go = asyncio.Event()
+
+    class Refusing(InMemoryLightningStore):
+        dequeues = 0
+
+        async def dequeue_rollout(self, worker_id: str | None = None) -> Any:
+            self.dequeues += 1
+            if self.dequeues == 2:
+                let_go.set()
+                raise agl.StoreUnauthorizedError("not you")
+            return await super().dequeue_rollout(worker_id=worker_id)
+
+    async def agent(task: Any) -> float:
+        await let_go.wait()
+        await asyncio.sleep(0.05)
+        return 1.0
+
+    store = Refusing()
+    await store.add_resources({})
+    await store.enqueue_rollout(input="t")
+    with (
+        _runner(concurrency=2).run_context(agent=AsyncAgent(agent), store=store) as runner,
+        pytest.raises(PermissionError, match="not you"),
+    ):
+        await asyncio.wait_for(runner.iter(), 30)
+    assert [rollout.status for rollout in await store.query_rollouts()] == ["succeeded"]
+
+
+async def test_a_runner_goes_on_when_its_store_is_back(tmp_path: Path) -> None:
+    server = StoreServer("--path", str(tmp_path / "agl.db"))
+    server.start()
+    begun, let_go = asyncio.Event(), asyncio.Event()
+
+    async def agent(task: Any) -> float:
+        agl.emit_message(f"{task} begins")
+        begun.set()
+        await let_go.wait()
+        agl.emit_message(f"{task} ends")
+        return float(task)
+
+    # So impatient that it is up to the runner.
+    client = agl.LightningStoreClient(server.url, max_outage=0.05)
+    store = agl.LightningStoreClient(server.url)
+    await store.add_resources({})
+    tasks = [await store.enqueue_rollout(input=task) for task in range(3)]
+    event = ThreadingEvent()
+    with _runner().run_context(agent=AsyncAgent(agent), store=client) as runner:
+        running = asyncio.create_task(runner.iter(event=event))
+        await asyncio.wait_for(begun.wait(), 30)
+        server.stop(signal.SIGKILL)
+        # It has everything to say while nobody listens.
+        let_go.set()
+        await asyncio.sleep(0.3)
+        assert not running.done()
+        server.start()
+        tasks.append(await store.enqueue_rollout(input=3))
+        done = await store.wait_for_rollouts(
+            rollout_ids=[rollout.rollout_id for rollout in tasks], timeout=60
+        )
+        event.set()
+        await asyncio.wait_for(running, 60)
+    assert [rollout.status for rollout in done] == ["succeeded"] * 4
+    for task, rollout in enumerate(tasks):
+        begins, ends, reward = await _spans(store, rollout)
+        assert [get_message_value(begins), get_message_value(ends)] == [f"{task} begins", f"{task} ends"]
+        assert agl.get_reward_value(reward) == float(task)
+        assert await _states(store, rollout) == ["started", "finished"]
+    assert server.stop(signal.SIGTERM) == 0
 
 
 async def test_any_tracer_with_the_basic_methods_will_do(store: InMemoryLightningStore) -> None:
@@ -551,6 +840,13 @@ def test_system_snapshot_tells_of_this_machine() -> None:
     from agentlightning.utils.system_snapshot import system_snapshot
 
     snapshot = system_snapshot(include_gpu=True)
+    assert set(snapshot) == {
+        *("timestamp", "host", "os", "cpu_name", "cpu_cores", "cpu_threads", "cpu_usage_pct"),
+        *("mem_used_gb", "mem_total_gb", "mem_pct", "disk_used_gb", "disk_total_gb", "disk_pct"),
+        *("bytes_sent_mb", "bytes_recv_mb", "gpus"),
+    }
+    assert 0 < snapshot["mem_used_gb"] <= snapshot["mem_total_gb"]
+    assert 0 <= snapshot["cpu_usage_pct"] <= 100
     assert snapshot["disk_total_gb"] > 0
     assert snapshot["cpu_threads"] >= 1
     assert isinstance(snapshot["gpus"], list)
@@ -559,13 +855,29 @@ def test_system_snapshot_tells_of_this_machine() -> None:
 def test_misuse() -> None:
     with pytest.raises(ValueError, match="launch mode"):
         LitAgentRunner(OtelTracer(), heartbeat_launch_mode="fork")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="concurrency must be at least 1"):
+        LitAgentRunner(OtelTracer(), concurrency=0)
     runner = LitAgentRunner[Any](OtelTracer())
     with pytest.raises(RuntimeError):
         runner.run()
+    with pytest.raises(ValueError, match="There is no agent"):
+        runner.init()
     for get in (runner.get_agent, runner.get_store):
         with pytest.raises(ValueError, match="not initialized"):
             get()
     assert runner.get_worker_id() == "Worker-Unknown"
+
+
+async def test_the_agent_may_be_given_to_the_constructor(store: InMemoryLightningStore) -> None:
+    await store.add_resources({})
+    runner = _runner(agent=Agent(lambda task: 1.0))
+    for _ in range(2):
+        with runner.run_context(store=store) as running:
+            assert agl.find_final_reward(await _spans(store, await running.step("t"))) == 1.0
+    # Another one for one time.
+    with runner.run_context(agent=Agent(lambda task: 2.0), store=store) as running:
+        assert agl.find_final_reward(await _spans(store, await running.step("t"))) == 2.0
+    assert runner.get_agent().validation_rollout("t", {}, None) == 1.0  # type: ignore[arg-type]
 
 
 def test_run_context_tears_down_only_what_was_set_up(caplog: pytest.LogCaptureFixture) -> None:

@@ -497,6 +497,46 @@ async def test_what_is_returned_is_the_callers_own(memory: agl.InMemoryLightning
     assert (again.input, again.status) == ({"a": [1]}, "queuing")
 
 
+async def test_a_paused_queue_gives_out_nothing(store: agl.LightningStore) -> None:
+    rollout = await store.enqueue_rollout(1)
+    assert not await store.is_paused()
+    await store.pause()
+    assert await store.is_paused()
+    assert await store.dequeue_rollout() is None
+    waiting = asyncio.create_task(store.dequeue_rollout(wait=60))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await store.resume()
+    assert not await store.is_paused()
+    claimed = await asyncio.wait_for(waiting, 30)
+    assert claimed is not None
+    assert claimed.rollout_id == rollout.rollout_id
+
+
+async def test_appended_spans_are_numbered_in_their_order(store: agl.LightningStore) -> None:
+    attempted = await store.start_rollout(1)
+    assert await store.get_next_span_sequence_id(attempted.rollout_id, "latest") == 1
+
+    def span(name: str, span_id: str) -> agl.Span:
+        return agl.Span.from_attributes(
+            attributes={},
+            rollout_id=attempted.rollout_id,
+            attempt_id=attempted.attempt.attempt_id,
+            name=name,
+            span_id=span_id,
+        )
+
+    spans = [span("a", "1" * 16), span("b", "2" * 16), span("again", "1" * 16)]
+    added = await store.append_spans(spans)
+    assert [(item.name, item.sequence_id) for item in added] == [("a", 2), ("b", 3)]
+    assert added[0] is spans[0]
+    stored = await store.query_spans(attempted.rollout_id)
+    assert [(item.name, item.sequence_id) for item in stored] == [("a", 2), ("b", 3)]
+    assert await store.append_spans([]) == []
+    with pytest.raises(ValueError, match="nowhere"):
+        await store.append_spans([agl.Span.from_attributes(attributes={}, rollout_id="nowhere")])
+
+
 # The interface itself
 
 
@@ -504,7 +544,7 @@ async def test_the_base_class_has_it_all_and_does_nothing() -> None:
     base = LightningStore()
     assert not any(base.capabilities.values())
     assert await base.statistics() == {"name": "LightningStore"}
-    assert len(INTERFACE) == 30
+    assert len(INTERFACE) == 32
     with pytest.raises(NotImplementedError, match=r"dequeue_rollout\(\)"):
         await base.dequeue_rollout()
     with pytest.raises(NotImplementedError, match="otlp_traces_endpoint"):

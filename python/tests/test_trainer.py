@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
+import multiprocessing
 import os
+import re
+import runpy
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +21,15 @@ from fake_vllm import FakeVLLM, ids_of
 import agentlightning as agl
 from agentlightning.algorithm.fast import RunProgress, RunSummary
 from agentlightning.algorithm.utils import batch_iter_over_dataset
-from agentlightning.execution import ClientServerExecutionStrategy, SharedMemoryExecutionStrategy
+from agentlightning.execution import (
+    ClientServerExecutionStrategy,
+    MultiprocessingEvent,
+    SharedMemoryExecutionStrategy,
+)
+from agentlightning.semconv import AGL_STATE
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.trainer import Trainer, build_component
+from agentlightning.trainer.trainer import _RunnerBundle
 
 SHM = {"type": "shm", "main_thread": "algorithm"}
 
@@ -250,7 +261,8 @@ def test_many_runners_in_one_process_do_not_mix() -> None:
 
     async def check() -> None:
         for rollout in await trainer.store.query_rollouts():
-            first, second, reward = await trainer.store.query_spans(rollout.rollout_id)
+            spans = await trainer.store.query_spans(rollout.rollout_id)
+            first, second, reward = [span for span in spans if span.name != AGL_STATE]
             assert agl.get_message_value(first) == agl.get_message_value(second) == str(rollout.input)
             assert agl.get_reward_value(reward) == float(rollout.input)
 
@@ -279,7 +291,7 @@ def test_baseline_logs_as_0_3_does(caplog: pytest.LogCaptureFixture) -> None:
     assert f"[Rollout {rollout_id} | Attempt 1] ID: at-" in caplog.text
     assert "Status: succeeded. Worker: Worker-0" in caplog.text
     assert f"[Rollout {rollout_id} | Attempt 1 | Span " in caplog.text
-    assert "#1 (agentlightning.annotation) From " in caplog.text
+    assert "#2 (agentlightning.annotation) From " in caplog.text
     assert "Attributes: {'agentlightning.reward.0.name': 'primary'" in caplog.text
     assert f"[Rollout {rollout_id}] Adapted data: []" in caplog.text
 
@@ -331,13 +343,272 @@ def test_a_sync_algorithm_s_result_is_discarded() -> None:
     assert calls == [[1.0]]
 
 
-def test_an_algorithm_that_fails() -> None:
+@pytest.mark.parametrize("strategy", ["cs", SHM])
+def test_an_algorithm_that_fails_may_go_again_on_the_same_store(strategy: Any, tmp_path: Path) -> None:
     @agl.algo
-    async def learn() -> None:
-        raise KeyError("algorithm")
+    async def learn(*, store: Any, train_dataset: Any) -> list[str]:
+        """Goes on where it has failed."""
+        done = {rollout.input: rollout for rollout in await store.query_rollouts()}
+        for task in train_dataset:
+            if task in done:
+                continue
+            rollout = await store.enqueue_rollout(input=task)
+            await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=60)
+            if task == 2.0 and not done:
+                raise KeyError("algorithm")
+        return [rollout.status for rollout in await store.query_rollouts()]
 
-    with pytest.raises(KeyError, match="algorithm"):
-        _trainer(algorithm=learn).fit(echo)
+    with agl.SqliteLightningStore(tmp_path / "agl.db") as store:
+        asyncio.run(store.add_resources(PROMPT))  # type: ignore[arg-type]
+        trainer = _trainer(algorithm=learn, store=store, strategy=strategy)
+        with pytest.raises(KeyError, match="algorithm"):
+            trainer.fit(echo, [1.0, 2.0, 3.0])
+        assert trainer.state == "idle"
+        assert trainer.fit(echo, [1.0, 2.0, 3.0]) == ["succeeded"] * 3
+
+
+def test_an_algorithm_s_store_can_be_set() -> None:
+    algorithm = agl.Baseline()
+    with pytest.raises(ValueError, match="Store has not been set"):
+        _ = algorithm.store
+    algorithm.store = store = InMemoryLightningStore()
+    assert algorithm.store is algorithm.get_store() is store
+
+
+async def _rollouts_in(trainer: Trainer, status: Any, count: int) -> None:
+    while len(await trainer.store.query_rollouts(status_in=[status])) < count:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("strategy", ["cs", {**SHM, "n_runners": 2}])
+def test_a_run_is_started_paused_resumed_and_waited_for(strategy: Any) -> None:
+    trainer = Trainer(strategy=strategy, initial_resources=PROMPT)
+    with pytest.raises(RuntimeError, match="no run to wait for"):
+        trainer.wait()
+    trainer.pause()
+    trainer.start(echo, [0.25, 0.75])
+    with pytest.raises(RuntimeError, match="running already"):
+        trainer.start(echo, [1.0])
+    with pytest.raises(RuntimeError, match="running already"):
+        trainer.fit(echo, [1.0])
+    asyncio.run(asyncio.wait_for(_rollouts_in(trainer, "queuing", 2), 60))
+    assert trainer.state == "paused"
+    with pytest.raises(TimeoutError, match="not ended"):
+        trainer.wait(0.2)
+    assert len(asyncio.run(_all(trainer.store))) == 2
+    trainer.resume()
+    assert trainer.state in ("running", "idle")
+    assert trainer.wait(60).train.mean_reward == 0.5
+    assert trainer.state == "idle"
+
+
+@pytest.mark.parametrize("strategy", ["cs", SHM])
+async def test_a_run_is_stopped(strategy: Any) -> None:
+    trainer = Trainer(strategy=strategy, initial_resources={})
+    trainer.stop()
+    assert trainer.state == "idle"
+
+    class Waiting(agl.LitAgent[Any]):
+        async def rollout(self, task: Any, resources: Any, rollout: Any) -> None:  # type: ignore[override]
+            await asyncio.sleep(300)
+
+    for attribute in ("graceful_timeout", "graceful_delay"):
+        if hasattr(trainer.strategy, attribute):
+            setattr(trainer.strategy, attribute, 0.2)
+    trainer.start(Waiting(), [1, 2])
+    await asyncio.wait_for(_rollouts_in(trainer, "running", 1), 60)
+    trainer.stop()
+    assert trainer.state in ("stopping", "idle")
+    assert trainer.wait(60) is None
+    rollouts = await _all(trainer.store)
+    assert {rollout.status for rollout in rollouts} <= {"cancelled", "failed"}
+    attempts = [rollout.attempt for rollout in rollouts if hasattr(rollout, "attempt")]
+    assert [(attempt.status, attempt.metadata["reason"]) for attempt in attempts] == [("failed", "cancelled")]
+
+
+_STARTED = """
+import asyncio, os, sys
+import agentlightning as agl
+
+class Waiting(agl.LitAgent):
+    async def rollout(self, task, resources, rollout):
+        os.write(1, f"pid {os.getpid()}\\n".encode())
+        await asyncio.sleep(300)
+
+trainer = agl.Trainer(store=agl.SqliteLightningStore(sys.argv[1]), initial_resources={}, n_runners=2)
+trainer.start(Waiting(), [1, 2])
+while len(asyncio.run(trainer.store.query_rollouts(status_in=["running"]))) < 2:
+    pass
+"""
+
+
+def test_a_started_run_ends_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "agl.db"
+    script = subprocess.run(
+        [sys.executable, "-c", _STARTED, str(path)], stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    pids = [int(line.split()[1]) for line in script.stdout.splitlines()]
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    with agl.SqliteLightningStore(path) as store:
+        rollouts = asyncio.run(_all(store))
+    assert {rollout.status for rollout in rollouts} <= {"cancelled", "failed"}
+    assert {rollout.attempt.status for rollout in rollouts} == {"failed"}
+
+
+@agl.rollout
+async def calling(task: float, llm: agl.LLM) -> float:
+    """Calls a model, and fails when asked for nothing."""
+    from openai import AsyncOpenAI
+
+    if not task:
+        raise ValueError("nothing to do")
+    async with AsyncOpenAI(base_url=llm.endpoint, api_key="none") as client:
+        await client.chat.completions.create(
+            model=llm.model, messages=[{"role": "user", "content": "one two three"}]
+        )
+    return task
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", ["native", "own"])
+def test_a_terminal_shows_how_it_goes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(agl.LightningStoreThreaded):
+        """A store that tells nothing by itself."""
+
+        def _target(self) -> Any:
+            return _Mute(self.store)
+
+    class _Mute:
+        def __init__(self, store: Any) -> None:
+            self.store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+    out = _Terminal()
+    monkeypatch.setattr(sys, "stderr", out)
+    store: Any = InMemoryLightningStore()
+    if kind == "own":
+        store = Own(store)
+    with FakeVLLM() as server:
+        llm = agl.LLM(endpoint=server.base_url, model="m")
+        trainer = Trainer(strategy=SHM, store=store, initial_resources={"llm": llm})
+        trainer.fit(calling, [0.5, 0.0, 1.5])
+    bar, *summary = out.getvalue().rstrip("\n").split("\n")
+    last = bar.rpartition("\x1b[K")[2]
+    assert last.startswith("━" * 24)
+    assert "3/3 rollouts · reward 1.000 · 12 tokens · 1 error · 0:" in last
+    assert re.fullmatch(r"3 rollouts in \d+\.\d s: 2 succeeded, 1 failed, 0 cancelled", summary[0])
+    assert summary[1:] == [
+        "mean reward 1.000 (2), 6 prompt and 6 response tokens",
+        "1x ValueError: nothing to do",
+    ]
+
+
+def test_elsewhere_it_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]) -> None:
+    _trainer(progress=True).fit(echo, [1.0])
+    shown = capsys.readouterr().err
+    assert "\r" not in shown
+    assert shown.splitlines()[0].endswith(": 1 succeeded, 0 failed, 0 cancelled")
+    _trainer().fit(echo, [1.0])
+    _trainer(progress=False).fit(echo, [1.0])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_what_a_runner_does_goes_to_processes_of_any_start_method(method: Any) -> None:
+    async def main() -> list[str]:
+        server = agl.LightningStoreServer(InMemoryLightningStore(), "127.0.0.1", 0)
+        await server.start()
+        try:
+            await server.add_resources(PROMPT)  # type: ignore[arg-type]
+            ids = [(await server.enqueue_rollout(input=0.5)).rollout_id for _ in range(2)]
+            context = multiprocessing.get_context(method)
+            stop = MultiprocessingEvent(ctx=context)
+            bundle = _RunnerBundle(Trainer(max_rollouts=5).runner, echo, ())
+            process = context.Process(target=_run_bundle, args=(bundle, server.endpoint, stop))
+            process.start()
+            done = await server.wait_for_rollouts(rollout_ids=ids, timeout=60)
+            stop.set()
+            await asyncio.to_thread(process.join, 60)
+            assert process.exitcode == 0
+            return [rollout.status for rollout in done]
+        finally:
+            await server.stop()
+
+    assert asyncio.run(main()) == ["succeeded"] * 2
+
+
+def _run_bundle(bundle: Any, endpoint: str, stop: Any) -> None:
+    asyncio.run(bundle(agl.LightningStoreClient(endpoint), 3, stop))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_trainer_runs_in_a_process_of_any_start_method(method: Any) -> None:
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    process = context.Process(target=_fit_and_tell, args=(queue,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert queue.get() == 2
+
+
+def _fit_and_tell(queue: Any) -> None:
+    summary = Trainer(initial_resources=PROMPT).fit(echo, [0.25, 0.75])
+    queue.put(summary.succeeded)
+
+
+def test_the_runner_may_bring_the_agent() -> None:
+    runner = agl.LitAgentRunner(agl.OtelTracer(), agent=echo, concurrency=4)
+    trainer = _trainer(runner=runner)
+    assert trainer.fit(train_dataset=[0.5] * 8).train.mean_reward == 0.5
+    workers = asyncio.run(_workers(trainer.store))
+    assert workers <= {f"Worker-0-{place}" for place in range(4)}
+
+
+async def _workers(store: Any) -> set[str]:
+    return {worker.worker_id for worker in await store.query_workers()}
+
+
+def test_a_documented_algorithm() -> None:
+    path = Path(__file__).parents[2] / "examples" / "algorithms" / "best_prompt.py"
+    example = runpy.run_path(str(path))
+    trainer = _trainer(algorithm=example["best_prompt"], initial_resources=None)
+    assert trainer.fit(example["agent"], [1, 2, 3]) == (1.0, "Do {task}, please.")
+    latest = asyncio.run(trainer.store.get_latest_resources())
+    assert latest is not None
+    assert latest.resources["prompt"].template == "Do {task}, please."  # type: ignore[union-attr]
+    # What the documentation shows is what has just been run.
+    page = (path.parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    shown = [block.partition("\n")[2] for block in page.split("```")[1::2]]
+    sources = [path, path.parents[2] / "crates" / "agentlightning" / "examples" / "best_prompt.rs"]
+    assert len(shown) == len(sources)
+    for block, source in zip(shown, sources, strict=True):
+        assert block.strip() in source.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("memory", 0), ("sqlite", 1)])
+def test_a_pause_is_told_when_a_run_begins(
+    kind: str, expected: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def open_store() -> Any:
+        return agl.SqliteLightningStore(tmp_path / "agl.db") if kind == "sqlite" else InMemoryLightningStore()
+
+    _trainer(store=open_store()).pause()
+    trainer = _trainer(store=open_store())
+    trainer.start(echo, [1.0])
+    asyncio.run(asyncio.wait_for(_rollouts_in(trainer, "queuing" if expected else "succeeded", 1), 60))
+    trainer.resume()
+    assert trainer.wait(60).succeeded == 1
+    assert caplog.text.count("The store is paused") == expected
 
 
 async def test_a_cancelled_run_takes_its_runners_along() -> None:
@@ -464,14 +735,19 @@ def test_specs_of_the_trainer() -> None:
     assert trainer.strategy.n_runners == 4  # type: ignore[attr-defined]
     trainer = Trainer(strategy="shm", port=1234)
     assert not hasattr(trainer.strategy, "server_port")
+    # Threads, as many as are asked for; only a single one may have the main thread.
+    assert (Trainer(strategy="shm", n_runners=8).strategy.n_runners, trainer.strategy.main_thread) == (
+        8,
+        "runner",
+    )  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="main_thread"):
-        Trainer(strategy="shm", n_runners=8)
+        Trainer(strategy={"type": "shm", "main_thread": "runner"}, n_runners=8)
     with pytest.raises(ValueError, match="Invalid store type: <class 'int'>"):
         Trainer(store=3)
     with pytest.raises(TypeError, match="is not a Tracer subclass"):
         Trainer(tracer=lambda: 3)
     with pytest.raises(TypeError, match="datasets"):
-        Trainer().fit(MyAgent(), "http://localhost:1")  # type: ignore[arg-type]
+        Trainer().dev(MyAgent(), "http://localhost:1")  # type: ignore[arg-type]
 
 
 def test_ports_of_the_trainer() -> None:

@@ -145,19 +145,71 @@ def test_adapters_of_one_s_own() -> None:
         agl.Adapter[Any, Any]()(1)
 
 
-def test_a_hook_that_nothing_would_call_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"Own\.span_to_triplet would never be called.*override adapt"):
+def test_a_subclass_makes_triplets_of_its_own() -> None:
+    class Own(TracerTraceToTriplet):
+        def span_to_triplet(self, span: agl.Span, agent_name: str) -> agl.Triplet:
+            triplet = super().span_to_triplet(span, agent_name)
+            triplet.metadata["mine"] = span.span_id
+            return triplet
 
-        class Own(TracerTraceToTriplet):
-            def span_to_triplet(self, span: agl.Span, agent_name: str) -> agl.Triplet:
-                raise NotImplementedError
+    spans = [call("l1", None, 1, 2, "1"), call("l2", None, 3, 4, "2"), reward("r", None, 0.5, 5)]
+    triplets = Own().adapt(spans)
+    assert [triplet.metadata["mine"] for triplet in triplets] == ["l1", "l2"]
+    assert [triplet.reward for triplet in triplets] == [None, 0.5]
 
-    class Doubled(TracerTraceToTriplet):
-        def adapt(self, source: Any, /) -> list[agl.Triplet]:
-            return [
-                triplet.model_copy(update={"reward": 2 * (triplet.reward or 0)})
-                for triplet in super().adapt(source)
-            ]
 
-    (triplet,) = Doubled().adapt([call("l", None, 1, 2, "1"), reward("a", None, 0.5, 3)])
-    assert triplet.reward == 1.0
+def test_id_lists_are_those_of_the_spans() -> None:
+    ids = list(range(100))
+    (triplet,) = TracerTraceToTriplet().adapt(
+        [span("l", None, LLM, (1, 2), prompt_token_ids=ids, response_token_ids=(1, 2, 3, 4))]
+    )
+    assert triplet.prompt["token_ids"] is ids or triplet.prompt["token_ids"] == ids
+    assert triplet.response["token_ids"] == [1, 2, 3, 4]
+
+
+def test_groups_that_are_no_lists() -> None:
+    attributes = {
+        "gen_ai__prompt__0__role": "user",
+        "gen_ai__prompt__0__content": '[{"type": "image_url", "image_url": {"url": "u"}}]',
+        "gen_ai__prompt__prompt_filter_results": "z",
+        "gen_ai__completion__1__content": "second",
+        "gen_ai__request__model": "m",
+        "gen_ai__request__functions__0__name": "add",
+        "prompt_token_ids": ["x"],
+        "agentlightning__operation__output__prompt_token_ids": [7],
+        "logprobs__content": "not json",
+    }
+    (triplet,) = TracerTraceToTriplet().adapt([span("l", None, LLM, (1, 2), **attributes)])
+    content = attributes["gen_ai__prompt__0__content"]
+    assert triplet.prompt["raw_content"] == {
+        "0": {"role": "user", "content": content},
+        "prompt_filter_results": "z",
+    }
+    assert triplet.prompt["image_urls"] == ["u"]
+    assert triplet.prompt["token_ids"] == [7]
+    assert triplet.response["raw_content"] == {"1": {"content": "second"}}
+    assert "logprobs" not in triplet.response
+    assert triplet.metadata["request"] == {"model": "m", "functions": [{"name": "add"}]}
+    # Where there are no other groups, what is left of an operation's output is the response.
+    assert triplet.metadata["response"] == {}
+    assert triplet.metadata["response_id"] is None
+
+
+def test_a_call_that_is_an_operation() -> None:
+    attributes = {
+        "agentlightning__operation__input__messages__0__role": "user",
+        "agentlightning__operation__input__messages__0__content": "hi",
+        "agentlightning__operation__input__model": "m",
+        "agentlightning__operation__output__id": "x",
+        "agentlightning__operation__output__choices__0__message__content": "ho",
+        "agentlightning__operation__output__choices__0__token_ids": (3, 4),
+    }
+    (triplet,) = TracerTraceToTriplet().adapt([span("w", None, LLM, (1, 2), **attributes)])
+    assert triplet.prompt["raw_content"] == [{"role": "user", "content": "hi"}]
+    assert triplet.response == {
+        "token_ids": [3, 4],
+        "raw_content": [{"message": {"content": "ho"}, "token_ids": [3, 4]}],
+    }
+    assert triplet.metadata["request"] == {"model": "m"}
+    assert triplet.metadata["response"] == {"id": "x"}
+    assert triplet.metadata["response_id"] == "x"

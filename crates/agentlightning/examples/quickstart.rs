@@ -16,6 +16,7 @@ use agentlightning::{
 };
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Runs a quiz agent through its tasks, and keeps everything that happens in a database.
@@ -35,6 +36,14 @@ struct Arguments {
     tasks: Option<usize>,
 }
 
+/// A task of the quiz.
+#[derive(Deserialize)]
+struct Question {
+    question: String,
+    /// A text or a list of texts.
+    answer: Value,
+}
+
 /// Asks the model, and when the reply rambles on asks once more for the bare answer.
 struct QuizAgent {
     model: ChatModel,
@@ -44,10 +53,13 @@ const SYSTEM: &str = "You are a helpful assistant. Answer the question in a few 
 
 #[async_trait]
 impl Agent for QuizAgent {
-    async fn rollout(&self, task: Value, context: &RolloutContext) -> Result<Outcome, BoxError> {
+    type Task = Question;
+    type Resources = ();
+
+    async fn rollout(&self, task: Question, (): (), context: &RolloutContext) -> Result<Outcome, BoxError> {
         let mut messages = vec![
             json!({"role": "system", "content": SYSTEM}),
-            json!({"role": "user", "content": task["question"]}),
+            json!({"role": "user", "content": task.question}),
         ];
         let request = json!({"messages": messages, "max_tokens": 32, "temperature": 0.2});
         let mut reply = self.model.chat(context, request).await?;
@@ -58,7 +70,7 @@ impl Agent for QuizAgent {
             reply = self.model.chat(context, request).await?;
         }
         let answer = reply["choices"][0]["message"]["content"].as_str().unwrap_or_default();
-        Ok(Outcome::Reward(grade(answer, &task["answer"])))
+        Ok(Outcome::Reward(grade(answer, &task.answer)))
     }
 }
 

@@ -1,4 +1,11 @@
 /// Why a trainer or a model could not do its work.
+///
+/// ```
+/// use agentlightning::Trainer;
+///
+/// let error = Trainer::builder().build().unwrap_err();
+/// assert_eq!(error.to_string(), "agent: give one with .agent(...)");
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A part is missing or out of range.
@@ -12,6 +19,9 @@ pub enum Error {
     /// The algorithm could not go on.
     #[error(transparent)]
     Algorithm(#[from] agl_algorithm::Error),
+    /// The store does not take it.
+    #[error(transparent)]
+    Store(#[from] agl_store::Error),
     /// The embedded model could not be loaded.
     #[cfg(feature = "model")]
     #[error(transparent)]

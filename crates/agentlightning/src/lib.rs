@@ -7,16 +7,26 @@
 //! use std::sync::Arc;
 //!
 //! use agentlightning::{Agent, BoxError, MemoryStore, Outcome, RolloutContext, Trainer, async_trait};
-//! use serde_json::{Value, json};
+//! use serde::Deserialize;
+//! use serde_json::json;
+//!
+//! /// A task.
+//! #[derive(Deserialize)]
+//! struct Call {
+//!     say: String,
+//!     expect: String,
+//! }
 //!
 //! struct Echo;
 //!
 //! #[async_trait]
 //! impl Agent for Echo {
-//!     async fn rollout(&self, task: Value, context: &RolloutContext) -> Result<Outcome, BoxError> {
+//!     type Task = Call;
+//!     type Resources = ();
+//!
+//!     async fn rollout(&self, task: Call, (): (), context: &RolloutContext) -> Result<Outcome, BoxError> {
 //!         context.emit_message("listening").await?;
-//!         let right = task["say"] == task["expect"];
-//!         Ok(Outcome::Reward(f64::from(u8::from(right))))
+//!         Ok(Outcome::Reward(f64::from(u8::from(task.say == task.expect))))
 //!     }
 //! }
 //!
@@ -30,9 +40,15 @@
 //! # }
 //! ```
 
+#![deny(missing_docs)]
+
 mod error;
 #[cfg(feature = "model")]
 mod model;
+#[cfg(feature = "otel")]
+mod otel;
+#[cfg(feature = "tracing")]
+mod tracing_layer;
 mod trainer;
 
 pub use agl_algorithm::{
@@ -40,10 +56,11 @@ pub use agl_algorithm::{
     Summary,
 };
 pub use agl_runner::{
-    Agent, BoxError, LastingSpan, Outcome, RolloutContext, Runner, RunnerOptions, RunnerReport, StopSignal,
-    emit_reward,
+    Agent, AnyAgent, BoxError, FromResources, Hook, LastingSpan, Named, Outcome, RolloutContext, Runner,
+    RunnerOptions, RunnerReport, StopSignal, emit_reward,
 };
 pub use agl_store::{MemoryStore, SqliteOptions, SqliteStore, Store};
+pub use agl_trace::{TripletOptions, spans_to_triplets};
 pub use agl_types::{
     Llm, NamedResources, PromptTemplate, Resource, Rollout, RolloutConfig, RolloutMode, RolloutStatus, Span,
     Triplet,
@@ -52,6 +69,10 @@ pub use async_trait::async_trait;
 pub use error::Error;
 #[cfg(feature = "model")]
 pub use model::ChatModel;
+#[cfg(feature = "otel")]
+pub use otel::OtelExporter;
+#[cfg(feature = "tracing")]
+pub use tracing_layer::TracingLayer;
 pub use trainer::{Trainer, TrainerBuilder};
 
 pub use agl_client as client;

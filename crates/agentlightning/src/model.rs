@@ -14,6 +14,25 @@ use crate::Error;
 ///
 /// Requests take the same way as over HTTP, without the socket, so that parameters, errors and answers are those of
 /// the model server.
+///
+/// ```
+/// use agentlightning::rl::EngineOptions;
+/// use agentlightning::{BoxError, ChatModel, Outcome, RolloutContext};
+/// use serde_json::{Value, json};
+///
+/// # async fn load() -> Result<(), BoxError> {
+/// let model = ChatModel::load("smollm2", EngineOptions::default()).await?;
+/// let agent = move |task: Value, context: RolloutContext| {
+///     let model = model.clone();
+///     async move {
+///         let request = json!({"messages": [{"role": "user", "content": task}], "max_tokens": 16});
+///         let answer = model.chat(&context, request).await?;
+///         Ok::<_, BoxError>(Outcome::Reward(f64::from(answer["usage"]["completion_tokens"] == 1)))
+///     }
+/// };
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ChatModel {
     name: String,

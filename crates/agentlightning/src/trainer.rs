@@ -1,21 +1,36 @@
 use std::sync::Arc;
 
 use agl_algorithm::{Algorithm, AlgorithmContext, Baseline, Progress, Silent, Summary};
-use agl_runner::{Agent, Runner, RunnerOptions, StopSignal};
+use agl_runner::{AnyAgent, Hook, Runner, RunnerOptions, StopSignal};
 use agl_store::{MemoryStore, Store};
-use agl_types::NamedResources;
+use agl_types::{NamedResources, QueueState};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::Error;
 
 /// Runs an agent over datasets: some runners and an algorithm, side by side in this process, over one store.
+///
+/// ```
+/// use agentlightning::{BoxError, Outcome, RolloutContext, Trainer};
+/// use serde_json::{Value, json};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), BoxError> {
+/// let agent = |task: Value, _: RolloutContext| async move { Ok(Outcome::Reward(task.as_f64().ok_or("no number")?)) };
+/// let trainer = Trainer::builder().agent(agent).n_runners(2).build()?;
+/// let summary = trainer.fit(vec![json!(0.5), json!(1.5), json!("x")], Vec::new()).await?;
+/// assert_eq!((summary.train.mean_reward, summary.train.failed), (Some(1.0), 1));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Trainer {
-    agent: Arc<dyn Agent>,
+    agent: Arc<dyn AnyAgent>,
     store: Arc<dyn Store>,
     algorithm: Arc<dyn Algorithm>,
     progress: Arc<dyn Progress>,
     initial_resources: Option<NamedResources>,
+    hooks: Vec<Arc<dyn Hook>>,
     n_runners: usize,
     worker_prefix: String,
     signal: StopSignal,
@@ -51,6 +66,24 @@ impl Trainer {
         &self.signal
     }
 
+    /// Has the store give out no more rollouts, until [`Trainer::resume`]. Those under way go on.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store does not take it.
+    pub async fn pause(&self) -> Result<(), Error> {
+        self.store.set_queue_state(QueueState { paused: true }).await?;
+        Ok(())
+    }
+
+    /// Has the store give out rollouts again.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the store does not take it.
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.store.set_queue_state(QueueState { paused: false }).await?;
+        Ok(())
+    }
+
     /// Runs the algorithm over the datasets, with the runners at work, and returns its summary.
     ///
     /// # Errors
@@ -60,7 +93,8 @@ impl Trainer {
         let mut runners: JoinSet<_> = (0..self.n_runners)
             .map(|number| {
                 let options = RunnerOptions::new(format!("{}-{number}", self.worker_prefix));
-                let runner = Runner::new(self.agent.clone(), self.store.clone(), options);
+                let runner = Runner::new(self.agent.clone(), self.store.clone(), options)
+                    .with_hooks(self.hooks.clone());
                 let signal = runner_signal.clone();
                 async move { runner.run(&signal).await }
             })
@@ -85,12 +119,28 @@ impl Trainer {
 }
 
 /// Puts a [`Trainer`] together. Only the agent has to be given.
+///
+/// ```
+/// use agentlightning::{Counts, Llm, NamedResources, Outcome, Resource, RolloutContext, Trainer};
+/// use serde_json::Value;
+///
+/// let llm = Resource::Llm(Llm::new("http://127.0.0.1:8000/v1", "smollm2"));
+/// let trainer = Trainer::builder()
+///     .agent(|_: Value, _: RolloutContext| async { Ok(Outcome::Done) })
+///     .n_runners(4)
+///     .initial_resources(NamedResources::from_iter([("llm".to_owned(), llm)]))
+///     .on_progress(|counts: &Counts| println!("{} of {}", counts.finished, counts.planned))
+///     .worker_prefix("Quiz")
+///     .build()?;
+/// # Ok::<(), agentlightning::Error>(())
+/// ```
 pub struct TrainerBuilder {
-    agent: Option<Arc<dyn Agent>>,
+    agent: Option<Arc<dyn AnyAgent>>,
     store: Option<Arc<dyn Store>>,
     algorithm: Arc<dyn Algorithm>,
     progress: Arc<dyn Progress>,
     initial_resources: Option<NamedResources>,
+    hooks: Vec<Arc<dyn Hook>>,
     n_runners: usize,
     worker_prefix: String,
     signal: StopSignal,
@@ -104,6 +154,7 @@ impl Default for TrainerBuilder {
             algorithm: Arc::new(Baseline::default()),
             progress: Arc::new(Silent),
             initial_resources: None,
+            hooks: Vec::new(),
             n_runners: 1,
             worker_prefix: "Worker".to_owned(),
             signal: StopSignal::new(),
@@ -120,7 +171,7 @@ impl std::fmt::Debug for TrainerBuilder {
 impl TrainerBuilder {
     /// Who works on the tasks.
     #[must_use]
-    pub fn agent(mut self, agent: impl Agent) -> Self {
+    pub fn agent(mut self, agent: impl AnyAgent) -> Self {
         self.agent = Some(Arc::new(agent));
         self
     }
@@ -150,6 +201,13 @@ impl TrainerBuilder {
     #[must_use]
     pub fn initial_resources(mut self, resources: NamedResources) -> Self {
         self.initial_resources = Some(resources);
+        self
+    }
+
+    /// What is called around each attempt; may be given several times, and is called in that order.
+    #[must_use]
+    pub fn hook(mut self, hook: impl Hook) -> Self {
+        self.hooks.push(Arc::new(hook));
         self
     }
 
@@ -191,6 +249,7 @@ impl TrainerBuilder {
             algorithm: self.algorithm,
             progress: self.progress,
             initial_resources: self.initial_resources,
+            hooks: self.hooks,
             n_runners: self.n_runners,
             worker_prefix: self.worker_prefix,
             signal: self.signal,

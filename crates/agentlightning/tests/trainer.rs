@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agentlightning::client::{Client, ClientOptions};
 use agentlightning::server::ServerOptions;
+use agentlightning::types::semconv::{AGL_ANNOTATION, AGL_MESSAGE, AGL_STATE};
 use agentlightning::types::{AttemptStatus, EnqueueRolloutRequest, RolloutQuery, SpanQuery, WaitRequest};
 use agentlightning::{
     Algorithm, AlgorithmContext, BoxError, MemoryStore, Outcome, RolloutContext, RolloutStatus, Runner,
@@ -55,9 +56,8 @@ async fn cancelling_ends_a_fit_whose_agents_hang() {
     let trainer = Trainer::builder().agent(hang).n_runners(3).build().unwrap();
     let (signal, store) = (trainer.signal().clone(), trainer.store().clone());
     let fit = tokio::spawn(async move { trainer.fit(tasks(20), Vec::new()).await });
-    let preparing =
-        RolloutQuery { status_in: Some(vec![RolloutStatus::Preparing]), ..RolloutQuery::default() };
-    while store.query_rollouts(preparing.clone()).await.unwrap().total < 3 {
+    let running = RolloutQuery { status_in: Some(vec![RolloutStatus::Running]), ..RolloutQuery::default() };
+    while store.query_rollouts(running.clone()).await.unwrap().total < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     signal.cancel();
@@ -65,6 +65,30 @@ async fn cancelling_ends_a_fit_whose_agents_hang() {
     assert!(summary.stopped);
     let rollouts = store.query_rollouts(RolloutQuery::default()).await.unwrap().items;
     assert!(rollouts.iter().all(|view| view.rollout.status.is_terminal()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_trainer_goes_on_when_it_is_resumed() {
+    let trainer = Arc::new(Trainer::builder().agent(double).n_runners(2).build().unwrap());
+    trainer.pause().await.unwrap();
+    let fit = tokio::spawn({
+        let trainer = trainer.clone();
+        async move { trainer.fit(tasks(3), Vec::new()).await }
+    });
+    let waiting = RolloutQuery { status_in: Some(vec![RolloutStatus::Queuing]), ..RolloutQuery::default() };
+    while trainer.store().query_rollouts(waiting.clone()).await.unwrap().total < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(
+        trainer
+            .store()
+            .get_worker_by_id("Worker-0")
+            .await
+            .unwrap()
+            .is_none_or(|worker| { worker.current_rollout_id.is_none() })
+    );
+    trainer.resume().await.unwrap();
+    assert_eq!(fit.await.unwrap().unwrap().train.succeeded, 3);
 }
 
 #[tokio::test]
@@ -155,7 +179,8 @@ async fn runners_ride_out_a_store_that_goes_away() {
         let query = SpanQuery { rollout_id: rollout.rollout_id, ..SpanQuery::default() };
         let names: Vec<String> =
             store.query_spans(query).await.unwrap().items.into_iter().map(|span| span.name).collect();
-        assert_eq!(names, ["agentlightning.message", "agentlightning.annotation"]);
+        let [state, message, reward] = [AGL_STATE, AGL_MESSAGE, AGL_ANNOTATION];
+        assert_eq!(names, [state, message, reward, state]);
     }
     signal.stop();
     assert_eq!(run.await.unwrap().succeeded, 2);

@@ -27,6 +27,13 @@ const PATIENCE_AFTER_STOP: Duration = Duration::from_secs(10);
 const GRACE_AFTER_CANCEL: Duration = Duration::from_secs(3);
 
 /// How Baseline works.
+///
+/// ```
+/// use agl_algorithm::{Baseline, BaselineOptions};
+///
+/// assert!(Baseline::new(BaselineOptions { n_epochs: 3, ..BaselineOptions::default() }).is_ok());
+/// assert!(Baseline::new(BaselineOptions { n_epochs: 0, ..BaselineOptions::default() }).is_err());
+/// ```
 #[derive(Debug, Clone)]
 pub struct BaselineOptions {
     /// How often to go through the tasks; at least 1.
@@ -49,6 +56,18 @@ impl Default for BaselineOptions {
 ///
 /// Tasks are enqueued in the order of the datasets, none is skipped, and no rollout that goes wrong ends the run.
 /// When told to stop, it calls off what it has put into the store and sums up what there is.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use agl_algorithm::{Algorithm as _, AlgorithmContext, Baseline, Error};
+/// use agl_store::MemoryStore;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let nothing = AlgorithmContext::new(Arc::new(MemoryStore::new()), Vec::new(), Vec::new());
+/// assert!(matches!(Baseline::default().run(&nothing).await, Err(Error::NoTasks)));
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Baseline {
     options: BaselineOptions,

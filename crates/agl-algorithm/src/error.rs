@@ -12,6 +12,9 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         message: String,
     },
+    /// It was told to stop before it was done.
+    #[error("the algorithm was told to stop")]
+    Stopped,
     /// The store failed for good.
     #[error(transparent)]
     Store(#[from] agl_store::Error),

@@ -1,17 +1,25 @@
 use agl_store::{Error as StoreError, Store};
 use agl_trace::{TripletOptions, find_final_reward, spans_to_triplets};
-use agl_types::{AttemptQuery, Rollout, SpanQuery, Triplet};
+use agl_types::{AttemptQuery, Rollout, SpanQuery, Triplet, semconv};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What a rollout that has ended left behind.
+///
+/// ```
+/// use agl_algorithm::RolloutReport;
+///
+/// fn was_perfect(report: &RolloutReport) -> bool {
+///     report.reward == Some(1.0) && report.attempts == 1
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RolloutReport {
     /// The rollout as it ended.
     pub rollout: Rollout,
     /// How many attempts were made.
     pub attempts: u64,
-    /// Spans of all attempts.
+    /// Spans of all attempts, state events left out.
     pub spans: u64,
     /// The final reward of the latest attempt.
     pub reward: Option<f64>,
@@ -39,6 +47,8 @@ pub async fn harvest(
         .items;
     let mut spans =
         store.query_spans(SpanQuery { rollout_id: rollout_id(), ..SpanQuery::default() }).await?.items;
+    // What the runner notes of an attempt is no part of what the agent has done.
+    spans.retain(|span| span.name != semconv::AGL_STATE);
     let all_spans = spans.len() as u64;
     if let Some(latest) = attempts.iter().max_by_key(|attempt| attempt.sequence_id) {
         spans.retain(|span| span.attempt_id == latest.attempt_id);

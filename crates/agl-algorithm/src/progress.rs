@@ -1,6 +1,16 @@
 use crate::{Counts, RolloutReport};
 
 /// Watches an algorithm at work. Called from its tasks, so it should return at once.
+///
+/// ```
+/// use agl_algorithm::{Counts, Progress};
+///
+/// fn watch(progress: impl Progress) {
+///     progress.counted(&Counts { planned: 3, ..Counts::default() });
+/// }
+///
+/// watch(|counts: &Counts| println!("{} of {}", counts.finished, counts.planned));
+/// ```
 pub trait Progress: Send + Sync + 'static {
     /// The counts have changed.
     fn counted(&self, counts: &Counts);

@@ -4,6 +4,13 @@ use serde::{Deserialize, Serialize};
 use crate::RolloutReport;
 
 /// How far a run is; all figures count this run alone, as of the rollouts that have ended.
+///
+/// ```
+/// use agl_algorithm::Counts;
+///
+/// let counts = Counts { planned: 10, finished: 4, ..Counts::default() };
+/// assert_eq!(counts.planned - counts.finished, 6);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Rollouts that the run will have made in the end.
@@ -47,6 +54,12 @@ impl Counts {
 }
 
 /// How the rollouts of one mode went.
+///
+/// ```
+/// use agl_algorithm::ModeSummary;
+///
+/// assert_eq!(ModeSummary::default().mean_reward, None);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModeSummary {
     /// Rollouts that ended well.
@@ -81,6 +94,13 @@ impl ModeSummary {
 }
 
 /// What came out of a run.
+///
+/// ```
+/// use agl_algorithm::Summary;
+///
+/// let summary = Summary::default();
+/// assert_eq!((summary.train.succeeded, summary.val.failed, summary.stopped), (0, 0, false));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The figures of the whole run.
@@ -96,7 +116,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub(crate) fn add(&mut self, report: &RolloutReport) {
+    /// Takes in what became of one more rollout.
+    pub fn add(&mut self, report: &RolloutReport) {
         self.counts.add(report);
         match report.rollout.mode {
             Some(RolloutMode::Train) => self.train.add(report),

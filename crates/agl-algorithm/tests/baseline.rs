@@ -13,7 +13,9 @@ use agl_algorithm::{
     Algorithm, AlgorithmContext, Baseline, BaselineOptions, Counts, Error, ModeSummary, Progress,
     RolloutReport, Summary,
 };
-use agl_runner::{Agent, BoxError, Outcome, RolloutContext, Runner, RunnerOptions, RunnerReport, StopSignal};
+use agl_runner::{
+    Agent, AnyAgent, BoxError, Outcome, RolloutContext, Runner, RunnerOptions, RunnerReport, StopSignal,
+};
 use agl_store::{MemoryStore, SqliteOptions, SqliteStore, Store};
 use agl_types::{
     AttemptStatus, NamedResources, PromptTemplate, Resource, RolloutConfig, RolloutQuery, RolloutStatus,
@@ -28,7 +30,10 @@ struct Puppet;
 
 #[async_trait]
 impl Agent for Puppet {
-    async fn rollout(&self, task: Value, context: &RolloutContext) -> Result<Outcome, BoxError> {
+    type Task = Value;
+    type Resources = ();
+
+    async fn rollout(&self, task: Value, (): (), context: &RolloutContext) -> Result<Outcome, BoxError> {
         let answer = json!({
             "id": context.attempt().attempt_id, "model": "m", "prompt_token_ids": [1, 2, 3],
             "choices": [{"message": {"role": "assistant", "content": "hi"}, "token_ids": [4, 5]}],
@@ -66,7 +71,7 @@ impl Progress for Watcher {
 
 fn start_runners(
     store: &Arc<dyn Store>,
-    agent: &Arc<dyn Agent>,
+    agent: &Arc<dyn AnyAgent>,
     signal: &StopSignal,
 ) -> JoinSet<RunnerReport> {
     (0..4)
@@ -81,7 +86,7 @@ fn start_runners(
 
 async fn run(context: &AlgorithmContext, options: BaselineOptions) -> Result<Summary, Error> {
     let runner_signal = StopSignal::new();
-    let runners = start_runners(&context.store, &(Arc::new(Puppet) as Arc<dyn Agent>), &runner_signal);
+    let runners = start_runners(&context.store, &(Arc::new(Puppet) as Arc<dyn AnyAgent>), &runner_signal);
     let summary = Baseline::new(options).unwrap().run(context).await;
     runner_signal.stop();
     runners.join_all().await;
@@ -211,7 +216,7 @@ async fn a_cancelled_run_ends_although_its_agents_hang() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let context = AlgorithmContext::new(store.clone(), tasks(&["hang"; 20]), Vec::new());
     let signal = context.signal.clone();
-    let runners = start_runners(&store, &(Arc::new(Puppet) as Arc<dyn Agent>), &signal);
+    let runners = start_runners(&store, &(Arc::new(Puppet) as Arc<dyn AnyAgent>), &signal);
     let run = tokio::spawn(async move { Baseline::default().run(&context).await });
     let running = RolloutQuery { status_in: Some(vec![RolloutStatus::Running]), ..RolloutQuery::default() };
     while store.query_rollouts(running.clone()).await.unwrap().total < 4 {

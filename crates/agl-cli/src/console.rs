@@ -16,6 +16,12 @@ pub(crate) fn say(line: impl Display) -> Result<(), Error> {
     written.map_err(|source| Error::System { what: "cannot write to standard output", source })
 }
 
+/// One line on standard error that is no error, beside data on standard output.
+pub(crate) fn note(line: impl Display) {
+    // Nobody has to read it.
+    let _ = writeln!(std::io::stderr().lock(), "agl: {line}");
+}
+
 /// Whether standard error holds JSON objects and nothing else.
 static JSON: AtomicBool = AtomicBool::new(false);
 
@@ -39,7 +45,16 @@ pub(crate) fn start_logging(level: LogLevel, format: LogFormat) {
         LogLevel::Error => "error",
     };
     let others = if level == LogLevel::Error { "error" } else { "warn" };
-    let crates = ["agl_cli", "agl_client", "agl_otlp", "agl_rl", "agl_server", "agl_store"];
+    let crates = [
+        "agl_cli",
+        "agl_client",
+        "agl_gateway",
+        "agl_otlp",
+        "agl_rl",
+        "agl_runner",
+        "agl_server",
+        "agl_store",
+    ];
     let directives = crates.iter().fold(others.to_owned(), |text, name| format!("{text},{name}={own}"));
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(EnvFilter::new(directives)).with_writer(std::io::stderr);

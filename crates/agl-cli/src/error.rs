@@ -12,6 +12,16 @@ pub(crate) enum Error {
     #[error(transparent)]
     Server(#[from] agl_server::Error),
     #[error(transparent)]
+    Program(#[from] agl_runner::ProgramError),
+    #[error(transparent)]
+    Judge(#[from] agl_runner::JudgeError),
+    #[error("cannot read the tasks in {}: {problem}", path.display())]
+    Tasks { path: PathBuf, problem: String },
+    #[error("the run was called off")]
+    CalledOff,
+    #[error(transparent)]
+    Gateway(#[from] agl_gateway::Error),
+    #[error(transparent)]
     Model(#[from] agl_rl::Error),
     #[error("cannot read the key in {}: {source}", path.display())]
     KeyFile { path: PathBuf, source: io::Error },
@@ -24,6 +34,14 @@ pub(crate) enum Error {
     Exposed { address: IpAddr },
     #[error("{} is not in order: {count} problems, listed above", path.display())]
     Broken { path: PathBuf, count: usize },
+    #[error(transparent)]
+    Data(#[from] agl_export::Error),
+    #[error("cannot use {}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error(
+        "there is no store in {store}: name the URL of a server, such as http://127.0.0.1:4747, or a file that is there"
+    )]
+    NoStore { store: String },
     #[error("{what}: {source}")]
     System { what: &'static str, source: io::Error },
     #[error("--{option} makes no sense with --backend memory, which has no file: use --backend sqlite")]

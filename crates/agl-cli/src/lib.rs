@@ -6,14 +6,21 @@
 
 mod args;
 mod console;
+mod data;
 mod db;
+mod doctor;
 mod error;
+mod gateway;
+mod key;
 mod model;
+mod queue;
+mod run;
 mod signals;
 mod store;
 
 use std::ffi::OsString;
 
+use agl_types::QueueState;
 use clap::Parser as _;
 
 use crate::args::{Arguments, Command, ModelCommand};
@@ -44,9 +51,17 @@ where
 
 fn execute(arguments: Arguments) -> Result<(), Error> {
     match arguments.command {
-        Command::Store(options) => store::run(&options),
+        Command::Store(options) => store::run(&options, None),
+        Command::Gateway(options) => gateway::run(&options),
+        Command::Serve(options) => store::run(&options.store, Some(&options.gateway)),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Run(options) => run::run(&options),
+        Command::Pause(address) => queue::set(&address, QueueState { paused: true }),
+        Command::Resume(address) => queue::set(&address, QueueState { paused: false }),
         Command::Db(command) => db::run(&command),
         Command::Model(ModelCommand::Serve(options)) => model::serve(&options),
         Command::Model(ModelCommand::Pull(options)) => model::pull(&options),
+        Command::Export(command) => data::export(&command),
+        Command::Import(command) => data::import(&command),
     }
 }

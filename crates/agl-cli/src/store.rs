@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use agl_server::{CorsOrigins, Tls};
 use agl_store::{MemoryStore, Retention, SqliteOptions, SqliteStore, Store, Sync};
-use agl_types::ApiKey;
 use tokio::net::TcpListener;
 #[cfg(feature = "grpc")]
 use tokio::sync::watch;
 
-use crate::args::{AccessOptions, Backend, StoreOptions, SyncMode};
-use crate::console;
+use crate::args::{AccessOptions, Backend, GatewayOptions, LimitOptions, StoreOptions, SyncMode};
 use crate::error::Error;
+use crate::gateway;
 use crate::signals::{StopSignals, until_stopped};
+use crate::{console, key};
 
 /// The sqlite backend's file where none is named.
 const DEFAULT_PATH: &str = "agl.db";
 /// How long tasks that hang may hold up the end of the program.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+pub(crate) const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// Serves a store until told to stop.
-pub(crate) fn run(options: &StoreOptions) -> Result<(), Error> {
+/// Serves a store, and a gateway beside it if there is to be one, until told to stop.
+pub(crate) fn run(options: &StoreOptions, gateway: Option<&GatewayOptions>) -> Result<(), Error> {
     console::start_logging(options.server.log_level, options.server.log_format);
     let server_options = server_options(options)?;
     if options.backend == Backend::Memory {
@@ -34,16 +34,29 @@ pub(crate) fn run(options: &StoreOptions) -> Result<(), Error> {
     }
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|source| Error::System { what: "cannot start the runtime", source })?;
-    let ended = runtime.block_on(serve(options, &server_options));
+    let ended = runtime.block_on(serve(options, gateway, server_options));
     runtime.shutdown_timeout(LAST_MOMENT);
     ended
 }
 
 fn server_options(options: &StoreOptions) -> Result<agl_server::ServerOptions, Error> {
-    let (access, limits) = (&options.access, &options.limits);
     Ok(agl_server::ServerOptions {
         cors: CorsOrigins::parse(&options.cors_origin)?,
-        key: key(access)?,
+        retention: Retention {
+            keep_spans_for: options.retention.keep_spans_for,
+            max_bytes: options.retention.max_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX)),
+        },
+        ..guarded(&options.access, &options.limits)?
+    })
+}
+
+/// What any server goes by: who is let in, and over what, and how much at once.
+pub(crate) fn guarded(
+    access: &AccessOptions,
+    limits: &LimitOptions,
+) -> Result<agl_server::ServerOptions, Error> {
+    Ok(agl_server::ServerOptions {
+        key: key::read(&access.key)?,
         tls: match (&access.tls_cert, &access.tls_key) {
             (Some(certificates), Some(key)) => Some(Tls::from_files(certificates, key)?),
             _ => None,
@@ -53,44 +66,36 @@ fn server_options(options: &StoreOptions) -> Result<agl_server::ServerOptions, E
         max_connections: limits.max_connections,
         max_requests: limits.max_requests,
         max_waits: limits.max_waits,
-        retention: Retention {
-            keep_spans_for: options.retention.keep_spans_for,
-            max_bytes: options.retention.max_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX)),
-        },
         ..agl_server::ServerOptions::default()
     })
 }
 
-/// The key that clients have to send.
-fn key(access: &AccessOptions) -> Result<Option<ApiKey>, Error> {
-    let text = match (&access.key, &access.key_file) {
-        (Some(key), _) => key.clone(),
-        (None, Some(path)) => {
-            std::fs::read_to_string(path).map_err(|source| Error::KeyFile { path: path.clone(), source })?
-        }
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(ApiKey::new(&text)?))
-}
-
-async fn serve(options: &StoreOptions, server_options: &agl_server::ServerOptions) -> Result<(), Error> {
+async fn serve(
+    options: &StoreOptions,
+    gateway: Option<&GatewayOptions>,
+    mut server_options: agl_server::ServerOptions,
+) -> Result<(), Error> {
     let mut stop = StopSignals::catch()?;
     let again = StopSignals::catch()?;
-    let listeners = Listeners::open(options, server_options).await?;
+    let listeners = Listeners::open(options, &server_options).await?;
     let told = async move { stop.next().await };
     match options.backend {
         Backend::Memory => {
             listeners.announce(format_args!("memory"))?;
             let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-            let served = listeners.serve(store, server_options, told);
+            gateway::add(gateway, &store, &mut server_options)?;
+            let served = listeners.serve(store, &server_options, told);
             finish(until_stopped(served, again).await)
         }
         Backend::Sqlite => {
             let path = options.path.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
             let store = Arc::new(open(&path, options.sync)?);
-            listeners.announce(format_args!("sqlite {}", path.display()))?;
             let shared: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
-            let served = until_stopped(listeners.serve(shared, server_options, told), again).await;
+            gateway::add(gateway, &shared, &mut server_options)?;
+            listeners.announce(format_args!("sqlite {}", path.display()))?;
+            let served = until_stopped(listeners.serve(shared, &server_options, told), again).await;
+            // It has a handle on the store.
+            drop(server_options);
             // Everything acknowledged is in the file already; this lets go of it in good order.
             store.close();
             finish(served)
@@ -133,13 +138,7 @@ impl Listeners {
         let mut listeners = vec![&self.http];
         #[cfg(feature = "grpc")]
         listeners.extend(&self.grpc);
-        for listener in listeners {
-            let address = address_of(listener)?.ip();
-            if !address.is_loopback() {
-                return Err(Error::Exposed { address });
-            }
-        }
-        Ok(())
+        listeners.into_iter().try_for_each(check_private)
     }
 
     /// Says where they are, and where what they are told is kept.
@@ -186,12 +185,18 @@ impl Listeners {
     }
 }
 
-async fn listen(host: &str, port: u16) -> Result<TcpListener, Error> {
+/// Refuses an address that other machines reach.
+pub(crate) fn check_private(listener: &TcpListener) -> Result<(), Error> {
+    let address = address_of(listener)?.ip();
+    if address.is_loopback() { Ok(()) } else { Err(Error::Exposed { address }) }
+}
+
+pub(crate) async fn listen(host: &str, port: u16) -> Result<TcpListener, Error> {
     let listener = TcpListener::bind((host, port)).await;
     listener.map_err(|source| Error::Listen { address: format!("{host}:{port}"), source })
 }
 
-fn address_of(listener: &TcpListener) -> Result<SocketAddr, Error> {
+pub(crate) fn address_of(listener: &TcpListener) -> Result<SocketAddr, Error> {
     let address = listener.local_addr();
     address.map_err(|source| Error::System { what: "cannot tell the address listened on", source })
 }
@@ -204,7 +209,7 @@ fn open(path: &Path, sync: SyncMode) -> Result<SqliteStore, Error> {
     Ok(SqliteStore::open(path, SqliteOptions { sync, ..SqliteOptions::default() })?)
 }
 
-fn finish(served: Option<io::Result<()>>) -> Result<(), Error> {
+pub(crate) fn finish(served: Option<io::Result<()>>) -> Result<(), Error> {
     match served {
         Some(Err(source)) => Err(Error::System { what: "the server failed", source }),
         Some(Ok(())) | None => Ok(()),

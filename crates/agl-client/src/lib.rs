@@ -11,7 +11,7 @@ mod feed;
 mod options;
 mod sse;
 mod store;
-mod tls;
+pub mod tls;
 mod transport;
 
 pub use client::Client;

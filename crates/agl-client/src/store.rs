@@ -9,7 +9,7 @@ use agl_store::{
 use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRequest,
-    EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest,
+    EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest, QueueState,
     ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest,
     SortOrder, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
@@ -31,6 +31,9 @@ const WAITED_OUT: f64 = 0.9;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How much longer than other calls a purge may take.
 const PURGE_TIME: Duration = Duration::from_secs(600);
+
+/// How much longer than other calls training data may take to make.
+const TRAINING_TIME: Duration = Duration::from_secs(600);
 
 /// No body.
 const NOTHING: Option<&()> = None;
@@ -260,6 +263,15 @@ impl Store for Client {
         }
     }
 
+    async fn queue_state(&self) -> Result<QueueState, Error> {
+        self.transport.get(&["queues", "rollouts"]).await
+    }
+
+    async fn set_queue_state(&self, state: QueueState) -> Result<QueueState, Error> {
+        let path = ["queues", "rollouts"];
+        Ok(self.change_patiently(Method::PUT, &path, &state, Duration::ZERO).await?.value)
+    }
+
     async fn start_attempt(
         &self,
         rollout_id: &str,
@@ -408,6 +420,11 @@ impl Store for Client {
 
     async fn query_spans(&self, mut query: SpanQuery) -> Result<Page<Span>, Error> {
         self.search(&["spans", "search"], &mut query, |query| &mut query.limit).await
+    }
+
+    async fn remote_training_data(&self, request: &Value) -> Result<Option<Vec<u8>>, Error> {
+        let bytes = self.transport.post_for_bytes(&["training-data"], request, TRAINING_TIME).await?;
+        Ok(Some(bytes.to_vec()))
     }
 
     async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error> {

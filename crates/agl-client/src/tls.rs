@@ -1,4 +1,4 @@
-//! Whom the client trusts.
+//! Whom clients trust.
 
 use std::error::Error as StdError;
 use std::io;
@@ -12,7 +12,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 /// A client that trusts the system's authorities, and those in a PEM file.
-pub(crate) fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, Error> {
+///
+/// # Errors
+/// [`Error::Invalid`] when the file cannot be used, or there is nobody to trust.
+pub fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(system.certs);
@@ -39,7 +42,10 @@ pub(crate) fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, Error> {
 }
 
 /// For a client that speaks plain HTTP.
-pub(crate) fn unused() -> Result<ClientConfig, Error> {
+///
+/// # Errors
+/// None that is known of.
+pub fn unused() -> Result<ClientConfig, Error> {
     config(RootCertStore::empty())
 }
 
@@ -51,7 +57,8 @@ fn config(roots: RootCertStore) -> Result<ClientConfig, Error> {
 }
 
 /// What the two sides could not agree on, where that is why a request failed. Trying again is of no use then.
-pub(crate) fn problem(error: &(dyn StdError + 'static)) -> Option<String> {
+#[must_use]
+pub fn problem(error: &(dyn StdError + 'static)) -> Option<String> {
     let found = within(error)?;
     Some(match found {
         rustls::Error::InvalidCertificate(_) => {

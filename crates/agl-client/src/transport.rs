@@ -131,6 +131,35 @@ impl Transport {
         Ok(self.call(request, timeout).await?.value)
     }
 
+    /// `POST` on the store's API that changes nothing, takes the server `longer` than usual, and is answered with bytes
+    /// that are no JSON.
+    pub(crate) async fn post_for_bytes<B>(
+        &self,
+        path: &[&str],
+        body: &B,
+        longer: Duration,
+    ) -> Result<Bytes, Error>
+    where
+        B: Serialize + ?Sized,
+    {
+        let timeout = self.options.request_timeout.saturating_add(longer);
+        let request =
+            Request { method: Method::POST, url: self.url(path), body: Some(json(body)?), key: None };
+        let mut tries = Tries::new(&self.options);
+        loop {
+            let answer = match self.send(&request, Some(timeout)).await {
+                Ok(response) => {
+                    response.bytes().await.map_err(|error| Failure::of_transfer(&error, &request.url))
+                }
+                Err(failure) => Err(failure),
+            };
+            match answer {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) => tries.pause_after(&request, failure).await?,
+            }
+        }
+    }
+
     /// A call of the 1.0 API; with a key, one that changes something and is carried out once.
     pub(crate) async fn call_v1<B, T>(
         &self,

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use agl_store::Subscription;
 use agl_types::{
-    AttemptStatus, DequeueRequest, EventKind, EventQuery, FeedItem, RolloutStatus, StoreEvent, WorkerStatus,
+    AttemptStatus, DequeueRequest, EventKind, EventQuery, FeedItem, QueueState, RolloutStatus, StoreEvent,
+    WorkerStatus,
 };
 use futures_util::StreamExt as _;
 
@@ -42,6 +43,9 @@ pub async fn every_change_is_told_in_order(s: &Subject) {
     let rollout_id = s.enqueue("task").await.rollout_id;
     let attempt = s.dequeue_as("w").await.unwrap().attempt;
     s.store.add_span(span(&attempt, 1, 7)).await.unwrap();
+    for paused in [true, true, false] {
+        s.store.set_queue_state(QueueState { paused }).await.unwrap();
+    }
     s.report(&attempt, AttemptStatus::Succeeded).await;
 
     let mut seen = Vec::new();
@@ -71,6 +75,7 @@ pub async fn every_change_is_told_in_order(s: &Subject) {
             }
             StoreEvent::Resources { version, .. } => format!("resources {version}"),
             StoreEvent::Worker { worker_id, status, .. } => format!("worker {worker_id} {status}"),
+            StoreEvent::Queue { paused } => format!("queue paused {paused}"),
         })
         .collect();
     assert_eq!(
@@ -84,6 +89,8 @@ pub async fn every_change_is_told_in_order(s: &Subject) {
             "span step 7",
             "rollout running",
             "attempt running w",
+            "queue paused true",
+            "queue paused false",
             "rollout succeeded",
             "attempt succeeded w",
             "worker w idle",
@@ -175,6 +182,27 @@ pub async fn a_wait_for_work_runs_out(s: &Subject) {
         let answer = tokio::time::timeout(SOON, s.store.dequeue_many_rollouts(request)).await;
         assert_eq!(answer.expect("it waited").unwrap(), []);
     }
+}
+
+/// A paused queue gives out nothing; what waits at it is given its work the moment it is resumed.
+pub async fn a_paused_queue_keeps_waiting_workers_waiting(s: &Subject) {
+    s.store.set_queue_state(QueueState { paused: true }).await.unwrap();
+    let store = Arc::clone(&s.store);
+    let waiting = tokio::spawn(async move {
+        let request = DequeueRequest { limit: 2, worker_id: Some("w".to_owned()), wait: Some(200.0) };
+        store.dequeue_many_rollouts(request).await.unwrap()
+    });
+    while s.store.get_worker_by_id("w").await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (first, second) = (s.enqueue(1).await.rollout_id, s.enqueue(2).await.rollout_id);
+    assert_eq!(s.dequeue().await, None);
+    assert_eq!(s.status(&first).await, RolloutStatus::Queuing);
+    assert!(!waiting.is_finished());
+    s.store.set_queue_state(QueueState { paused: false }).await.unwrap();
+    let claims = tokio::time::timeout(SOON, waiting).await.expect("the worker slept on").unwrap();
+    let ids: Vec<String> = claims.into_iter().map(|claim| claim.rollout.rollout_id).collect();
+    assert_eq!(ids, [first, second]);
 }
 
 /// Work that comes back after a failure wakes a waiting worker too.

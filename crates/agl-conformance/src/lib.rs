@@ -216,7 +216,7 @@ macro_rules! conformance_tests {
                 failure_outside_the_retry_condition_is_final, ends_have_times, terminal_statuses_stick,
                 reopening_clears_the_end, updates_touch_only_what_they_name, unknown_ids_are_not_found,
                 metadata_of_an_attempt_changes_no_status, latest_names_the_highest_attempt,
-                rollouts_round_trip;
+                rollouts_round_trip, a_cancelled_attempt_is_not_tried_again, a_pause_holds_until_it_is_over;
             spans: attributes_of_any_type_are_kept, attributes_without_end_are_refused, written_spans_are_spans, a_span_is_kept_and_is_a_heartbeat, a_duplicate_is_refused_and_is_no_heartbeat,
                 a_partly_duplicate_batch_keeps_the_new_spans, duplicates_within_a_batch_are_stored_once,
                 span_ids_are_unique_within_an_attempt_only, one_counter_serves_all_attempts,
@@ -251,7 +251,7 @@ macro_rules! conformance_tests {
                 retried_spans_are_answered_as_new, a_retried_update_does_not_undo_what_came_after,
                 a_key_stands_for_one_request, concurrent_retries_share_one_answer;
             feed: every_change_is_told_in_order, the_feed_is_filtered, the_feed_resumes,
-                waiting_workers_are_woken_by_work, a_wait_for_work_runs_out, a_retry_wakes_a_waiting_worker;
+                a_paused_queue_keeps_waiting_workers_waiting, waiting_workers_are_woken_by_work, a_wait_for_work_runs_out, a_retry_wakes_a_waiting_worker;
             purge: named_rollouts_lose_their_spans, old_rollouts_lose_their_spans, spans_after_a_purge_are_kept,
                 a_purge_needs_a_condition;
             controllers: controllers_rollouts_round_trip, creating_again_changes_nothing, controllers_claim_by_name,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use agl_store::{IdempotencyKey, Store};
 use agl_types::{
-    AttemptStatus, AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, RolloutQuery, RolloutUpdate,
-    StartRollout, WorkerUpdate,
+    AttemptStatus, AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, QueueState, RolloutQuery,
+    RolloutUpdate, StartRollout, WorkerUpdate,
 };
 
 use crate::{Subject, model, span};
@@ -99,6 +99,11 @@ pub async fn a_retried_update_does_not_undo_what_came_after(s: &Subject) {
     s.store.update_rollout(rollout_id, later).await.unwrap();
     let answer = store.update_rollout(rollout_id, update).await.unwrap();
     assert_eq!(answer.mode, Some(agl_types::RolloutMode::Test));
+
+    let (store, pause) = (once(s, "pause", 4), QueueState { paused: true });
+    store.set_queue_state(pause).await.unwrap();
+    s.store.set_queue_state(QueueState { paused: false }).await.unwrap();
+    assert!(!store.set_queue_state(pause).await.unwrap().paused);
 
     let store = once(s, "beat", 3);
     store.update_worker("w", WorkerUpdate::default()).await.unwrap();

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use agl_types::AttemptStatus::{Failed, Running, Succeeded, Unresponsive};
 use agl_types::{
-    AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, Patch, RolloutConfig, RolloutMode, RolloutQuery,
-    RolloutStatus, RolloutUpdate,
+    Attempt, AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, Patch, QueueState, RolloutConfig,
+    RolloutMode, RolloutQuery, RolloutStatus, RolloutUpdate, WorkerStatus,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{START, Subject, assert_not_found, config, object};
 
@@ -303,6 +303,50 @@ pub async fn unknown_ids_are_not_found(s: &Subject) {
     assert_not_found(result, "does not exist");
     let result = s.store.update_rollout("nowhere", RolloutUpdate::default()).await;
     assert_not_found(result, "Item");
+}
+
+/// What was called off is not tried again, although attempts are left; what was cancelled stays so.
+pub async fn a_cancelled_attempt_is_not_tried_again(s: &Subject) {
+    let update = |metadata: Value| AttemptUpdate {
+        status: Failed.into(),
+        metadata: Some(object(metadata)).into(),
+        ..AttemptUpdate::default()
+    };
+    let attempts = [
+        (json!({"reason": "cancelled"}), RolloutStatus::Failed),
+        (json!({"reason": "error"}), RolloutStatus::Requeuing),
+        (json!({"cancelled": true}), RolloutStatus::Requeuing),
+    ];
+    for (metadata, expected) in attempts {
+        let started = s.start_with(config(2, &[Failed]), None).await;
+        let Attempt { rollout_id, attempt_id, .. } = &started.attempt;
+        s.store.update_attempt(rollout_id, attempt_id, update(metadata)).await.unwrap();
+        assert_eq!(s.status(rollout_id).await, expected);
+    }
+    let started = s.start_with(config(2, &[Failed]), None).await;
+    let Attempt { rollout_id, attempt_id, .. } = &started.attempt;
+    s.set_status(rollout_id, RolloutStatus::Cancelled).await;
+    let ended = s.store.update_attempt(rollout_id, attempt_id, update(json!({"reason": "cancelled"}))).await;
+    assert_eq!(ended.unwrap().status, Failed);
+    assert_eq!(s.status(rollout_id).await, RolloutStatus::Cancelled);
+}
+
+/// A pause holds for everybody who asks for work, until it is over.
+pub async fn a_pause_holds_until_it_is_over(s: &Subject) {
+    let set = async |paused: bool| s.store.set_queue_state(QueueState { paused }).await.unwrap().paused;
+    let rollout_id = s.enqueue("task").await.rollout_id;
+    assert!(!s.store.queue_state().await.unwrap().paused);
+    for _ in 0..2 {
+        assert!(set(true).await);
+        assert!(s.store.queue_state().await.unwrap().paused);
+    }
+    assert_eq!(s.dequeue_as("w").await, None);
+    assert_eq!(s.worker("w").await.status, WorkerStatus::Idle);
+    // Past the queue, work goes on.
+    let started = s.start().await;
+    s.report(&started.attempt, Succeeded).await;
+    assert!(!set(false).await);
+    assert_eq!(s.dequeue().await.unwrap().rollout.rollout_id, rollout_id);
 }
 
 /// Nothing but a status or a worker says anything about the state.

@@ -7,6 +7,7 @@
 
 mod error;
 mod export;
+mod file;
 mod format;
 mod hex;
 mod json;
@@ -17,6 +18,7 @@ mod wire;
 
 pub use error::Error;
 pub use export::request;
+pub use file::spans_of_file;
 pub use format::{Format, Status};
 pub use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 pub use receive::{Received, ReceivedSpan};

@@ -1,6 +1,6 @@
 //! One store call by name: JSON in, JSON out. The structs of agl-types say what the JSON looks like.
 
-use agl_store::Store;
+use agl_store::{SpanDraft, Store};
 use agl_types::{
     AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, NamedResources, RolloutUpdate,
     SequenceIdRequest, Span, WorkerUpdate,
@@ -110,6 +110,16 @@ pub(crate) async fn dispatch(store: &dyn Store, method: &str, json: &[u8]) -> Ou
                 added.iter().map(|span| (&span.rollout_id, &span.attempt_id, &span.span_id)).collect();
             reply(&keys)
         }
+        "append_spans" => {
+            let spans: Vec<Span> = read(json)?;
+            let drafts = spans.into_iter().map(|span| SpanDraft { span, has_sequence_id: false }).collect();
+            let added = store.add_span_drafts(drafts).await?;
+            let places: Vec<_> = added
+                .iter()
+                .map(|span| (&span.rollout_id, &span.attempt_id, &span.span_id, span.sequence_id))
+                .collect();
+            reply(&places)
+        }
         "add_otel_span" => {
             let OtelSpan { rollout_id, attempt_id, span, sequence_id } = read(json)?;
             let added = store.add_otel_span(&rollout_id, &attempt_id, span, sequence_id).await?;
@@ -152,6 +162,8 @@ pub(crate) async fn dispatch(store: &dyn Store, method: &str, json: &[u8]) -> Ou
             reply(&store.update_worker(&worker_id, update).await?)
         }
         "delete_rollout" => reply(&store.delete_rollout(&read::<ById>(json)?.id).await?),
+        "queue_state" => reply(&store.queue_state().await?),
+        "set_queue_state" => reply(&store.set_queue_state(read(json)?).await?),
         "purge" => reply(&store.purge(read(json)?).await?),
         other => Err(Failure::invalid(None, format!("a store has no method {other:?}"))),
     }

@@ -25,6 +25,11 @@ impl Failure {
         Self { kind: "invalid", message: message.into(), field }
     }
 
+    /// Something lacks a key.
+    pub(crate) fn missing(message: impl Into<String>) -> Self {
+        Self { kind: "missing", message: message.into(), field: None }
+    }
+
     /// Something failed that is not the caller's fault.
     pub(crate) fn backend(message: impl Into<String>) -> Self {
         Self { kind: "backend", message: message.into(), field: None }

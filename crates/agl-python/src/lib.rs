@@ -7,6 +7,7 @@ mod dispatch;
 mod failure;
 mod runtime;
 mod server;
+mod spans;
 mod store;
 mod subscription;
 mod trace;
@@ -21,14 +22,19 @@ mod _core {
     #[pymodule_export]
     use crate::failure::CoreError;
     #[pymodule_export]
-    use crate::server::{ServerHandle, serve_store};
+    use crate::server::{GatewayHandle, ServerHandle, serve_gateway, serve_store};
+    #[pymodule_export]
+    use crate::spans::{
+        agent_of_span, calls_of_tree, repaired_children, tree_of_spans, triplet_of_span, triplets_of_spans,
+    };
     #[pymodule_export]
     use crate::store::{Store, Task};
     #[pymodule_export]
     use crate::subscription::Subscription;
     #[pymodule_export]
     use crate::trace::{
-        chat_attributes, find_final_reward, get_reward_value, get_rewards_from_span, tool_call_attributes,
-        trace_to_tree, trace_to_triplets,
+        advantages, atif, auto_triplets, chat_attributes, conversations, find_final_reward, get_reward_value,
+        get_rewards_from_span, pack, preference_pairs, python_value, read_calls, store_arrays,
+        tool_call_attributes, trace_arrays, trace_to_messages, training_data,
     };
 }

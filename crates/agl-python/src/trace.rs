@@ -1,19 +1,26 @@
 //! Reading spans. Arguments and answers are JSON; the functions of agl-trace say what they mean.
 
-use agl_trace::TripletOptions;
+use agl_export::{Arrays, TrainingRequest};
+use agl_trace::advantage::Estimator;
+use agl_trace::{AutoOptions, RolloutData, RolloutTrace, TrainingOptions};
 use agl_types::Span;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::completion::Outcome;
 use crate::dispatch::{read, reply};
 use crate::failure::Failure;
+use crate::runtime::runtime;
+use crate::store::{Store, wait};
 
 impl From<agl_trace::Error> for Failure {
     fn from(error: agl_trace::Error) -> Self {
-        Self::invalid(None, error.to_string())
+        match error {
+            agl_trace::Error::MissingKey { .. } => Self::missing(error.to_string()),
+            error => Self::invalid(None, error.to_string()),
+        }
     }
 }
 
@@ -30,29 +37,204 @@ fn of_spans<'py, T: Serialize>(
     answer(py, || reply(&find(&read::<Vec<Span>>(spans)?)))
 }
 
-/// One triplet per LLM call of a trace: a list of spans and the options of `TripletOptions`.
+/// Triplets of any trace, and how they were found: a list of spans and the options of `AutoOptions`.
 #[pyo3::pyfunction]
-pub(crate) fn trace_to_triplets<'py>(
+pub(crate) fn auto_triplets<'py>(
     py: Python<'py>,
     spans: &[u8],
     options: &[u8],
 ) -> PyResult<Bound<'py, PyBytes>> {
     answer(py, || {
-        let options: TripletOptions = read(options)?;
-        reply(&agl_trace::spans_to_triplets(&read::<Vec<Span>>(spans)?, &options).map_err(Failure::from)?)
+        let options: AutoOptions = read(options)?;
+        reply(&agl_trace::auto_triplets(&read::<Vec<Span>>(spans)?, &options).map_err(Failure::from)?)
     })
 }
 
-/// A trace as a nested tree, `{"id", "span", "children"}` at every node.
+/// Every call of a trace, whoever recorded it.
 #[pyo3::pyfunction]
-pub(crate) fn trace_to_tree<'py>(
+pub(crate) fn read_calls<'py>(py: Python<'py>, spans: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    of_spans(py, spans, agl_trace::read_calls)
+}
+
+/// The messages and tools of every call of a trace, as 0.3's `TraceToMessages` has them.
+#[pyo3::pyfunction]
+pub(crate) fn trace_to_messages<'py>(py: Python<'py>, spans: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    answer(py, || reply(&agl_trace::spans_to_messages(&read::<Vec<Span>>(spans)?).map_err(Failure::from)?))
+}
+
+/// Rows and a report of attempts: a list of `RolloutTrace` and the options of `TrainingOptions`.
+#[pyo3::pyfunction]
+pub(crate) fn training_data<'py>(
     py: Python<'py>,
-    spans: &[u8],
-    repair_hierarchy: bool,
+    traces: &[u8],
+    options: &[u8],
 ) -> PyResult<Bound<'py, PyBytes>> {
     answer(py, || {
-        reply(&agl_trace::tree_to_json(&read::<Vec<Span>>(spans)?, repair_hierarchy).map_err(Failure::from)?)
+        let traces: Vec<RolloutTrace> = read(traces)?;
+        let options: TrainingOptions = read(options)?;
+        reply(&agl_trace::training_data(&traces, &options).map_err(Failure::from)?)
     })
+}
+
+/// Conversations of attempts, to fine-tune on.
+#[pyo3::pyfunction]
+pub(crate) fn conversations<'py>(
+    py: Python<'py>,
+    traces: &[u8],
+    options: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    answer(py, || {
+        let data = rollouts(traces, options)?;
+        reply(&data.iter().flat_map(agl_trace::conversations).collect::<Vec<_>>())
+    })
+}
+
+/// Pairs of conversations, of which the first earned more by `margin` at least.
+#[pyo3::pyfunction]
+pub(crate) fn preference_pairs<'py>(
+    py: Python<'py>,
+    traces: &[u8],
+    options: &[u8],
+    margin: f64,
+) -> PyResult<Bound<'py, PyBytes>> {
+    answer(py, || reply(&agl_trace::preference_pairs(&rollouts(traces, options)?, margin)))
+}
+
+/// Attempts in the Agent Trajectory Interchange Format.
+#[pyo3::pyfunction]
+pub(crate) fn atif<'py>(py: Python<'py>, traces: &[u8], options: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    answer(py, || {
+        let inputs: Vec<RolloutTrace> = read(traces)?;
+        let options: TrainingOptions = read(options)?;
+        let written: Vec<Value> = inputs
+            .iter()
+            .map(|trace| {
+                let input = trace.rollout.as_ref().map(|rollout| rollout.input.clone()).unwrap_or_default();
+                let data = agl_trace::read_rollout(trace, &options).map_err(Failure::from)?;
+                Ok(agl_trace::atif::trajectory(&data, &input))
+            })
+            .collect::<Result<_, Failure>>()?;
+        reply(&written)
+    })
+}
+
+fn rollouts(traces: &[u8], options: &[u8]) -> Result<Vec<RolloutData>, Failure> {
+    let traces: Vec<RolloutTrace> = read(traces)?;
+    let options: TrainingOptions = read(options)?;
+    traces.iter().map(|trace| agl_trace::read_rollout(trace, &options).map_err(Failure::from)).collect()
+}
+
+/// The advantage of each rollout: its group and its reward, null for none.
+#[pyo3::pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "a list of Python's has to be copied")]
+pub(crate) fn advantages(
+    estimator: &str,
+    groups: Vec<String>,
+    rewards: Vec<Option<f64>>,
+) -> PyResult<Vec<Option<f64>>> {
+    let estimator: Estimator = serde_json::from_value(estimator.into())
+        .map_err(|error| Failure::invalid(Some("estimator".to_owned()), format!("estimator: {error}")))?;
+    if groups.len() != rewards.len() {
+        let message = format!(
+            "groups has {} entries and rewards {}: give one for each rollout",
+            groups.len(),
+            rewards.len()
+        );
+        return Err(Failure::invalid(Some("rewards".to_owned()), message).into());
+    }
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    Ok(agl_trace::advantage::advantages(estimator, &groups, &rewards))
+}
+
+/// What a text says that is a Python literal or JSON, as JSON.
+#[pyo3::pyfunction]
+pub(crate) fn python_value<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyBytes>> {
+    answer(py, || reply(&agl_trace::python_value(&text.into())))
+}
+
+/// Flat arrays of rows: bytes by name, in the machine's order, and everything else as JSON.
+fn arrays_to_python<'py>(
+    py: Python<'py>,
+    arrays: &Arrays,
+) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyBytes>)> {
+    fn bytes<const N: usize, T: Copy>(values: &[T], to_bytes: fn(T) -> [u8; N]) -> Vec<u8> {
+        values.iter().flat_map(|value| to_bytes(*value)).collect()
+    }
+    let columns = PyDict::new(py);
+    let put = |name: &str, values: Vec<u8>| columns.set_item(name, PyBytes::new(py, &values));
+    put("offsets", bytes(&arrays.offsets, i64::to_ne_bytes))?;
+    put("token_ids", bytes(&arrays.token_ids, u32::to_ne_bytes))?;
+    put("mask", arrays.mask.clone())?;
+    put("logprobs", bytes(&arrays.logprobs, f32::to_ne_bytes))?;
+    put("rewards", bytes(&arrays.rewards, f64::to_ne_bytes))?;
+    put("advantages", bytes(&arrays.advantages, f64::to_ne_bytes))?;
+    put("weights", bytes(&arrays.weights, f64::to_ne_bytes))?;
+    let rest = json!({
+        "rollout_ids": arrays.rollout_ids,
+        "attempt_ids": arrays.attempt_ids,
+        "groups": arrays.groups,
+        "agents": arrays.agents,
+        "models": arrays.models,
+        "report": arrays.report,
+    });
+    Ok((columns, PyBytes::new(py, &reply(&rest)?)))
+}
+
+/// Training data of a store's rollouts as flat arrays; `request` is a `TrainingRequest`.
+#[pyo3::pyfunction]
+pub(crate) fn store_arrays<'py>(
+    py: Python<'py>,
+    store: &Store,
+    request: &[u8],
+) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyBytes>)> {
+    let request: TrainingRequest = read(request)?;
+    let store = store.inner();
+    let made = async move { agl_export::training_arrays(store, &request).await };
+    let arrays = wait(py, runtime(py)?, made)?.map_err(Failure::from)?;
+    arrays_to_python(py, &arrays)
+}
+
+/// Training data of attempts as flat arrays: a list of `RolloutTrace` and the options of `TrainingOptions`.
+#[pyo3::pyfunction]
+pub(crate) fn trace_arrays<'py>(
+    py: Python<'py>,
+    traces: &[u8],
+    options: &[u8],
+) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyBytes>)> {
+    let arrays = py.detach(|| {
+        let traces: Vec<RolloutTrace> = read(traces)?;
+        let options: TrainingOptions = read(options)?;
+        let data = agl_trace::training_data(&traces, &options).map_err(Failure::from)?;
+        Arrays::of(&data.rows, &data.report).map_err(Failure::from)
+    })?;
+    arrays_to_python(py, &arrays)
+}
+
+/// Rows packed into buffers: of each buffer its rows and where they begin in it. `batches` are first and last row, exclusive.
+#[pyo3::pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "a list of Python's has to be copied")]
+pub(crate) fn pack(
+    lengths: Vec<usize>,
+    batches: Vec<(usize, usize)>,
+    capacity: usize,
+) -> PyResult<Vec<(Vec<usize>, Vec<usize>)>> {
+    if let Some((first, last)) = batches.iter().find(|(first, last)| first > last || *last > lengths.len()) {
+        let message = format!("batch ({first}, {last}) is not within the {} rows", lengths.len());
+        return Err(Failure::invalid(Some("batches".to_owned()), message).into());
+    }
+    let batches: Vec<_> = batches.into_iter().map(|(first, last)| first..last).collect();
+    let packed = agl_trace::trajectory::pack(&lengths, &batches, capacity);
+    Ok(packed.into_iter().map(|packed| (packed.rows, packed.cu_seqlens)).collect())
+}
+
+impl From<agl_export::Error> for Failure {
+    fn from(error: agl_export::Error) -> Self {
+        match error {
+            agl_export::Error::Store(error) => error.into(),
+            agl_export::Error::Trace(error) => error.into(),
+            error => Self::backend(error.to_string()),
+        }
+    }
 }
 
 /// The primary value of the last reward of a list of spans; null without one.

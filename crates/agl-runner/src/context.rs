@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -5,9 +6,10 @@ use agl_store::{Clock, IdSource};
 use agl_trace::{RewardDimension, attributes, chat_attributes, reward_attributes, tool_call_attributes};
 use agl_types::{
     Attempt, AttemptedRollout, Attributes, Llm, NamedResources, PromptTemplate, Resource, Rollout, Span,
-    StatusCode, ids, semconv,
+    StatusCode, TraceStatus, ids, semconv,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::agent::Failure;
 use crate::{BoxError, Error, SpanSink};
@@ -16,11 +18,32 @@ tokio::task_local! {
     static CURRENT: RolloutContext;
 }
 
+thread_local! {
+    /// The spans that the code on this thread is in, innermost last: their trace and their id.
+    static ENTERED: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Judges the work of the rollout being run in this task; see [`RolloutContext::emit_reward`].
 ///
 /// # Errors
 /// [`Error::NoRollout`] outside an agent and in tasks that it spawned, and those of
 /// [`RolloutContext::emit_reward`].
+///
+/// ```
+/// use agl_runner::{BoxError, Outcome, RolloutContext, emit_reward};
+/// use serde_json::Value;
+///
+/// async fn judge(answer: &str) -> Result<(), BoxError> {
+///     // Deep in somebody's code, without a context at hand.
+///     emit_reward(if answer == "42" { 1.0 } else { 0.0 }).await?;
+///     Ok(())
+/// }
+///
+/// let agent = |task: Value, _: RolloutContext| async move {
+///     judge(task.as_str().unwrap_or_default()).await?;
+///     Ok::<_, BoxError>(Outcome::Done)
+/// };
+/// ```
 pub async fn emit_reward(reward: f64) -> Result<(), Error> {
     RolloutContext::current().ok_or(Error::NoRollout)?.emit_reward(reward).await
 }
@@ -28,6 +51,23 @@ pub async fn emit_reward(reward: f64) -> Result<(), Error> {
 /// What an agent is given beside its task: where it stands, what it may use, and where its spans go.
 ///
 /// Cheap to clone.
+///
+/// ```
+/// use agl_runner::{BoxError, Outcome, RolloutContext};
+/// use serde_json::{Value, json};
+///
+/// async fn agent(task: Value, context: RolloutContext) -> Result<Outcome, BoxError> {
+///     context.emit_message("thinking").await?;
+///     let sum = context
+///         .operation("add", async |within| {
+///             within.emit_annotation(&json!({"terms": task})).await?;
+///             Ok(2)
+///         })
+///         .await?;
+///     context.emit_object(&sum).await?;
+///     Ok(Outcome::Reward(f64::from(sum)))
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct RolloutContext {
     shared: Arc<Shared>,
@@ -46,6 +86,18 @@ struct Shared {
 }
 
 /// A span that has begun: what happens in its context comes below it.
+///
+/// ```
+/// use agl_runner::{BoxError, RolloutContext};
+///
+/// async fn plan(context: &RolloutContext) -> Result<(), BoxError> {
+///     let mut planner = context.begin_agent("planner");
+///     planner.span_mut().attributes.insert("depth".to_owned(), 3.into());
+///     planner.context().emit_message("within the planner's span").await?;
+///     planner.end().await?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct LastingSpan {
     context: RolloutContext,
@@ -128,8 +180,38 @@ impl RolloutContext {
             &self.attempt().attempt_id,
             0,
         );
-        span.parent_id.clone_from(&self.parent_id);
+        span.parent_id = self.parent_id.clone().or_else(|| self.entered());
         span
+    }
+
+    /// The span of this attempt that the code on this thread is in.
+    fn entered(&self) -> Option<String> {
+        ENTERED.with_borrow(|entered| {
+            let (_, span_id) = entered.iter().rfind(|(trace_id, _)| *trace_id == self.shared.trace_id)?;
+            Some(span_id.clone())
+        })
+    }
+
+    /// Has the code on this thread be in a span, until [`RolloutContext::exit`]: spans made meanwhile come below it,
+    /// unless their context says otherwise. For those who follow a program from outside, as subscribers of `tracing`
+    /// do.
+    pub fn enter(&self, span_id: &str) {
+        ENTERED.with_borrow_mut(|entered| entered.push((self.shared.trace_id.clone(), span_id.to_owned())));
+    }
+
+    /// Undoes [`RolloutContext::enter`].
+    pub fn exit(&self, span_id: &str) {
+        ENTERED.with_borrow_mut(|entered| {
+            if let Some(place) = entered.iter().rposition(|(_, entered)| entered == span_id) {
+                entered.remove(place);
+            }
+        });
+    }
+
+    /// The id of the trace that all spans of this attempt belong to.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        &self.shared.trace_id
     }
 
     /// Hands a span to the store, which numbers it. Returns at once; it is kept when the attempt is reported.
@@ -138,6 +220,15 @@ impl RolloutContext {
     /// [`Error::Over`] when the rollout is over.
     pub async fn emit_span(&self, span: Span) -> Result<(), Error> {
         self.shared.sink.emit(span).await
+    }
+
+    /// Like [`RolloutContext::emit_span`], for code that cannot wait.
+    ///
+    /// # Errors
+    /// [`Error::Over`] when the rollout is over; [`Error::Full`] when very many spans are on their way already, which
+    /// the next flush tells in the log.
+    pub fn emit_span_now(&self, span: Span) -> Result<(), Error> {
+        self.shared.sink.emit_now(span)
     }
 
     /// Waits until every span emitted so far is kept by the store.
@@ -187,6 +278,94 @@ impl RolloutContext {
         .await
     }
 
+    /// Notes any object: a number, a text or a truth as itself, anything else as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Object`] for what has no JSON, [`Error::Over`] when the rollout is over.
+    pub async fn emit_object(&self, object: &(impl Serialize + Sync)) -> Result<(), Error> {
+        let value = serde_json::to_value(object).map_err(|error| Error::Object(error.to_string()))?;
+        // As Python calls them, where most who read this are.
+        let (kind, key, text) = match &value {
+            Value::String(text) => ("str", semconv::OBJECT_LITERAL, text.clone()),
+            Value::Bool(truth) => {
+                ("bool", semconv::OBJECT_LITERAL, if *truth { "True" } else { "False" }.to_owned())
+            }
+            Value::Number(number) => {
+                (if number.is_f64() { "float" } else { "int" }, semconv::OBJECT_LITERAL, number.to_string())
+            }
+            Value::Null => ("NoneType", semconv::OBJECT_JSON, value.to_string()),
+            Value::Array(_) => ("list", semconv::OBJECT_JSON, value.to_string()),
+            Value::Object(_) => ("dict", semconv::OBJECT_JSON, value.to_string()),
+        };
+        let attributes = [(semconv::OBJECT_TYPE.to_owned(), kind.into()), (key.to_owned(), text.into())];
+        self.emit(semconv::AGL_OBJECT, Attributes::from_iter(attributes)).await
+    }
+
+    /// Notes a call of a tool with its arguments and its result, by OpenTelemetry's
+    /// [GenAI conventions](https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/#execute-tool-span).
+    ///
+    /// # Errors
+    /// [`Error::Over`] when the rollout is over.
+    pub async fn emit_tool_call(&self, name: &str, arguments: &Value, result: &Value) -> Result<(), Error> {
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let span = self
+            .new_span(&format!("{} {name}", semconv::GEN_AI_EXECUTE_TOOL))
+            .with_attribute(semconv::GEN_AI_OPERATION_NAME, semconv::GEN_AI_EXECUTE_TOOL)
+            .with_attribute(semconv::GEN_AI_TOOL_NAME, name)
+            .with_attribute(semconv::GEN_AI_TOOL_TYPE, "function")
+            .with_attribute(semconv::GEN_AI_TOOL_ARGUMENTS, text(arguments))
+            .with_attribute(semconv::GEN_AI_TOOL_RESULT, text(result));
+        self.emit_span(span).await
+    }
+
+    /// Notes that a part of the agent's work has started. The attempt itself is the runner's to note.
+    ///
+    /// # Errors
+    /// [`Error::Over`] when the rollout is over.
+    pub async fn emit_started(&self, part: &str) -> Result<(), Error> {
+        self.emit_state(semconv::STATE_STARTED, Some(part), None).await
+    }
+
+    /// Notes that a part of the agent's work has finished well.
+    ///
+    /// # Errors
+    /// [`Error::Over`] when the rollout is over.
+    pub async fn emit_finished(&self, part: &str) -> Result<(), Error> {
+        self.emit_state(semconv::STATE_FINISHED, Some(part), None).await
+    }
+
+    /// Notes that a part of the agent's work has failed.
+    ///
+    /// # Errors
+    /// [`Error::Over`] when the rollout is over.
+    pub async fn emit_failed(&self, part: &str, error: &BoxError) -> Result<(), Error> {
+        self.emit_state(semconv::STATE_FAILED, Some(part), Some(&Failure::of_error(error))).await
+    }
+
+    /// A state event of the attempt, or of a part of it.
+    pub(crate) async fn emit_state(
+        &self,
+        event: &str,
+        part: Option<&str>,
+        failure: Option<&Failure>,
+    ) -> Result<(), Error> {
+        let mut span = self.new_span(semconv::AGL_STATE).with_attribute(semconv::STATE_EVENT, event);
+        span.status = TraceStatus::new(StatusCode::Ok);
+        if let Some(part) = part {
+            span = span.with_attribute(semconv::STATE_NAME, part);
+        }
+        if let Some(failure) = failure {
+            span.attributes.extend(failure.attributes());
+            span = span.with_attribute(semconv::STATE_REASON, failure.reason);
+            span.status.status_code = StatusCode::Error;
+            span.status.description = Some(failure.message.clone());
+        }
+        self.emit_span(span).await
+    }
+
     /// Notes an error that the agent has dealt with; one that it returns is noted by the runner.
     ///
     /// # Errors
@@ -196,9 +375,7 @@ impl RolloutContext {
     }
 
     pub(crate) async fn emit_failure(&self, failure: &Failure) -> Result<(), Error> {
-        let exception =
-            json!({"exception": {"type": failure.kind, "message": failure.message, "escaped": true}});
-        self.emit(semconv::AGL_EXCEPTION, attributes::flatten(&exception, false)).await
+        self.emit(semconv::AGL_EXCEPTION, failure.attributes()).await
     }
 
     async fn emit(&self, name: &str, attributes: Attributes) -> Result<(), Error> {
@@ -256,7 +433,8 @@ impl RolloutContext {
         Work: Future<Output = Result<T, BoxError>>,
     {
         let mut operation = self.begin_operation(name);
-        let result = work(operation.context().clone()).await;
+        let within = operation.context().clone();
+        let result = within.clone().scope(work(within)).await;
         if let Err(error) = &result {
             operation.span.status.status_code = StatusCode::Error;
             operation.span.status.description = Some(error.to_string());

@@ -7,15 +7,23 @@
 mod agent;
 mod context;
 mod error;
+mod hook;
+mod judge;
+mod program;
+mod resources;
 mod retry;
 mod runner;
 mod sink;
 mod snapshot;
 mod stop;
 
-pub use agent::{Agent, BoxError, Outcome};
+pub use agent::{Agent, AnyAgent, BoxError, Outcome};
 pub use context::{LastingSpan, RolloutContext, emit_reward};
 pub use error::Error;
+pub use hook::Hook;
+pub use judge::{Judge, JudgeError, Verdict};
+pub use program::{Program, ProgramError, Ran, Surroundings, Task, TaskReport};
+pub use resources::{FromResources, Named};
 pub use retry::Patience;
 pub use runner::{Runner, RunnerOptions, RunnerReport};
 pub use sink::SpanSink;

@@ -1,11 +1,13 @@
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agl_store::{Clock, Error as StoreError, IdSource, RandomIds, Store, SystemClock};
 use agl_types::{
-    AttemptQuery, AttemptStatus, AttemptUpdate, AttemptedRollout, DequeueRequest, JsonMap, NamedResources,
-    Patch, RolloutView, StartRollout, WorkerUpdate,
+    Attempt, AttemptQuery, AttemptStatus, AttemptUpdate, AttemptedRollout, DequeueRequest, JsonMap,
+    NamedResources, Patch, RolloutView, SpanQuery, StartRollout, WorkerUpdate, semconv,
 };
+use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::task::{JoinError, JoinHandle};
@@ -15,12 +17,24 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Failure;
 use crate::retry::{Backoff, Patience};
 use crate::snapshot::machine_snapshot;
-use crate::{Agent, BoxError, Outcome, RolloutContext, SpanSink, StopSignal};
+use crate::{AnyAgent, BoxError, Error, Hook, Outcome, RolloutContext, SpanSink, StopSignal};
 
 /// How long an agent that was given up may take to drop what it holds.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How a runner works.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use agl_runner::RunnerOptions;
+///
+/// let options = RunnerOptions {
+///     max_rollouts: Some(100),
+///     heartbeat_interval: Duration::from_secs(5),
+///     ..RunnerOptions::new("Worker-7")
+/// };
+/// ```
 #[derive(Debug, Clone)]
 pub struct RunnerOptions {
     /// The name that the store knows the runner by; unique among those that live.
@@ -54,6 +68,13 @@ impl RunnerOptions {
 }
 
 /// How many attempts of a runner ended how.
+///
+/// ```
+/// use agl_runner::RunnerReport;
+///
+/// let report = RunnerReport::default();
+/// assert_eq!(report.succeeded + report.failed + report.timed_out, 0);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunnerReport {
     /// Attempts that ended well.
@@ -65,11 +86,30 @@ pub struct RunnerReport {
 }
 
 /// Takes rollouts from a store, one after the other, and has an agent work on them.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use agl_runner::{BoxError, Outcome, RolloutContext, Runner, RunnerOptions, StopSignal};
+/// use agl_store::{MemoryStore, Store as _};
+/// use agl_types::EnqueueRolloutRequest;
+/// use serde_json::Value;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), BoxError> {
+/// let store = Arc::new(MemoryStore::new());
+/// store.enqueue_rollout(EnqueueRolloutRequest::new("a task")).await?;
+/// let agent = |_: Value, _: RolloutContext| async { Ok(Outcome::Reward(1.0)) };
+/// let options = RunnerOptions { max_rollouts: Some(1), ..RunnerOptions::new("Worker-0") };
+/// let report = Runner::new(Arc::new(agent), store, options).run(&StopSignal::new()).await;
+/// assert_eq!(report.succeeded, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Runner {
-    agent: Arc<dyn Agent>,
+    agent: Arc<dyn AnyAgent>,
     store: Arc<dyn Store>,
     options: RunnerOptions,
+    hooks: Vec<Arc<dyn Hook>>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
 }
@@ -96,20 +136,27 @@ enum Verdict {
 impl Runner {
     /// A runner on the machine's clock.
     #[must_use]
-    pub fn new(agent: Arc<dyn Agent>, store: Arc<dyn Store>, options: RunnerOptions) -> Self {
+    pub fn new(agent: Arc<dyn AnyAgent>, store: Arc<dyn Store>, options: RunnerOptions) -> Self {
         Self::with(agent, store, options, Arc::new(SystemClock), Arc::new(RandomIds))
     }
 
     /// A runner that takes time and ids from elsewhere.
     #[must_use]
     pub fn with(
-        agent: Arc<dyn Agent>,
+        agent: Arc<dyn AnyAgent>,
         store: Arc<dyn Store>,
         options: RunnerOptions,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
     ) -> Self {
-        Self { agent, store, options, clock, ids }
+        Self { agent, store, options, hooks: Vec::new(), clock, ids }
+    }
+
+    /// The same runner, with hooks that are called around each attempt, in this order.
+    #[must_use]
+    pub fn with_hooks(mut self, hooks: Vec<Arc<dyn Hook>>) -> Self {
+        self.hooks = hooks;
+        self
     }
 
     /// Works until the signal is given or `max_rollouts` have been run.
@@ -249,18 +296,82 @@ impl RunningAttempt {
             self.runner.clock.clone(),
             self.runner.ids.clone(),
         );
+        self.note(context.emit_state(semconv::STATE_STARTED, None, None).await);
         let verdict = match resources {
-            Ok(_) => self.run_agent(&context).await,
-            Err(failure) => Verdict::Failed(failure),
+            Ok(_) => {
+                let verdict = self.run_agent_with_hooks(&context).await;
+                let verdict = self.emit_rest(&context, verdict).await;
+                self.tell_end(&context).await;
+                verdict
+            }
+            Err(failure) => self.emit_rest(&context, Verdict::Failed(failure)).await,
         };
-        let verdict = self.emit_rest(&context, verdict).await;
         self.report(verdict).await
+    }
+
+    async fn run_agent_with_hooks(&self, context: &RolloutContext) -> Verdict {
+        for hook in &self.runner.hooks {
+            self.call(hook.on_rollout_start(context)).await;
+        }
+        for hook in &self.runner.hooks {
+            self.call(hook.on_trace_start(context)).await;
+        }
+        let verdict = self.run_agent(context).await;
+        if let Verdict::Succeeded(_) = verdict {
+            for hook in &self.runner.hooks {
+                self.call(hook.on_trace_end(context)).await;
+            }
+        }
+        verdict
+    }
+
+    /// Tells the hooks that it is over.
+    async fn tell_end(&self, context: &RolloutContext) {
+        if self.runner.hooks.is_empty() {
+            return;
+        }
+        let AttemptedRollout { rollout, attempt } = &self.attempted;
+        let query = || {
+            self.runner.store.query_spans(SpanQuery {
+                rollout_id: rollout.rollout_id.clone(),
+                attempt_id: Some(attempt.attempt_id.clone()),
+                ..SpanQuery::default()
+            })
+        };
+        let mut spans = match self.patience.insist("reading spans", query).await {
+            Ok(page) => page.items,
+            Err(error) => {
+                self.note(Err(error));
+                Vec::new()
+            }
+        };
+        spans.retain(|span| span.name != semconv::AGL_STATE);
+        for hook in &self.runner.hooks {
+            self.call(hook.on_rollout_end(context, &spans)).await;
+        }
+    }
+
+    /// Calls a hook; its errors and panics stay its own.
+    async fn call(&self, hook: impl Future<Output = Result<(), BoxError>>) {
+        match AssertUnwindSafe(hook).catch_unwind().await {
+            Ok(result) => self.note(result),
+            Err(payload) => self.note(Err(Failure::of_panic(&*payload).message)),
+        }
+    }
+
+    /// Logs an error that changes nothing.
+    fn note<E: std::fmt::Display>(&self, result: Result<(), E>) {
+        if let Err(error) = result {
+            let AttemptedRollout { rollout, attempt } = &self.attempted;
+            tracing::error!(%error, rollout_id = rollout.rollout_id, attempt_id = attempt.attempt_id,
+                "something around the attempt failed");
+        }
     }
 
     /// The resources that the rollout names; the latest when it names none; empty when there are none either.
     async fn resolve_resources(&self) -> Result<NamedResources, Failure> {
         let store = &self.runner.store;
-        let failed = |error: StoreError| Failure::new("ResourcesError", format!("resources: {error}"));
+        let failed = |error: StoreError| Failure::missing_resources(format!("resources: {error}"));
         let Some(resources_id) = &self.attempted.rollout.resources_id else {
             let latest = self.patience.insist("reading resources", || store.get_latest_resources()).await;
             return Ok(latest.map_err(failed)?.map(|update| update.resources).unwrap_or_default());
@@ -271,21 +382,20 @@ impl RunningAttempt {
             None => {
                 let message =
                     format!("resources {resources_id} are not in the store: add them before enqueueing");
-                Err(Failure::new("ResourcesError", message))
+                Err(Failure::missing_resources(message))
             }
         }
     }
 
     async fn run_agent(&self, context: &RolloutContext) -> Verdict {
-        let (agent, task) = (self.runner.agent.clone(), self.attempted.rollout.input.clone());
-        let agent_context = context.clone();
+        let (agent, agent_context) = (self.runner.agent.clone(), context.clone());
         let mut work = tokio::spawn(async move {
-            agent_context.clone().scope(async { agent.rollout(task, &agent_context).await }).await
+            agent_context.clone().scope(async { agent.run(&agent_context).await }).await
         });
         let verdict = tokio::select! {
             result = &mut work => return of_agent(result),
             () = self.cancel.cancelled() => {
-                Verdict::Failed(Failure::new("CancelledError", "the runner was told to give the rollout up"))
+                Verdict::Failed(Failure::cancelled("the runner was told to give the rollout up"))
             }
             failure = self.time_up() => Verdict::TimedOut(failure),
             failure = self.recalled() => Verdict::Recalled(failure),
@@ -305,7 +415,7 @@ impl RunningAttempt {
             return std::future::pending().await;
         };
         sleep(limit).await;
-        Failure::new("TimeoutError", format!("the attempt took longer than {} s", limit.as_secs_f64()))
+        Failure::timeout(format!("the attempt took longer than {} s", limit.as_secs_f64()))
     }
 
     /// Returns when somebody else has ended the attempt or the rollout.
@@ -322,26 +432,43 @@ impl RunningAttempt {
                 && view.rollout.status.is_terminal()
             {
                 let status = view.rollout.status;
-                return Failure::new("CancelledError", format!("the rollout became {status} meanwhile"));
+                return Failure::cancelled(format!("the rollout became {status} meanwhile"));
             }
         }
     }
 
     /// Emits what the verdict calls for and waits until all spans are kept.
     async fn emit_rest(&self, context: &RolloutContext, verdict: Verdict) -> Verdict {
-        let emitted = match &verdict {
-            Verdict::Succeeded(Outcome::Done) => Ok(()),
-            Verdict::Succeeded(Outcome::Reward(reward)) => context.emit_reward(*reward).await,
-            Verdict::Failed(failure) | Verdict::TimedOut(failure) | Verdict::Recalled(failure) => {
-                context.emit_failure(failure).await
-            }
+        let failure = match verdict {
+            Verdict::Succeeded(outcome) => match self.emit_success(context, outcome).await {
+                Ok(()) => return verdict,
+                // Success without the reward or the spans would be training data with holes.
+                Err(error) => return self.emit_rest_of_failure(context, error).await,
+            },
+            Verdict::Failed(ref failure)
+            | Verdict::TimedOut(ref failure)
+            | Verdict::Recalled(ref failure) => failure,
         };
-        let kept = context.flush().await;
-        match (verdict, emitted.and(kept)) {
-            // Success without the reward or the spans would be training data with holes.
-            (Verdict::Succeeded(_), Err(error)) => Verdict::Failed(Failure::of_error(&BoxError::from(error))),
-            (verdict, _) => verdict,
+        self.note(context.emit_failure(failure).await);
+        self.note(context.emit_state(semconv::STATE_FAILED, None, Some(failure)).await);
+        self.note(context.flush().await);
+        verdict
+    }
+
+    async fn emit_rest_of_failure(&self, context: &RolloutContext, error: Error) -> Verdict {
+        let failure = Failure::of_error(&BoxError::from(error));
+        self.note(context.emit_state(semconv::STATE_FAILED, None, Some(&failure)).await);
+        self.note(context.flush().await);
+        Verdict::Failed(failure)
+    }
+
+    async fn emit_success(&self, context: &RolloutContext, outcome: Outcome) -> Result<(), Error> {
+        context.flush().await?;
+        if let Outcome::Reward(reward) = outcome {
+            context.emit_reward(reward).await?;
         }
+        context.emit_state(semconv::STATE_FINISHED, None, None).await?;
+        context.flush().await
     }
 
     async fn report(&self, verdict: Verdict) -> AttemptStatus {
@@ -353,7 +480,7 @@ impl RunningAttempt {
         };
         let AttemptedRollout { rollout, attempt } = &self.attempted;
         if let Some(failure) = &failure {
-            let Failure { kind, message } = failure;
+            let Failure { kind, message, .. } = failure;
             tracing::warn!(
                 rollout_id = rollout.rollout_id,
                 attempt_id = attempt.attempt_id,
@@ -370,6 +497,7 @@ impl RunningAttempt {
         }
         let metadata = failure.map(|failure| {
             let mut metadata = attempt.metadata.clone().unwrap_or_default();
+            metadata.insert(Attempt::REASON.to_owned(), failure.reason.into());
             metadata.insert("failure".to_owned(), json!({"type": failure.kind, "message": failure.message}));
             metadata
         });
@@ -405,7 +533,7 @@ fn of_agent(result: Result<Result<Outcome, BoxError>, JoinError>) -> Verdict {
         Ok(Err(error)) => Verdict::Failed(Failure::of_error(&error)),
         Err(error) => Verdict::Failed(match error.try_into_panic() {
             Ok(payload) => Failure::of_panic(&*payload),
-            Err(_) => Failure::new("CancelledError", "the agent's task was cancelled"),
+            Err(_) => Failure::cancelled("the agent's task was cancelled"),
         }),
     }
 }

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use agl_store::{Error as StoreError, SpanDraft, Store};
 use agl_types::Span;
@@ -8,7 +9,7 @@ use crate::Error;
 use crate::retry::Patience;
 
 /// Spans that may wait for the store; then emitting waits.
-const CAPACITY: usize = 1024;
+const CAPACITY: usize = 4096;
 /// Spans sent in one call.
 const BATCH: usize = 256;
 
@@ -18,6 +19,8 @@ const BATCH: usize = 256;
 #[derive(Debug, Clone)]
 pub struct SpanSink {
     messages: mpsc::Sender<Message>,
+    /// Spans from code that could not wait, since the last flush.
+    lost: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -31,7 +34,7 @@ impl SpanSink {
     pub(crate) fn start(store: Arc<dyn Store>, patience: Patience) -> Self {
         let (messages, receiver) = mpsc::channel(CAPACITY);
         tokio::spawn(send(store, patience, receiver));
-        Self { messages }
+        Self { messages, lost: Arc::default() }
     }
 
     /// Hands a span over, which already names its rollout and attempt. Waits only while very many are underway.
@@ -42,12 +45,30 @@ impl SpanSink {
         self.messages.send(Message::Span(Box::new(span))).await.map_err(|_| Error::Over)
     }
 
+    /// Hands a span over from code that cannot wait.
+    ///
+    /// # Errors
+    /// [`Error::Over`] when nobody sends spans any more; [`Error::Full`] when very many are underway.
+    pub fn emit_now(&self, span: Span) -> Result<(), Error> {
+        self.messages.try_send(Message::Span(Box::new(span))).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Closed(_) => Error::Over,
+            mpsc::error::TrySendError::Full(_) => {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                Error::Full
+            }
+        })
+    }
+
     /// Waits until every span emitted so far is kept by the store.
     ///
     /// # Errors
     /// [`Error::Store`] when some span since the last flush was not taken; [`Error::Over`] like
     /// [`SpanSink::emit`].
     pub async fn flush(&self) -> Result<(), Error> {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::error!(lost, "spans came faster than the store took them, and were lost");
+        }
         let (done, answer) = oneshot::channel();
         self.messages.send(Message::Flush(done)).await.map_err(|_| Error::Over)?;
         answer.await.map_err(|_| Error::Over)?.map_err(Error::from)

@@ -1,6 +1,15 @@
 use tokio_util::sync::CancellationToken;
 
 /// Tells runners and algorithms to end. Cheap to clone; all clones are one signal.
+///
+/// ```
+/// use agl_runner::StopSignal;
+///
+/// let signal = StopSignal::new();
+/// let child = signal.child();
+/// signal.cancel();
+/// assert!(child.is_stopped() && child.is_cancelled());
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct StopSignal {
     stop: CancellationToken,

@@ -10,12 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use agl_runner::{Agent, BoxError, Outcome, RolloutContext, Runner, RunnerOptions, RunnerReport, StopSignal};
+use agl_runner::{
+    Agent, AnyAgent, BoxError, Hook, Named, Outcome, RolloutContext, Runner, RunnerOptions, RunnerReport,
+    StopSignal,
+};
 use agl_store::{MemoryStore, Store};
 use agl_trace::find_final_reward;
 use agl_types::{
-    Attempt, AttemptQuery, AttemptStatus, EnqueueRolloutRequest, Llm, NamedResources, Resource, Rollout,
-    RolloutConfig, RolloutStatus, RolloutUpdate, Span, SpanQuery, StartRollout, WorkerStatus,
+    Attempt, AttemptQuery, AttemptStatus, EnqueueRolloutRequest, Llm, NamedResources, PromptTemplate,
+    Resource, Rollout, RolloutConfig, RolloutStatus, RolloutUpdate, Span, SpanQuery, StartRollout,
+    TemplateEngine, WorkerStatus, semconv,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -25,8 +29,11 @@ struct Puppet;
 
 #[async_trait]
 impl Agent for Puppet {
-    async fn rollout(&self, task: Value, context: &RolloutContext) -> Result<Outcome, BoxError> {
-        match task.as_str().unwrap() {
+    type Task = String;
+    type Resources = ();
+
+    async fn rollout(&self, task: String, (): (), context: &RolloutContext) -> Result<Outcome, BoxError> {
+        match task.as_str() {
             "reward" => {
                 context.emit_reward(0.25).await?;
                 Ok(Outcome::Reward(1.0))
@@ -77,9 +84,30 @@ async fn ended(store: &Arc<MemoryStore>, rollout_id: &str) -> (Rollout, Attempt,
     (view.rollout, view.attempt.unwrap(), spans(store, rollout_id).await)
 }
 
+/// What the agent has emitted, without the runner's state events.
 async fn spans(store: &Arc<MemoryStore>, rollout_id: &str) -> Vec<Span> {
+    let mut spans = all_spans(store, rollout_id).await;
+    spans.retain(|span| span.name != semconv::AGL_STATE);
+    spans
+}
+
+async fn all_spans(store: &Arc<MemoryStore>, rollout_id: &str) -> Vec<Span> {
     let query = SpanQuery { rollout_id: rollout_id.to_owned(), ..SpanQuery::default() };
     store.query_spans(query).await.unwrap().items
+}
+
+/// The state events of all attempts, with the reasons of failures.
+async fn states(store: &Arc<MemoryStore>, rollout_id: &str) -> Vec<String> {
+    let spans = all_spans(store, rollout_id).await;
+    let word = |span: &Span, key: &str| span.attributes.get(key).and_then(Value::as_str).map(str::to_owned);
+    spans
+        .iter()
+        .filter(|span| span.name == semconv::AGL_STATE)
+        .map(|span| {
+            let event = word(span, semconv::STATE_EVENT).unwrap();
+            word(span, semconv::STATE_REASON).map_or(event.clone(), |reason| format!("{event} {reason}"))
+        })
+        .collect()
 }
 
 async fn attempts(store: &Arc<MemoryStore>, rollout_id: &str) -> Vec<Attempt> {
@@ -96,6 +124,10 @@ async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
+fn reason_of(attempt: &Attempt) -> &str {
+    attempt.metadata.as_ref().unwrap()[Attempt::REASON].as_str().unwrap()
+}
+
 fn failure_of(attempt: &Attempt) -> Value {
     attempt.metadata.as_ref().unwrap()["failure"].clone()
 }
@@ -105,7 +137,8 @@ async fn a_returned_reward_comes_last() {
     let (rollout, attempt, spans) = run("reward").await;
     assert_eq!((rollout.status, attempt.status), (RolloutStatus::Succeeded, AttemptStatus::Succeeded));
     assert_eq!(attempt.worker_id.as_deref(), Some("Worker-0"));
-    assert_eq!(spans.iter().map(|span| span.sequence_id).collect::<Vec<_>>(), [1, 2]);
+    // Between the attempt's start and its end.
+    assert_eq!(spans.iter().map(|span| span.sequence_id).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(find_final_reward(&spans), Some(1.0));
     assert_eq!(spans[1].name, "agentlightning.annotation");
     assert_eq!(spans[1].parent_id, None);
@@ -122,6 +155,7 @@ async fn an_agent_that_gives_no_reward_leaves_no_span() {
 #[tokio::test]
 async fn an_error_is_recorded_after_what_came_before_it() {
     let (rollout, attempt, spans) = run("error").await;
+    assert_eq!(reason_of(&attempt), "error");
     assert_eq!((rollout.status, attempt.status), (RolloutStatus::Failed, AttemptStatus::Failed));
     assert_eq!(failure_of(&attempt), json!({"type": "Error", "message": "no luck"}));
     let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
@@ -172,6 +206,8 @@ async fn a_hanging_agent_is_given_up_when_its_time_is_up_and_tried_again() {
         attempts(&store, &rollout_id).await.iter().map(|attempt| attempt.status).collect();
     assert_eq!(statuses, [AttemptStatus::Timeout, AttemptStatus::Timeout]);
     assert_eq!(spans.len(), 2);
+    let expected = ["started", "failed timeout", "started", "failed timeout"];
+    assert_eq!(states(&store, &rollout_id).await, expected);
 }
 
 #[tokio::test]
@@ -185,9 +221,11 @@ async fn missing_resources_fail_the_attempt_and_say_why() {
     runner(&store, Some(1)).run(&StopSignal::new()).await;
     let (rollout, attempt, spans) = ended(&store, &rollout_id).await;
     assert_eq!((rollout.status, attempt.status), (RolloutStatus::Failed, AttemptStatus::Failed));
+    assert_eq!(reason_of(&attempt), "missing_resources");
     assert_eq!(failure_of(&attempt)["type"], "ResourcesError");
     assert!(failure_of(&attempt)["message"].as_str().unwrap().contains("rs-nowhere"));
     assert_eq!(spans.len(), 1);
+    assert_eq!(states(&store, &rollout_id).await, ["started", "failed missing_resources"]);
 }
 
 #[tokio::test]
@@ -268,13 +306,20 @@ async fn a_rollout_that_is_called_off_is_given_up() {
     run.await.unwrap();
     let (rollout, attempt, _) = ended(&store, &rollout_id).await;
     assert_eq!((rollout.status, attempt.status), (RolloutStatus::Cancelled, AttemptStatus::Failed));
+    assert_eq!(reason_of(&attempt), "cancelled");
     assert_eq!(ended(&store, &next).await.0.status, RolloutStatus::Succeeded);
 }
 
 #[tokio::test]
 async fn a_cancelled_runner_reports_its_attempt_as_failed() {
     let store = Arc::new(MemoryStore::new());
-    let rollout_id = enqueue(&store, "hang", None).await;
+    // It would be tried again, had it failed by itself.
+    let config = RolloutConfig {
+        max_attempts: 3.try_into().unwrap(),
+        retry_condition: vec![AttemptStatus::Failed],
+        ..RolloutConfig::default()
+    };
+    let rollout_id = enqueue(&store, "hang", Some(config)).await;
     let signal = StopSignal::new();
     let runner = runner(&store, None);
     let run = tokio::spawn({
@@ -287,6 +332,174 @@ async fn a_cancelled_runner_reports_its_attempt_as_failed() {
     let (rollout, attempt, _) = ended(&store, &rollout_id).await;
     assert_eq!((rollout.status, attempt.status), (RolloutStatus::Failed, AttemptStatus::Failed));
     assert_eq!(failure_of(&attempt)["type"], "CancelledError");
+    assert_eq!(reason_of(&attempt), "cancelled");
+    assert_eq!(states(&store, &rollout_id).await, ["started", "failed cancelled"]);
+}
+
+/// Notes its calls.
+#[derive(Clone, Default)]
+struct Recorder(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl Recorder {
+    fn add(&self, call: &str) -> Result<(), BoxError> {
+        self.0.lock().unwrap().push(call.to_owned());
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Hook for Recorder {
+    async fn on_rollout_start(&self, _: &RolloutContext) -> Result<(), BoxError> {
+        self.add("rollout start")
+    }
+
+    async fn on_trace_start(&self, context: &RolloutContext) -> Result<(), BoxError> {
+        context.emit_message("from a hook").await?;
+        self.add("trace start")
+    }
+
+    async fn on_trace_end(&self, _: &RolloutContext) -> Result<(), BoxError> {
+        self.add("trace end")
+    }
+
+    async fn on_rollout_end(&self, _: &RolloutContext, spans: &[Span]) -> Result<(), BoxError> {
+        self.add(&format!("rollout end {}", spans.len()))
+    }
+}
+
+/// Fails wherever it can.
+struct Clumsy;
+
+#[async_trait]
+impl Hook for Clumsy {
+    async fn on_rollout_start(&self, _: &RolloutContext) -> Result<(), BoxError> {
+        Err("clumsy".into())
+    }
+
+    async fn on_rollout_end(&self, _: &RolloutContext, _: &[Span]) -> Result<(), BoxError> {
+        panic!("clumsy")
+    }
+}
+
+#[tokio::test]
+async fn hooks_are_called_in_order_and_their_errors_stay_theirs() {
+    let store = Arc::new(MemoryStore::new());
+    for (task, calls) in [
+        ("reward", &["rollout start", "trace start", "trace end", "rollout end 3"][..]),
+        ("error", &["rollout start", "trace start", "rollout end 3"]),
+    ] {
+        let rollout_id = enqueue(&store, task, None).await;
+        let recorder = Recorder::default();
+        let hooks: Vec<Arc<dyn Hook>> = vec![Arc::new(Clumsy), Arc::new(recorder.clone())];
+        runner(&store, Some(1)).with_hooks(hooks).run(&StopSignal::new()).await;
+        assert_eq!(*recorder.0.lock().unwrap(), calls);
+        let expected = if task == "reward" { RolloutStatus::Succeeded } else { RolloutStatus::Failed };
+        assert_eq!(ended(&store, &rollout_id).await.0.status, expected);
+    }
+}
+
+#[tokio::test]
+async fn every_attempt_starts_and_ends_once() {
+    let store = Arc::new(MemoryStore::new());
+    for (task, expected) in [
+        ("reward", ["started", "finished"]),
+        ("done", ["started", "finished"]),
+        ("error", ["started", "failed error"]),
+        ("panic", ["started", "failed error"]),
+        ("nan", ["started", "failed error"]),
+    ] {
+        let rollout_id = enqueue(&store, task, None).await;
+        runner(&store, Some(1)).run(&StopSignal::new()).await;
+        assert_eq!(states(&store, &rollout_id).await, expected, "{task}");
+        let spans = all_spans(&store, &rollout_id).await;
+        assert!(spans.first().is_some_and(|span| span.name == semconv::AGL_STATE));
+        assert!(spans.last().is_some_and(|span| span.name == semconv::AGL_STATE));
+    }
+}
+
+/// A task with fields of its own.
+#[derive(serde::Deserialize)]
+struct Sum {
+    a: i64,
+    b: i64,
+}
+
+#[derive(serde::Deserialize)]
+struct Mine {
+    prompt: PromptTemplate,
+}
+
+struct Typed;
+
+#[async_trait]
+impl Agent for Typed {
+    type Task = Sum;
+    type Resources = (Llm, Named<Mine>, Option<PromptTemplate>);
+
+    async fn rollout(
+        &self,
+        Sum { a, b }: Sum,
+        (llm, Named(mine), first): Self::Resources,
+        context: &RolloutContext,
+    ) -> Result<Outcome, BoxError> {
+        context.emit_object(&llm.endpoint).await?;
+        context.emit_object(&json!({"prompt": mine.prompt.template})).await?;
+        context.emit_tool_call("add", &json!({"a": a, "b": b}), &json!(a + b)).await?;
+        context.emit_started("check").await?;
+        context.emit_failed("check", &"off by one".into()).await?;
+        assert_eq!(first.unwrap().template, mine.prompt.template);
+        Ok(Outcome::Reward(1.0))
+    }
+}
+
+#[tokio::test]
+async fn tasks_and_resources_have_types() {
+    let store = Arc::new(MemoryStore::new());
+    let prompt = PromptTemplate {
+        template: "{x}".to_owned(),
+        engine: TemplateEngine::FString,
+        extra: agl_types::JsonMap::new(),
+    };
+    let llm = Resource::ProxyLlm(Llm::new("http://gateway/v1/", "m"));
+    let runner = Runner::new(Arc::new(Typed), store.clone(), RunnerOptions::new("Worker-0"));
+    let run = async |input: Value, resources: NamedResources| {
+        store.add_resources(resources).await.unwrap();
+        let request = StartRollout { rollout: EnqueueRolloutRequest::new(input), worker_id: None };
+        runner.step(request, &StopSignal::new()).await.unwrap()
+    };
+    let with_prompt = NamedResources::from_iter([
+        ("llm".to_owned(), llm.clone()),
+        ("prompt".to_owned(), Resource::PromptTemplate(prompt)),
+    ]);
+    let view = run(json!({"a": 1, "b": 2}), with_prompt.clone()).await;
+    assert_eq!(view.rollout.status, RolloutStatus::Succeeded, "{view:?}");
+    let spans = spans(&store, &view.rollout.rollout_id).await;
+    let (rollout_id, attempt_id) = (&view.rollout.rollout_id, &view.attempt.unwrap().attempt_id);
+    let endpoint = format!("http://gateway/rollout/{rollout_id}/attempt/{attempt_id}/v1");
+    assert_eq!(spans[0].attributes["agentlightning.object.literal"], endpoint.as_str());
+    assert_eq!(spans[0].attributes["agentlightning.object.type"], "str");
+    assert_eq!(spans[1].attributes["agentlightning.object.json"], r#"{"prompt":"{x}"}"#);
+    assert_eq!(spans[2].name, "execute_tool add");
+    assert_eq!(spans[2].attributes["gen_ai.tool.call.arguments"], r#"{"a":1,"b":2}"#);
+    let expected = ["started", "started", "failed error", "finished"];
+    assert_eq!(states(&store, rollout_id).await, expected);
+
+    for (input, resources, reason, part) in [
+        (json!({"a": 1, "b": "x"}), with_prompt, "error", "b: invalid type"),
+        (
+            json!({"a": 1, "b": 2}),
+            NamedResources::from_iter([("llm".to_owned(), llm)]),
+            "missing_resources",
+            "prompt",
+        ),
+        (json!({"a": 1, "b": 2}), NamedResources::new(), "missing_resources", "no LLM"),
+    ] {
+        let view = run(input, resources).await;
+        let attempt = view.attempt.unwrap();
+        assert_eq!((view.rollout.status, reason_of(&attempt)), (RolloutStatus::Failed, reason));
+        let message = failure_of(&attempt)["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -354,7 +567,7 @@ async fn each_rollout_runs_once_however_many_runners_there_are() {
     }
     let runs = Arc::new(AtomicU32::new(0));
     let counted = runs.clone();
-    let agent: Arc<dyn Agent> = Arc::new(move |_: Value, _: RolloutContext| {
+    let agent: Arc<dyn AnyAgent> = Arc::new(move |_: Value, _: RolloutContext| {
         let counted = counted.clone();
         async move {
             counted.fetch_add(1, Ordering::Relaxed);

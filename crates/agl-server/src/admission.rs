@@ -2,20 +2,20 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use agl_gateway::access::has_key;
+use agl_gateway::{AttemptGrant, AttemptTokens, Gateway};
 use agl_types::ApiKey;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::http::Method;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::Next;
 use axum::response::Response;
-use subtle::ConstantTimeEq as _;
+use percent_encoding::percent_decode_str;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ServerOptions;
 use crate::error::ApiError;
-
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+use crate::routes::TRACES;
 
 /// How a request is turned away.
 type Refuse = fn(ApiError, &Request) -> Response;
@@ -25,6 +25,7 @@ type Refuse = fn(ApiError, &Request) -> Response;
 pub(crate) struct Gate {
     refuse: Refuse,
     key: Option<ApiKey>,
+    tokens: AttemptTokens,
     requests: Arc<Semaphore>,
     waits: Arc<Semaphore>,
 }
@@ -35,6 +36,10 @@ impl Gate {
         Self {
             refuse,
             key: options.key.clone(),
+            tokens: options.gateway.as_ref().map_or_else(
+                || AttemptTokens::new(options.key.as_ref()),
+                |gateway: &Gateway| gateway.tokens().clone(),
+            ),
             requests: semaphore(options.max_requests),
             waits: semaphore(options.max_waits),
         }
@@ -42,10 +47,19 @@ impl Gate {
 }
 
 impl Gate {
-    fn check_key(&self, request: &Request) -> Result<(), ApiError> {
+    /// Lets a request in that has the key, or a token that is good for it, which the routes then go by.
+    fn check_key(&self, request: &Request) -> Result<Option<AttemptGrant>, ApiError> {
+        if let Some(grant) = self.tokens.of_request(request.headers()) {
+            if is_for_agents(request, &grant) {
+                return Ok(Some(grant));
+            }
+            return Err(ApiError::forbidden(
+                "a token for an attempt is good for its model calls, events and spans",
+            ));
+        }
         match &self.key {
             Some(key) if !has_key(request.headers(), key) => Err(ApiError::unauthorized()),
-            _ => Ok(()),
+            _ => Ok(None),
         }
     }
 
@@ -59,32 +73,49 @@ impl Gate {
 /// Lets a request through that has the key, however many are under way.
 pub(crate) async fn identify(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     match gate.check_key(&request) {
-        Ok(()) => next.run(request).await,
+        Ok(_) => next.run(request).await,
         Err(refusal) => (gate.refuse)(refusal, &request),
     }
 }
 
 /// Lets a request through that has the key and finds room.
 pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    let place = match gate.check_key(&request).and_then(|()| gate.find_place()) {
-        Ok(place) => place,
+    let admitted = gate.check_key(&request).and_then(|grant| Ok((grant, gate.find_place()?)));
+    let (grant, place) = match admitted {
+        Ok(admitted) => admitted,
         Err(refusal) => return (gate.refuse)(refusal, &request),
     };
+    request.extensions_mut().insert(Scope(grant));
     request.extensions_mut().insert(place.clone());
     let response = next.run(request).await;
     place.leave();
     response
 }
 
-/// Whether a request brings this key along, in either header. Takes as long for a key that is nearly right as for any
-/// other of its length.
-pub(crate) fn has_key(headers: &HeaderMap, key: &ApiKey) -> bool {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
-    });
-    let plain = headers.get(X_API_KEY).map(|value| value.as_bytes().trim_ascii());
-    [bearer, plain].into_iter().flatten().any(|given| given.ct_eq(key.reveal().as_bytes()).into())
+/// Whether an agent with a token for this attempt may ask for that: to record an event or spans of its own. The routes
+/// look at what is in the request.
+fn is_for_agents(request: &Request, grant: &AttemptGrant) -> bool {
+    let path = request.uri().path();
+    let events = || {
+        let path = path.strip_prefix("/api/rollouts/")?.strip_suffix("/events")?;
+        let (rollout_id, attempt_id) = path.split_once("/attempt/")?;
+        let is = |part: &str, id: &str| percent_decode_str(part).decode_utf8().is_ok_and(|part| part == id);
+        Some(is(rollout_id, &grant.rollout_id) && is(attempt_id, &grant.attempt_id))
+    };
+    request.method() == Method::POST && (path == TRACES || events().unwrap_or(false))
+}
+
+/// What the sender of a request is held to: an attempt, or nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope(pub(crate) Option<AttemptGrant>);
+
+impl<S: Sync> FromRequestParts<S> for Scope {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        // Set on every request by `admit`.
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| ApiError::internal("scope"))
+    }
 }
 
 /// The place that a request has among those under way.
@@ -116,35 +147,5 @@ impl<S: Sync> FromRequestParts<S> for Place {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         // Set on every request by `admit`.
         parts.extensions.get::<Self>().cloned().ok_or_else(|| ApiError::internal("place"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn a_key_is_taken_from_either_header() {
-        let key = ApiKey::new("s3cret").unwrap();
-        let asked = |name: HeaderName, value: &'static str| {
-            has_key(&HeaderMap::from_iter([(name, HeaderValue::from_static(value))]), &key)
-        };
-        assert!(asked(AUTHORIZATION, "Bearer s3cret"));
-        assert!(asked(AUTHORIZATION, "bearer  s3cret "));
-        assert!(asked(X_API_KEY, "s3cret"));
-        for value in ["s3cret", "Basic s3cret", "Bearer s3cre", "Bearer s3crets", "Bearer", ""] {
-            assert!(!asked(AUTHORIZATION, value), "{value}");
-        }
-        assert!(!asked(X_API_KEY, "Bearer s3cret"));
-        assert!(!has_key(&HeaderMap::new(), &key));
-
-        // A wrong key beside the right one does no harm.
-        let both = [
-            (AUTHORIZATION, HeaderValue::from_static("Bearer other")),
-            (X_API_KEY, HeaderValue::from_static("s3cret")),
-        ];
-        assert!(has_key(&HeaderMap::from_iter(both), &key));
     }
 }

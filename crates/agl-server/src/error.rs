@@ -76,6 +76,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "Invalid or missing API key")
     }
 
+    /// 403: a token for an attempt was shown, which is not good for this.
+    pub(crate) fn forbidden(detail: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
     /// 408: the body did not come in time.
     pub(crate) fn too_slow() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "the request body took too long to arrive")

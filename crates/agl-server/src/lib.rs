@@ -1,7 +1,8 @@
 //! The store server: Agent Lightning's REST routes, of 0.3 and of 1.0, and OTLP traces over any [`agl_store::Store`].
 //!
 //! [`router`] is the application, [`serve`] runs it on a socket until told to stop, and `serve_grpc` (feature `grpc`)
-//! takes OTLP over gRPC on another one. Beside the routes of 0.3
+//! takes OTLP over gRPC on another one. A gateway to models is served beside the
+//! store ([`ServerOptions::gateway`]) or without one ([`serve_gateway`]). Beside the routes of 0.3
 //! there are a few of our own: `POST /v1/agl/spans/batch` stores many spans at once (issuing the sequence ids
 //! that are missing), `POST /v1/agl/spans/next/batch` issues many sequence ids, `PATCH` on an attempt is its
 //! `POST` with null clearing a field, `DELETE /v1/agl/rollouts/{id}` removes a rollout, and
@@ -21,7 +22,7 @@ mod tls;
 pub use error::Error;
 pub use options::{CorsOrigins, ServerOptions};
 pub use routes::router;
-pub use serve::serve;
 #[cfg(feature = "grpc")]
 pub use serve::serve_grpc;
+pub use serve::{serve, serve_gateway};
 pub use tls::Tls;

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use agl_gateway::Gateway;
 use agl_store::Retention;
 use agl_types::ApiKey;
 use axum::http::HeaderValue;
@@ -13,6 +14,8 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 /// How the server behaves.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
+    /// The gateway to models that is served too, if there is one. Its key should be the same.
+    pub gateway: Option<Gateway>,
     /// Web pages of which origins may call the server.
     pub cors: CorsOrigins,
     /// What a request has to bring along as `Authorization: Bearer KEY` or `x-api-key: KEY`; without one, everybody
@@ -43,6 +46,7 @@ pub struct ServerOptions {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
+            gateway: None,
             cors: CorsOrigins::None,
             key: None,
             tls: None,

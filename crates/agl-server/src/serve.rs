@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agl_gateway::Gateway;
 use agl_store::{Retention, Store};
 use agl_types::PurgeReport;
 use axum::Router;
@@ -25,9 +26,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::ServerOptions;
 use crate::metrics::HTTP_CONNECTIONS;
-use crate::routes::application;
 #[cfg(feature = "grpc")]
 use crate::routes::grpc_application;
+use crate::routes::{application, gateway_application};
 
 /// Bytes of the longest head of a request.
 const LONGEST_HEAD: usize = 64 << 10;
@@ -63,7 +64,40 @@ pub async fn serve(
     };
     tokio::select! {
         never = housekeeping => match never {},
-        () = server.run(listener, options, drain, shutdown) => Ok(()),
+        () = server.run(listener, options, drain, shutdown) => {}
+    }
+    if let Some(gateway) = &options.gateway {
+        see_off(gateway, options).await;
+    }
+    Ok(())
+}
+
+/// Serves a gateway that records in a store elsewhere, and is in everything else like [`serve`].
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_gateway(
+    listener: TcpListener,
+    gateway: &Gateway,
+    options: &ServerOptions,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let (drain, draining) = watch::channel(false);
+    let server = Server {
+        app: gateway_application(gateway, options),
+        protocol: Protocol::http1(options),
+        tls: options.tls.as_ref().map(|tls| tls.acceptor("http/1.1")),
+        draining,
+    };
+    server.run(listener, options, drain, shutdown).await;
+    see_off(gateway, options).await;
+    Ok(())
+}
+
+/// Waits for the calls that were answered to be recorded.
+async fn see_off(gateway: &Gateway, options: &ServerOptions) {
+    if tokio::time::timeout(options.drain, gateway.close()).await.is_err() {
+        tracing::warn!("calls were not recorded within {:?}", options.drain);
     }
 }
 

@@ -66,6 +66,8 @@ pub trait Read {
     fn latest_attempt(&self, rollout_id: &str) -> Result<Option<Attempt>, Error>;
     /// The rollout at the head of the queue.
     fn queue_head(&self) -> Result<Option<String>, Error>;
+    /// Whether the queue gives out no work.
+    fn is_paused(&self) -> Result<bool, Error>;
     /// The last span sequence id issued or seen in a rollout; 0 when none was.
     fn counter(&self, rollout_id: &str) -> Result<i64, Error>;
     /// One version of a resources id, the newest for none.
@@ -150,6 +152,8 @@ pub trait Tx: Read {
     fn push_queue(&mut self, rollout_id: &str) -> Result<(), Error>;
     /// Takes a rollout out of the queue; tells whether it was there.
     fn leave_queue(&mut self, rollout_id: &str) -> Result<bool, Error>;
+    /// Sets whether the queue gives out no work.
+    fn set_paused(&mut self, paused: bool) -> Result<(), Error>;
     /// Sets the last span sequence id of a rollout, known or not, and notes that it has so many more spans.
     fn set_counter(&mut self, rollout_id: &str, last: i64, new_spans: usize) -> Result<(), Error>;
     /// Adds spans of one known rollout; tells of each whether it was new in its attempt. A call of `set_counter`
@@ -206,8 +210,8 @@ pub struct Aftermath {
     pub deleted: Vec<String>,
     /// Of each rollout claimed for the first time, the seconds since it was created.
     pub claim_waits: Vec<f64>,
-    /// How many rollouts have entered the queue.
-    pub queued: usize,
+    /// How many more rollouts can be claimed from the queue, at most.
+    pub claimable: usize,
     /// By how many there are more or fewer of each thing.
     pub counts: Counts,
     /// What has changed, in this order.

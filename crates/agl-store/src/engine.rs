@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
-    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, ResourcesQuery, ResourcesUpdate,
-    Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery, StartRollout,
-    WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState, ResourcesQuery,
+    ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery,
+    StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -17,13 +17,14 @@ use tokio::sync::watch;
 use crate::backend::{Backend, Found, Lane, Part, Read};
 use crate::feed::Feed;
 use crate::idempotency::Replay;
+use crate::metrics::{self, Transaction};
 use crate::query::Selection;
 use crate::raw::{RawSpan, write_out};
 use crate::work::controller::{self, Deletion};
 use crate::work::{NewSpan, Work};
 use crate::{
     Capabilities, Clock, Error, IdSource, IdempotencyKey, PassedOver, Retention, SpanDraft, Statistics,
-    Store, Subscription, WrittenDraft, metrics,
+    Store, Subscription, WrittenDraft,
 };
 
 /// A batch of at least this many items lets single operations go first.
@@ -175,10 +176,13 @@ impl<B: Backend> LocalStore<B> {
     {
         let started = Instant::now();
         self.inner.catch_up().await;
-        let outcome = match self.key.clone() {
-            None => self.inner.transact(lane, operation).await,
-            Some(key) => self.inner.transact(lane, move |work| work.once(&key, operation)).await,
+        let key = self.key.clone();
+        let once = move |work: &mut Work<'_>| match key {
+            None => operation(work),
+            Some(key) => work.once(&key, operation),
         };
+        let timed = move |work: &mut Work<'_>| metrics::timed(call, Transaction::Atomic, || once(work));
+        let outcome = self.inner.transact(lane, timed).await;
         metrics::answered(call, started.elapsed(), &outcome);
         outcome
     }
@@ -190,7 +194,8 @@ impl<B: Backend> LocalStore<B> {
         F: FnOnce(&dyn Read) -> Result<T, Error> + Send + 'static,
     {
         let started = Instant::now();
-        let outcome = self.inner.look(operation).await;
+        let timed = move |read: &dyn Read| metrics::timed(call, Transaction::Query, || operation(read));
+        let outcome = self.inner.look(timed).await;
         metrics::answered(call, started.elapsed(), &outcome);
         outcome
     }
@@ -327,6 +332,14 @@ impl<B: Backend> Store for LocalStore<B> {
                 _ => return Ok(claimed),
             }
         }
+    }
+
+    async fn queue_state(&self) -> Result<QueueState, Error> {
+        self.read("queue_state", |read| Ok(QueueState { paused: read.is_paused()? })).await
+    }
+
+    async fn set_queue_state(&self, state: QueueState) -> Result<QueueState, Error> {
+        self.write("set_queue_state", Lane::Fast, move |work| work.set_queue_state(state)).await
     }
 
     async fn start_attempt(

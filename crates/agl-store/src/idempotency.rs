@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use agl_types::{Attempt, AttemptedRollout, ResourcesUpdate, Rollout, Span, SpanQuery, Worker};
+use agl_types::{Attempt, AttemptedRollout, QueueState, ResourcesUpdate, Rollout, Span, SpanQuery, Worker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -137,6 +137,18 @@ impl Replay for Worker {
 
     fn replay(worker_id: String, read: &dyn Read) -> Result<Self, Error> {
         read.worker(&worker_id)?.ok_or_else(|| deleted("worker", &worker_id))
+    }
+}
+
+impl Replay for QueueState {
+    type Receipt = ();
+
+    fn receipt(&self) -> Option<()> {
+        Some(())
+    }
+
+    fn replay((): (), read: &dyn Read) -> Result<Self, Error> {
+        Ok(Self { paused: read.is_paused()? })
     }
 }
 

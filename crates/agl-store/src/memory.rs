@@ -17,6 +17,15 @@ use crate::signals::Signals;
 use crate::{Clock, Error, IdSource, RandomIds, SystemClock};
 
 /// A store that lives in this process's memory, for tests and throw-away runs.
+///
+/// ```
+/// use agl_store::{MemoryStore, Store as _};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agl_store::Error> {
+/// let store = MemoryStore::new();
+/// assert_eq!(store.statistics().await?.total_rollouts, 0);
+/// # Ok(()) }
+/// ```
 pub type MemoryStore = LocalStore<Memory>;
 
 impl MemoryStore {
@@ -85,6 +94,7 @@ struct Data {
     /// Place in the queue to rollout.
     queue: BTreeMap<u64, String>,
     queue_tail: u64,
+    is_paused: bool,
     /// Also of rollouts that do not exist.
     counters: HashMap<String, i64>,
     deadlines: BTreeSet<(Moment, String)>,
@@ -222,6 +232,10 @@ impl Read for Data {
 
     fn queue_head(&self) -> Result<Option<String>, Error> {
         Ok(self.queue.values().next().cloned())
+    }
+
+    fn is_paused(&self) -> Result<bool, Error> {
+        Ok(self.is_paused)
     }
 
     fn counter(&self, rollout_id: &str) -> Result<i64, Error> {
@@ -465,6 +479,11 @@ impl Tx for Data {
     fn leave_queue(&mut self, rollout_id: &str) -> Result<bool, Error> {
         let place = self.record(rollout_id)?.place.take();
         Ok(place.is_some_and(|place| self.queue.remove(&place).is_some()))
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<(), Error> {
+        self.is_paused = paused;
+        Ok(())
     }
 
     fn set_counter(&mut self, rollout_id: &str, last: i64, _new_spans: usize) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //!
 //! Nothing is counted where no recorder is installed. Labels are bounded: names of calls, statuses and modes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 
@@ -13,6 +13,11 @@ use crate::backend::Ended;
 pub const STORE_TOTAL: &str = "agl_store_total";
 /// Seconds that calls of a store took, waits included; labels as [`STORE_TOTAL`].
 pub const STORE_LATENCY: &str = "agl_store_latency";
+/// Transactions, by `store_pubmeth` (the call that made them), `operation` (`query` or `atomic`), `collection`
+/// (`router`: all of them), `store_privmeth` (the call again) and `status`.
+pub const COLLECTIONS_TOTAL: &str = "agl_collections_total";
+/// Seconds that transactions took once it was their turn, without their commit; labels as [`COLLECTIONS_TOTAL`].
+pub const COLLECTIONS_LATENCY: &str = "agl_collections_latency";
 /// Rollouts that have ended, by `status` and `mode`.
 pub const ROLLOUTS_TOTAL: &str = "agl_rollouts_total";
 /// Seconds from the creation of a rollout to its end, by `status` and `mode`.
@@ -42,6 +47,8 @@ pub const BYTES: &[f64] =
 pub fn describe() {
     describe_counter!(STORE_TOTAL, "Counter agl.store.total");
     describe_histogram!(STORE_LATENCY, Unit::Seconds, "Histogram agl.store.latency");
+    describe_counter!(COLLECTIONS_TOTAL, "Counter agl.collections.total");
+    describe_histogram!(COLLECTIONS_LATENCY, Unit::Seconds, "Histogram agl.collections.latency");
     describe_counter!(ROLLOUTS_TOTAL, "Counter agl.rollouts.total");
     describe_histogram!(ROLLOUTS_DURATION, Unit::Seconds, "Histogram agl.rollouts.duration");
     describe_histogram!(
@@ -64,6 +71,39 @@ pub(crate) fn answered<T>(call: &'static str, took: Duration, outcome: &Result<T
     counter!(STORE_TOTAL, "method" => call, "store_pubmeth" => call, "status" => status).increment(1);
     histogram!(STORE_LATENCY, "method" => call, "store_pubmeth" => call, "status" => status)
         .record(took.as_secs_f64());
+}
+
+/// What a transaction is to 0.3's figures.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Transaction {
+    /// It only looks.
+    Query,
+    /// It changes something.
+    Atomic,
+}
+
+/// Carries out the work of a transaction.
+pub(crate) fn timed<T>(
+    call: &'static str,
+    kind: Transaction,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let started = Instant::now();
+    let outcome = work();
+    let operation = match kind {
+        Transaction::Query => "query",
+        Transaction::Atomic => "atomic",
+    };
+    let labels = [
+        ("store_pubmeth", call),
+        ("operation", operation),
+        ("collection", "router"),
+        ("store_privmeth", call),
+        ("status", outcome.as_ref().map_or_else(Error::kind, |_| "OK")),
+    ];
+    counter!(COLLECTIONS_TOTAL, &labels).increment(1);
+    histogram!(COLLECTIONS_LATENCY, &labels).record(started.elapsed().as_secs_f64());
+    outcome
 }
 
 /// A rollout has ended.

@@ -16,7 +16,7 @@ use crate::metrics;
 pub struct Signals {
     waiters: Mutex<HashMap<String, Vec<Arc<Waiter>>>>,
     earliest: watch::Sender<f64>,
-    /// One is woken for each rollout that enters the queue.
+    /// One is woken for each rollout that can be claimed now.
     work: Notify,
     /// How many wait for work.
     idle: AtomicUsize,
@@ -61,7 +61,7 @@ impl Signals {
         }
         lock(&self.counts).add(&aftermath.counts);
         self.feed.publish(&aftermath.events);
-        for _ in 0..aftermath.queued.min(self.idle.load(Ordering::SeqCst)) {
+        for _ in 0..aftermath.claimable.min(self.idle.load(Ordering::SeqCst)) {
             self.work.notify_one();
         }
         aftermath.finished.iter().for_each(metrics::ended);

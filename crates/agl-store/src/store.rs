@@ -3,9 +3,9 @@ use std::sync::Arc;
 use agl_types::v1;
 use agl_types::{
     Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
-    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, ResourcesQuery, ResourcesUpdate,
-    Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery, StartRollout,
-    WaitRequest, Worker, WorkerQuery, WorkerUpdate, WrittenSpan,
+    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState, ResourcesQuery,
+    ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery,
+    StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate, WrittenSpan,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,20 @@ pub struct Retention {
 ///
 /// An `Ok` of a mutating call means that the change is kept (see the backend for what "kept" survives).
 /// Methods that only look never change anything, except that a deadline which has passed is acted upon first.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use agl_store::{MemoryStore, Store};
+/// use agl_types::EnqueueRolloutRequest;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), agl_store::Error> {
+/// let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+/// let rollout = store.enqueue_rollout(EnqueueRolloutRequest::new("a task")).await?;
+/// let claimed = store.dequeue_rollout(Some("Worker-0".to_owned())).await?;
+/// assert_eq!(claimed.map(|claim| claim.rollout.rollout_id), Some(rollout.rollout_id));
+/// # Ok(()) }
+/// ```
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// What this store can do.
@@ -132,6 +146,18 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Claims up to `limit` rollouts from the head of the queue. With `wait`, and nothing there, the call waits
     /// that many seconds for something to claim and returns the moment there is.
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error>;
+
+    /// Whether the queue gives out work.
+    async fn queue_state(&self) -> Result<QueueState, Error> {
+        Err(unsupported("queue_state"))
+    }
+
+    /// Has the queue give out no work, or work again, from now on and after a restart. A dequeue that waits goes on
+    /// waiting while the queue is paused. Rollouts of controllers, which are in no queue, are claimed all the same.
+    async fn set_queue_state(&self, state: QueueState) -> Result<QueueState, Error> {
+        let _ = state;
+        Err(unsupported("set_queue_state"))
+    }
 
     /// Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be.
     ///
@@ -246,6 +272,13 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         let Page { items, limit, offset, total } = self.query_spans(query).await?;
         let items = items.iter().map(RawSpan::try_from).collect::<Result<Vec<_>, Error>>()?;
         Ok(Page { items, limit, offset, total })
+    }
+
+    /// Training data of many rollouts, as a stream in Arrow's IPC format, made where the spans are; `request` is that of
+    /// the route `POST /v1/agl/training-data`. None where the spans are at hand, and the data better made by the caller.
+    async fn remote_training_data(&self, request: &serde_json::Value) -> Result<Option<Vec<u8>>, Error> {
+        let _ = request;
+        Ok(None)
     }
 
     /// Changes a rollout.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use agl_types::lifecycle::{self, Effect, Event, State, WorkerEvent};
 use agl_types::{
     Attempt, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, NamedResources,
-    PurgeReport, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, StartRollout, StoreEvent,
-    Worker, WorkerUpdate, WrittenSpan, ids,
+    PurgeReport, QueueState, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, StartRollout,
+    StoreEvent, Worker, WorkerUpdate, WrittenSpan, ids,
 };
 use indexmap::IndexMap;
 
@@ -165,7 +165,7 @@ impl<'a> Work<'a> {
 
     fn push_queue(&mut self, rollout_id: &str) -> Result<(), Error> {
         self.tx.push_queue(rollout_id)?;
-        self.aftermath.queued += 1;
+        self.aftermath.claimable += 1;
         self.aftermath.counts.queued += 1;
         Ok(())
     }
@@ -181,7 +181,7 @@ impl<'a> Work<'a> {
         if request.limit <= 0 {
             return Ok(claimed);
         }
-        let mut head = self.tx.queue_head()?;
+        let mut head = if self.tx.is_paused()? { None } else { self.tx.queue_head()? };
         if let Some(worker_id) = request.worker_id.as_deref().filter(|id| !id.is_empty()) {
             self.tell_worker(worker_id, &WorkerEvent::Dequeued { got_work: head.is_some() })?;
         }
@@ -197,6 +197,19 @@ impl<'a> Work<'a> {
             head = if is_enough { None } else { self.tx.queue_head()? };
         }
         Ok(claimed)
+    }
+
+    /// Pauses or resumes the queue.
+    pub(crate) fn set_queue_state(&mut self, state: QueueState) -> Result<QueueState, Error> {
+        if self.tx.is_paused()? != state.paused {
+            self.tx.set_paused(state.paused)?;
+            self.tell(state);
+            if !state.paused {
+                // Whoever waits looks again.
+                self.aftermath.claimable = usize::MAX;
+            }
+        }
+        Ok(state)
     }
 
     /// Makes another attempt at a rollout.

@@ -21,4 +21,32 @@ pub enum Error {
         /// The key.
         prefix: String,
     },
+    /// A group of attributes has another shape than it must have. In Python a `ValueError`.
+    #[error("{prefix} of span {span_id} has to be {wanted}")]
+    Shape {
+        /// The group.
+        prefix: String,
+        /// The span.
+        span_id: String,
+        /// What it has to be.
+        wanted: &'static str,
+    },
+    /// A message has a role that the chat API does not know. In Python a `ValueError`.
+    #[error(
+        "span {span_id} has a message of role {role:?}: a role is system, developer, user, assistant or tool"
+    )]
+    Role {
+        /// The role.
+        role: String,
+        /// The span.
+        span_id: String,
+    },
+    /// A message or a call of a tool lacks something. In Python a `KeyError`.
+    #[error("span {span_id} lacks {key}")]
+    MissingKey {
+        /// What.
+        key: &'static str,
+        /// The span.
+        span_id: String,
+    },
 }

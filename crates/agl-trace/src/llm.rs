@@ -37,6 +37,8 @@ pub(crate) struct Selection {
     pub(crate) agent: Option<Pattern>,
     /// Whether calls made while computing a reward are left out.
     pub(crate) exclude_in_reward: bool,
+    /// Whether a response that was recorded twice counts once.
+    pub(crate) dedup: bool,
 }
 
 /// A call that counts.
@@ -59,6 +61,25 @@ pub fn agent_name(span: &Span) -> Option<&str> {
         .or_else(|| attribute("executor.id")) // Agent Framework
         .or_else(|| when(attribute("type") == Some("agent"), "agentlightning.operation.input.name")) // Weave
         .or_else(|| when(span.name.starts_with("langchain.Chain."), "lc_name"))
+        .or_else(|| attribute("gen_ai.agent.name")) // OpenTelemetry, Pydantic AI, Google's ADK
+        .or_else(|| when(attribute("traceloop.span.kind") == Some("agent"), "traceloop.entity.name"))
+        .or_else(|| attribute("langsmith.metadata.langgraph_node"))
+        .or_else(|| attribute("langsmith.metadata.lc_agent_name"))
+        .or_else(|| attribute("ai.telemetry.functionId")) // Vercel's AI SDK
+        .or_else(|| attribute("graph.node.name").or_else(|| attribute("graph.node.id"))) // OpenInference
+        .or_else(|| {
+            let is_agent =
+                attribute("openinference.span.kind").is_some_and(|kind| kind.eq_ignore_ascii_case("agent"));
+            is_agent.then_some(span.name.as_str()).filter(|name| !name.is_empty())
+        })
+}
+
+/// The role of the agent that the span stands for, as the various instrumentations write it.
+#[must_use]
+pub fn agent_role(span: &Span) -> Option<&str> {
+    ["agent.role", "gen_ai.agent.role", "crewai.agent.role", "agent_role", "agentlightning.agent.role"]
+        .iter()
+        .find_map(|key| text(&span.attributes, key))
 }
 
 /// The id that the model server gave to the call's response.
@@ -93,7 +114,7 @@ pub(crate) fn find_calls<'t>(tree: &'t TraceTree<'_>, selection: &Selection) -> 
             && selection.llm_call.is_in(&span.name)
         {
             let is_new = response_id(span).map_or(!scope.in_call, |id| seen.insert(id));
-            if is_new {
+            if is_new || !selection.dedup {
                 calls.push(Call { node, span, agent });
                 scope.in_call = true;
             }

@@ -1,7 +1,7 @@
 //! The spans of one attempt as a tree.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use agl_types::{Span, semconv};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::llm::agent_name;
 const VIRTUAL_ROOT: &str = "virtual-root";
 
 /// Where a node is in its tree.
-pub(crate) type NodeId = usize;
+pub type NodeId = usize;
 
 /// A span and its place in the tree.
 #[derive(Debug)]
@@ -47,15 +47,88 @@ impl<'a> TraceTree<'a> {
     ///
     /// Of several spans with the same id the last counts. A parent that nobody sent becomes a node named
     /// `agentlightning.virtual` that spans its children's time; several roots come under a node `virtual-root`.
-    /// Spans in a circle of parents beside a real root are left out.
+    /// Spans in a circle of parents beside a real root are left out, and so are state events, which are not of the
+    /// agent's doing.
     ///
     /// # Errors
     /// [`Error::NoSpans`] without spans, [`Error::NoRoot`] when there are only circles.
     pub fn from_spans(spans: &'a [Span]) -> Result<Self, Error> {
-        let first = spans.first().ok_or(Error::NoSpans)?;
-        let mut nodes: Vec<Node<'a>> = Vec::with_capacity(spans.len() + 1);
-        let mut by_id: HashMap<&str, NodeId> = HashMap::with_capacity(spans.len());
-        for span in spans {
+        let (tree, roots) = Self::unrooted(spans.iter())?;
+        if roots.is_empty() { Err(Error::NoRoot) } else { Ok(tree.rooted(roots)) }
+    }
+
+    /// Builds a tree that loses no span: of those whose parents run in a circle, the first one becomes a root.
+    ///
+    /// # Errors
+    /// [`Error::NoSpans`] without spans.
+    pub fn of_all(spans: impl IntoIterator<Item = &'a Span>) -> Result<Self, Error> {
+        let (mut tree, mut roots) = Self::unrooted(spans.into_iter())?;
+        let mut is_reached = vec![false; tree.nodes.len()];
+        for &root in &roots {
+            tree.pre_order(root).for_each(|node| is_reached[node] = true);
+        }
+        for node in 0..tree.nodes.len() {
+            if is_reached[node] {
+                continue;
+            }
+            // Up from here it goes in a circle: the first node that comes twice is in it.
+            let mut seen = HashSet::new();
+            let ancestors = std::iter::successors(Some(node), |&node| tree.nodes[node].parent);
+            let Some(twice) = ancestors.into_iter().find(|&node| !seen.insert(node)) else { continue };
+            let circle = std::iter::successors(tree.nodes[twice].parent, |&node| {
+                tree.nodes[node].parent.filter(|_| node != twice)
+            });
+            let first = circle.min().unwrap_or(twice);
+            if let Some(parent) = tree.nodes[first].parent.take() {
+                tree.nodes[parent].children.retain(|&child| child != first);
+            }
+            roots.push(first);
+            tree.pre_order(first).for_each(|node| is_reached[node] = true);
+        }
+        Ok(tree.rooted(roots))
+    }
+
+    /// A tree of the shape given: `parents` has the place of each span's parent, which comes before it; the first span is
+    /// the root.
+    ///
+    /// # Errors
+    /// [`Error::NoSpans`] without spans, [`Error::NoRoot`] when a parent does not come before its child.
+    pub fn of_shape(spans: &'a [Span], parents: &[Option<usize>]) -> Result<Self, Error> {
+        let mut nodes: Vec<Node<'a>> = spans.iter().map(Node::real).collect();
+        let parents = parents.iter().copied().chain(std::iter::repeat(None)).take(nodes.len());
+        for (node, parent) in parents.enumerate() {
+            let is_virtual = matches!(spans[node].name.as_str(), semconv::AGL_VIRTUAL | VIRTUAL_ROOT);
+            nodes[node].is_virtual = is_virtual;
+            match parent {
+                None if node == 0 => {}
+                Some(parent) if parent < node => {
+                    nodes[node].parent = Some(parent);
+                    nodes[parent].children.push(node);
+                }
+                _ => return Err(Error::NoRoot),
+            }
+        }
+        if nodes.is_empty() { Err(Error::NoSpans) } else { Ok(Self { nodes, root: 0 }) }
+    }
+
+    /// The number of nodes, made-up ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are no nodes, which never is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The nodes with their parents, and those that have none. What a runner says of the state of an attempt is no part of
+    /// what the agent did.
+    fn unrooted(spans: impl Iterator<Item = &'a Span>) -> Result<(Self, Vec<NodeId>), Error> {
+        let mut nodes: Vec<Node<'a>> = Vec::with_capacity(spans.size_hint().0 + 1);
+        let mut by_id: HashMap<&str, NodeId> = HashMap::with_capacity(spans.size_hint().0);
+        for span in spans.filter(|span| span.name != semconv::AGL_STATE) {
             if let Some(&node) = by_id.get(span.span_id.as_str()) {
                 nodes[node].span = Cow::Borrowed(span);
             } else {
@@ -64,6 +137,9 @@ impl<'a> TraceTree<'a> {
             }
         }
 
+        if nodes.is_empty() {
+            return Err(Error::NoSpans);
+        }
         let mut roots = Vec::new();
         let mut lost: Vec<(&str, NodeId)> = Vec::new();
         for node in 0..nodes.len() {
@@ -86,20 +162,24 @@ impl<'a> TraceTree<'a> {
         for &(_, node) in &lost {
             tree.span_children(node);
         }
-        match roots.as_slice() {
-            [] => return Err(Error::NoRoot),
-            [only] => tree.root = *only,
-            _ => {
-                tree.root = tree.nodes.len();
-                tree.nodes.push(Node::made_up(VIRTUAL_ROOT, VIRTUAL_ROOT, first));
-                for &node in &roots {
-                    tree.nodes[node].parent = Some(tree.root);
-                }
-                tree.nodes[tree.root].children = roots;
-                tree.span_children(tree.root);
-            }
+        Ok((tree, roots))
+    }
+
+    /// The tree with its one root, or with a made-up one above several.
+    fn rooted(mut self, roots: Vec<NodeId>) -> Self {
+        if let [only] = roots.as_slice() {
+            self.root = *only;
+            return self;
         }
-        Ok(tree)
+        self.root = self.nodes.len();
+        let made_up = Node::made_up(VIRTUAL_ROOT, VIRTUAL_ROOT, &self.nodes[0].span);
+        self.nodes.push(made_up);
+        for &node in &roots {
+            self.nodes[node].parent = Some(self.root);
+        }
+        self.nodes[self.root].children = roots;
+        self.span_children(self.root);
+        self
     }
 
     /// Gives a made-up node the time from its first child's start to its last child's end.
@@ -218,17 +298,25 @@ impl<'a> TraceTree<'a> {
     }
 
     /// The node at the top.
-    pub(crate) fn root(&self) -> NodeId {
+    #[must_use]
+    pub fn root(&self) -> NodeId {
         self.root
     }
 
+    /// A node's parent.
+    pub(crate) fn parent(&self, node: NodeId) -> Option<NodeId> {
+        self.nodes[node].parent
+    }
+
     /// A node's span.
-    pub(crate) fn span(&self, node: NodeId) -> &Span {
+    #[must_use]
+    pub fn span(&self, node: NodeId) -> &Span {
         &self.nodes[node].span
     }
 
     /// A node's children.
-    pub(crate) fn children(&self, node: NodeId) -> &[NodeId] {
+    #[must_use]
+    pub fn children(&self, node: NodeId) -> &[NodeId] {
         &self.nodes[node].children
     }
 

@@ -24,6 +24,13 @@ pub enum RewardMatchPolicy {
 }
 
 /// How spans become triplets; names and defaults are those of 0.3's `TracerTraceToTriplet`.
+///
+/// ```
+/// use agl_trace::TripletOptions;
+///
+/// let options = TripletOptions { agent_match: Some("^writer$".to_owned()), ..TripletOptions::default() };
+/// assert!(options.repair_hierarchy);
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TripletOptions {
@@ -35,6 +42,8 @@ pub struct TripletOptions {
     pub agent_match: Option<String>,
     /// Whether calls made while computing a reward are left out.
     pub exclude_llm_call_in_reward: bool,
+    /// Whether a response that was recorded twice counts once.
+    pub dedup_llm_call: bool,
     /// Which call a reward goes to.
     pub reward_match: RewardMatchPolicy,
     /// Whether calls without prompt or response token ids are left out.
@@ -51,6 +60,7 @@ impl Default for TripletOptions {
             llm_call_match: r"openai\.chat\.completion".to_owned(),
             agent_match: None,
             exclude_llm_call_in_reward: true,
+            dedup_llm_call: true,
             reward_match: RewardMatchPolicy::default(),
             skip_empty_token_spans: false,
             final_reward: None,
@@ -63,7 +73,46 @@ impl Default for TripletOptions {
 /// # Errors
 /// [`Error::NoSpans`] without spans, [`Error::NoRoot`] when their parents only run in circles, and
 /// [`Error::Pattern`] for an option that is not a regular expression.
+///
+/// ```
+/// use agl_trace::{LLM_CALL, TripletOptions, chat_attributes, spans_to_triplets};
+/// use agl_types::Span;
+/// use serde_json::json;
+///
+/// let request = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+/// let response = json!({"id": "c1", "prompt_token_ids": [1, 2], "choices": [{"token_ids": [3]}]});
+/// let mut call = Span::new(LLM_CALL, "0".repeat(32), "1".repeat(16), 1.0, 2.0);
+/// call.attributes = chat_attributes(&request, &response);
+/// let triplets = spans_to_triplets(&[call], &TripletOptions::default())?;
+/// assert_eq!(triplets[0].response["token_ids"], json!([3]));
+/// # Ok::<(), agl_trace::Error>(())
+/// ```
 pub fn spans_to_triplets(spans: &[Span], options: &TripletOptions) -> Result<Vec<Triplet>, Error> {
+    let mut tree = TraceTree::from_spans(spans)?;
+    if options.repair_hierarchy {
+        tree.repair_hierarchy();
+    }
+    let calls = tree_calls(&tree, options)?;
+    Ok(calls.iter().map(|call| span_to_triplet(tree.span(call.node), &call.agent, call.reward)).collect())
+}
+
+/// A call of a tree that counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TreeCall {
+    /// Where it is.
+    pub node: NodeId,
+    /// The innermost agent around it.
+    pub agent: String,
+    /// What it earned.
+    pub reward: Option<f64>,
+}
+
+/// The calls of a tree that count, in pre-order, with their rewards; `options` as of [`spans_to_triplets`], but that the
+/// tree is taken as it is.
+///
+/// # Errors
+/// [`Error::Pattern`] for an option that is not a regular expression.
+pub fn tree_calls(tree: &TraceTree<'_>, options: &TripletOptions) -> Result<Vec<TreeCall>, Error> {
     let selection = Selection {
         llm_call: Pattern::new("llm_call_match", &options.llm_call_match)?,
         agent: options
@@ -72,12 +121,9 @@ pub fn spans_to_triplets(spans: &[Span], options: &TripletOptions) -> Result<Vec
             .map(|pattern| Pattern::new("agent_match", pattern))
             .transpose()?,
         exclude_in_reward: options.exclude_llm_call_in_reward,
+        dedup: options.dedup_llm_call,
     };
-    let mut tree = TraceTree::from_spans(spans)?;
-    if options.repair_hierarchy {
-        tree.repair_hierarchy();
-    }
-    let mut calls = find_calls(&tree, &selection);
+    let mut calls = find_calls(tree, &selection);
     if options.skip_empty_token_spans {
         calls.retain(|call| {
             !prompt_token_ids(call.span).is_empty() && !response_token_ids(call.span).is_empty()
@@ -85,13 +131,18 @@ pub fn spans_to_triplets(spans: &[Span], options: &TripletOptions) -> Result<Vec
     }
     let is_call: HashSet<NodeId> = calls.iter().map(|call| call.node).collect();
     let mut rewards = match options.reward_match {
-        RewardMatchPolicy::FirstOccurrence => match_in_trace(&tree, &is_call),
-        RewardMatchPolicy::FirstSibling => match_among_siblings(&tree, &is_call),
+        RewardMatchPolicy::FirstOccurrence => match_in_trace(tree, &is_call),
+        RewardMatchPolicy::FirstSibling => match_among_siblings(tree, &is_call),
     };
     if let (Some(reward), Some(last)) = (options.final_reward, calls.last()) {
         rewards.insert(last.node, reward);
     }
-    Ok(calls.iter().map(|call| triplet(call, rewards.get(&call.node).copied())).collect())
+    let call = |call: &Call<'_>| TreeCall {
+        node: call.node,
+        agent: call.agent.to_owned(),
+        reward: rewards.get(&call.node).copied(),
+    };
+    Ok(calls.iter().map(call).collect())
 }
 
 /// A call or a reward on its way through the matching.
@@ -168,8 +219,10 @@ fn match_among_siblings(tree: &TraceTree<'_>, is_call: &HashSet<NodeId>) -> Hash
     rewards
 }
 
-fn triplet(call: &Call<'_>, reward: Option<f64>) -> Triplet {
-    let attributes = &call.span.attributes;
+/// The triplet of one call.
+#[must_use]
+pub fn span_to_triplet(span: &Span, agent: &str, reward: Option<f64>) -> Triplet {
+    let attributes = &span.attributes;
     let either =
         |ours: &str, operation: &str| group(attributes, ours).or_else(|| group(attributes, operation));
     let without = |field: &str, parts: &[&str]| {
@@ -186,13 +239,13 @@ fn triplet(call: &Call<'_>, reward: Option<f64>) -> Triplet {
         either(semconv::GEN_AI_PROMPT, "agentlightning.operation.input.messages").unwrap_or_default();
     let image_urls = prompt_image_urls(&messages);
     let prompt = json!({
-        "token_ids": prompt_token_ids(call.span),
+        "token_ids": prompt_token_ids(span),
         "raw_content": messages,
         "image_urls": image_urls,
     });
 
     let choices = either(semconv::GEN_AI_COMPLETION, "agentlightning.operation.output.choices");
-    let mut response = json!({"token_ids": response_token_ids(call.span), "raw_content": choices});
+    let mut response = json!({"token_ids": response_token_ids(span), "raw_content": choices});
     let logprobs =
         text(attributes, semconv::LOGPROBS_CONTENT).and_then(|text| serde_json::from_str(text).ok());
     if let Some(logprobs) = logprobs {
@@ -205,8 +258,8 @@ fn triplet(call: &Call<'_>, reward: Option<f64>) -> Triplet {
     let metadata = JsonMap::from_iter([
         ("request".to_owned(), request.unwrap_or_default()),
         ("response".to_owned(), answer.unwrap_or_default()),
-        ("response_id".to_owned(), response_id(call.span).into()),
-        ("agent_name".to_owned(), call.agent.into()),
+        ("response_id".to_owned(), response_id(span).into()),
+        ("agent_name".to_owned(), agent.into()),
     ]);
     Triplet { prompt, response, reward, metadata }
 }

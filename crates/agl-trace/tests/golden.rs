@@ -30,6 +30,23 @@ fn call(id: &str, parent: &str, time: (f64, f64)) -> Span {
     span(id, parent, LLM, time, json!({"gen_ai.response.id": id}))
 }
 
+fn state(id: &str, at: f64, event: &str) -> Span {
+    span(id, "", "agentlightning.state", (at, at), json!({"agentlightning.state.event": event}))
+}
+
+#[test]
+fn what_a_runner_notes_of_the_attempt_is_in_no_tree() {
+    let spans = [
+        state("s", 0.5, "started"),
+        call("a", "", (1.0, 2.0)),
+        reward("r", "a", 3.0, 0.5),
+        state("e", 4.0, "failed"),
+    ];
+    assert_eq!(shape(&spans, true), shape(&spans[1..3], true));
+    assert_eq!(short(&spans, json!({})), short(&spans[1..3], json!({})));
+    assert_eq!(TraceTree::from_spans(&spans[..1]).unwrap_err(), Error::NoSpans);
+}
+
 fn reward(id: &str, parent: &str, at: f64, value: f64) -> Span {
     let attributes =
         json!({"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": value});

@@ -1,5 +1,7 @@
 //! What holds for every trace, however odd.
 
+mod common;
+
 use std::collections::HashSet;
 
 use agl_trace::{Error, RewardMatchPolicy, TraceTree, TripletOptions, spans_to_triplets};
@@ -66,5 +68,25 @@ proptest! {
                 prop_assert!(triplets.iter().filter(|triplet| triplet.reward.is_some()).count() <= rewards);
             }
         }
+    }
+
+    #[test]
+    fn every_trace_keeps_what_it_has(bytes in proptest::collection::vec(any::<u8>(), 0..240)) {
+        common::check(&common::spans(&bytes));
+    }
+
+    #[test]
+    fn every_answer_is_merged_once(bytes in proptest::collection::vec(any::<u8>(), 0..240)) {
+        common::check_merge(&bytes);
+    }
+}
+
+#[test]
+fn what_the_fuzzer_begins_with_holds() {
+    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures")).unwrap() {
+        let recorded: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(file.unwrap().path()).unwrap()).unwrap();
+        let spans: Vec<Span> = serde_json::from_value(recorded["spans"].clone()).unwrap();
+        common::check(&spans);
     }
 }

@@ -5,8 +5,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::rollout::wire_enum;
 use crate::{
-    Attempt, AttemptStatus, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, Worker, WorkerStatus,
-    WrittenSpan,
+    Attempt, AttemptStatus, QueueState, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, Worker,
+    WorkerStatus, WrittenSpan,
 };
 
 wire_enum! {
@@ -22,6 +22,8 @@ wire_enum! {
         Resources = "resources",
         /// A worker was heard from, or its work changed.
         Worker = "worker",
+        /// The queue was paused or resumed.
+        Queue = "queue",
     }
 }
 
@@ -82,6 +84,11 @@ pub enum StoreEvent {
         /// The attempt that it works on.
         attempt_id: Option<String>,
     },
+    /// The queue was paused or resumed.
+    Queue {
+        /// Whether it gives out no work.
+        paused: bool,
+    },
 }
 
 impl StoreEvent {
@@ -94,6 +101,7 @@ impl StoreEvent {
             Self::Span { .. } => EventKind::Span,
             Self::Resources { .. } => EventKind::Resources,
             Self::Worker { .. } => EventKind::Worker,
+            Self::Queue { .. } => EventKind::Queue,
         }
     }
 
@@ -105,7 +113,7 @@ impl StoreEvent {
             | Self::Attempt { rollout_id, .. }
             | Self::Span { rollout_id, .. } => Some(rollout_id),
             Self::Worker { rollout_id, .. } => rollout_id.as_deref(),
-            Self::Resources { .. } => None,
+            Self::Resources { .. } | Self::Queue { .. } => None,
         }
     }
 }
@@ -158,6 +166,12 @@ impl From<&Worker> for StoreEvent {
             rollout_id: worker.current_rollout_id.clone(),
             attempt_id: worker.current_attempt_id.clone(),
         }
+    }
+}
+
+impl From<QueueState> for StoreEvent {
+    fn from(QueueState { paused }: QueueState) -> Self {
+        Self::Queue { paused }
     }
 }
 

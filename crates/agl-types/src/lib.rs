@@ -33,8 +33,8 @@ pub use page::{FilterLogic, Page, SortOrder, UNLIMITED};
 pub use patch::Patch;
 pub use requests::{
     AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, EnqueueRolloutRequest, PurgeReport,
-    PurgeRequest, ResourcesQuery, RolloutQuery, RolloutUpdate, SequenceIdRequest, SpanQuery, StartRollout,
-    WaitRequest, WorkerQuery, WorkerUpdate,
+    PurgeRequest, QueueState, ResourcesQuery, RolloutQuery, RolloutUpdate, SequenceIdRequest, SpanQuery,
+    StartRollout, WaitRequest, WorkerQuery, WorkerUpdate,
 };
 pub use resource::{Llm, NamedResources, PromptTemplate, Resource, ResourcesUpdate, TemplateEngine};
 pub use rollout::{

@@ -328,10 +328,13 @@ impl Step {
         let attempt = self.attempt()?;
         attempt.status = status;
         attempt.end_time = status.is_terminal().then_some(now);
-        let sequence_id = attempt.sequence_id;
+        let (sequence_id, was_cancelled) = (attempt.sequence_id, attempt.was_cancelled());
         self.sync_worker();
         if !self.state.superseded && !self.state.rollout.status.is_terminal() {
-            let projected = project(status, sequence_id, &self.state.rollout.config);
+            let projected = match project(status, sequence_id, &self.state.rollout.config) {
+                RolloutStatus::Requeuing if was_cancelled => RolloutStatus::Failed,
+                projected => projected,
+            };
             if projected != self.state.rollout.status {
                 self.set_rollout_status(projected);
             }

@@ -73,6 +73,13 @@ impl Default for DequeueRequest {
     }
 }
 
+/// Whether the queue gives out work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QueueState {
+    /// Whether whoever asks for work is given none. What is being worked on goes on.
+    pub paused: bool,
+}
+
 /// Asks for the spans of ended rollouts to be removed for good. Conditions that are there must all hold; at least
 /// one must be there. Rollouts that have not ended are left alone.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]

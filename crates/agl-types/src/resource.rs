@@ -8,6 +8,14 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::JsonMap;
 
 /// Resources by name, in the order given.
+///
+/// ```
+/// use agl_types::{Llm, NamedResources, Resource};
+///
+/// let llm = Resource::Llm(Llm::new("http://127.0.0.1:8000/v1", "smollm2"));
+/// let resources = NamedResources::from_iter([("main".to_owned(), llm)]);
+/// assert_eq!(resources["main"].resource_type(), "llm");
+/// ```
 pub type NamedResources = IndexMap<String, Resource>;
 
 /// One version of a set of named resources.
@@ -27,6 +35,13 @@ pub struct ResourcesUpdate {
 }
 
 /// Something that an algorithm improves and an agent uses. On the wire, an object told apart by `resource_type`.
+///
+/// ```
+/// use agl_types::{Llm, Resource};
+///
+/// let resource = Resource::ProxyLlm(Llm::new("http://gateway/v1", "m"));
+/// assert_eq!(serde_json::to_value(&resource).unwrap()["resource_type"], "proxy_llm");
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum Resource {
     /// `llm`: a model endpoint.
@@ -83,6 +98,13 @@ impl ToSchema for Resource {
 }
 
 /// A model endpoint.
+///
+/// ```
+/// use agl_types::Llm;
+///
+/// let llm = Llm { api_key: Some("secret".to_owned()), ..Llm::new("http://gateway/v1", "m") };
+/// assert_eq!(llm.for_attempt("ro-1", "at-1").endpoint, "http://gateway/rollout/ro-1/attempt/at-1/v1");
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Llm {
     /// Base URL of an OpenAI-compatible server.
@@ -114,6 +136,17 @@ impl Llm {
             extra: JsonMap::new(),
         }
     }
+
+    /// The endpoint behind a gateway with the attempt in its path: `/v1` at its end stays there.
+    #[must_use]
+    pub fn for_attempt(&self, rollout_id: &str, attempt_id: &str) -> Self {
+        let base = self.endpoint.strip_suffix('/').unwrap_or(&self.endpoint);
+        let (base, version) = base.strip_suffix("/v1").map_or((base, ""), |base| (base, "/v1"));
+        Self {
+            endpoint: format!("{base}/rollout/{rollout_id}/attempt/{attempt_id}{version}"),
+            ..self.clone()
+        }
+    }
 }
 
 /// What fills the holes of a prompt template.
@@ -131,6 +164,14 @@ pub enum TemplateEngine {
 }
 
 /// A prompt with holes.
+///
+/// ```
+/// use agl_types::{JsonMap, PromptTemplate, TemplateEngine};
+///
+/// let template = "Answer in one word: {question}".to_owned();
+/// let prompt = PromptTemplate { template, engine: TemplateEngine::FString, extra: JsonMap::new() };
+/// assert_eq!(serde_json::to_value(&prompt).unwrap()["engine"], "f-string");
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PromptTemplate {
     /// The text with its holes.

@@ -58,6 +58,13 @@ pub(crate) use wire_enum;
 
 wire_enum! {
     /// Where a rollout stands.
+    ///
+    /// ```
+    /// use agl_types::RolloutStatus;
+    ///
+    /// assert!(RolloutStatus::Cancelled.is_terminal());
+    /// assert!(RolloutStatus::Requeuing.is_queuing());
+    /// ```
     RolloutStatus {
         /// Waiting in the queue for its first attempt.
         Queuing = "queuing",
@@ -124,6 +131,12 @@ impl AttemptStatus {
 
 wire_enum! {
     /// What a rollout is for.
+    ///
+    /// ```
+    /// use agl_types::RolloutMode;
+    ///
+    /// assert_eq!(RolloutMode::Val.as_str(), "val");
+    /// ```
     RolloutMode {
         /// Training.
         Train = "train",
@@ -135,6 +148,19 @@ wire_enum! {
 }
 
 /// Time limits and retries of a rollout.
+///
+/// ```
+/// use agl_types::{AttemptStatus, RolloutConfig};
+///
+/// // A minute at most, and one more try for what takes longer.
+/// let config = RolloutConfig {
+///     timeout_seconds: Some(60.0),
+///     max_attempts: 2.try_into().unwrap(),
+///     retry_condition: vec![AttemptStatus::Timeout],
+///     ..RolloutConfig::default()
+/// };
+/// assert_eq!(config.unresponsive_seconds, None);
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, remote = "Self")]
 #[schema(default)]
@@ -187,6 +213,14 @@ impl<'de> Deserialize<'de> for RolloutConfig {
 }
 
 /// One task to be run.
+///
+/// ```
+/// use agl_types::{Rollout, RolloutStatus};
+///
+/// let wire = r#"{"rollout_id": "ro-1", "input": {"question": "?"}, "start_time": 1.5}"#;
+/// let rollout: Rollout = serde_json::from_str(wire).unwrap();
+/// assert_eq!((rollout.status, rollout.end_time), (RolloutStatus::Queuing, None));
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Rollout {
     /// `ro-` and 12 hexadecimal digits.
@@ -251,6 +285,20 @@ pub struct Attempt {
 
 fn preparing() -> AttemptStatus {
     AttemptStatus::Preparing
+}
+
+impl Attempt {
+    /// The key of the metadata under which a runner says, in a word, why the attempt has not succeeded.
+    pub const REASON: &str = "reason";
+    /// The reason of an attempt that was called off.
+    pub const CANCELLED: &str = "cancelled";
+
+    /// Whether the attempt's metadata say that it was called off, which is no reason to try again.
+    #[must_use]
+    pub fn was_cancelled(&self) -> bool {
+        let reason = self.metadata.as_ref().and_then(|metadata| metadata.get(Self::REASON));
+        reason.is_some_and(|reason| reason == Self::CANCELLED)
+    }
 }
 
 /// A rollout and the attempt that a runner holds; on the wire the rollout's keys with `attempt` last.

@@ -14,6 +14,8 @@ pub const AGL_OPERATION: &str = "agentlightning.operation";
 pub const AGL_REWARD: &str = "agentlightning.reward";
 /// Name of a span that is an event of the 1.0 contract, unless it is a reward.
 pub const AGL_EVENT: &str = "agentlightning.event";
+/// Name of a span that says that an attempt, or a part of one, has started, finished or failed.
+pub const AGL_STATE: &str = "agentlightning.state";
 /// Name of a span that never happened: it stands for a missing parent.
 pub const AGL_VIRTUAL: &str = "agentlightning.virtual";
 
@@ -50,6 +52,18 @@ pub const OPERATION_NAME: &str = "agentlightning.operation.name";
 pub const OPERATION_INPUT: &str = "agentlightning.operation.input";
 /// Prefix of an operation's output.
 pub const OPERATION_OUTPUT: &str = "agentlightning.operation.output";
+/// What a state span tells: [`STATE_STARTED`], [`STATE_FINISHED`] or [`STATE_FAILED`].
+pub const STATE_EVENT: &str = "agentlightning.state.event";
+/// Value of [`STATE_EVENT`]: it has started.
+pub const STATE_STARTED: &str = "started";
+/// Value of [`STATE_EVENT`]: it has finished well.
+pub const STATE_FINISHED: &str = "finished";
+/// Value of [`STATE_EVENT`]: it has failed.
+pub const STATE_FAILED: &str = "failed";
+/// What part of the attempt a state span is about; absent when it is about the attempt itself.
+pub const STATE_NAME: &str = "agentlightning.state.name";
+/// Why it failed: `error`, `timeout`, `cancelled`, or a word of one's own.
+pub const STATE_REASON: &str = "agentlightning.state.reason";
 
 /// Token ids of the prompt, as the engine saw them.
 pub const PROMPT_TOKEN_IDS: &str = "prompt_token_ids";
@@ -57,6 +71,27 @@ pub const PROMPT_TOKEN_IDS: &str = "prompt_token_ids";
 pub const RESPONSE_TOKEN_IDS: &str = "response_token_ids";
 /// JSON text of the log-probs of the response's tokens.
 pub const LOGPROBS_CONTENT: &str = "logprobs.content";
+/// Name of the span of a call through the gateway, which is the one that 0.3's `LlmProxyTraceToTriplet` reads token
+/// ids from.
+pub const GATEWAY_CALL: &str = "litellm_request";
+/// Prefix of what the gateway knows of a call: `dialect`, `outcome` (`answered`, `failed`, `broken_off`,
+/// `disconnected`), `tries`, `latency` and `time_to_first_token` (seconds), `http_status`, `backend`, `model_version`, and for every choice
+/// `choices.{i}.token_ids` and `choices.{i}.logprobs` (numbers).
+pub const GATEWAY: &str = "agentlightning.gateway";
+/// Why no training data can be made of a call; absent when it can.
+pub const UNTRAINABLE: &str = "agentlightning.gateway.untrainable";
+/// OpenTelemetry's GenAI operation of a tool call; its span is named `execute_tool {tool}`.
+pub const GEN_AI_EXECUTE_TOOL: &str = "execute_tool";
+/// The GenAI operation that a span stands for.
+pub const GEN_AI_OPERATION_NAME: &str = "gen_ai.operation.name";
+/// Name of a tool.
+pub const GEN_AI_TOOL_NAME: &str = "gen_ai.tool.name";
+/// Kind of a tool: `function`, `extension` or `datastore`.
+pub const GEN_AI_TOOL_TYPE: &str = "gen_ai.tool.type";
+/// What a tool was called with, JSON text.
+pub const GEN_AI_TOOL_ARGUMENTS: &str = "gen_ai.tool.call.arguments";
+/// What a tool has returned: JSON text, or the text itself.
+pub const GEN_AI_TOOL_RESULT: &str = "gen_ai.tool.call.result";
 /// Prefix of the prompt's messages.
 pub const GEN_AI_PROMPT: &str = "gen_ai.prompt";
 /// Prefix of the completion's choices.

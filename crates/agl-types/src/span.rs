@@ -101,6 +101,15 @@ pub struct OtelResource {
 /// One thing that happened in an attempt.
 ///
 /// Every key must be there in JSON, null where nothing is known; further keys are kept as they came.
+///
+/// ```
+/// use agl_types::Span;
+///
+/// let span = Span::new("step", "0".repeat(32), "1".repeat(16), 1.0, 2.5)
+///     .placed("ro-1", "at-1", 7)
+///     .with_attribute("tool", "calculator");
+/// assert_eq!((span.sequence_id, span.end_time), (7, Some(2.5)));
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Span {
     /// The rollout it belongs to.

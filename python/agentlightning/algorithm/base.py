@@ -118,6 +118,10 @@ class Algorithm:
         """The store; see `get_store`."""
         return self.get_store()
 
+    @store.setter
+    def store(self, store: LightningStore) -> None:
+        self.set_store(store)
+
     def set_initial_resources(self, resources: NamedResources) -> None:
         """Tells the algorithm which resources to start from."""
         self._initial_resources = resources

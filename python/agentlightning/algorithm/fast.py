@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.utils import with_llm_proxy, with_store
 from agentlightning.emitter.reward import find_final_reward
+from agentlightning.semconv import AGL_STATE
 from agentlightning.types import RolloutConfig, Triplet
 
 if TYPE_CHECKING:
@@ -339,7 +340,9 @@ class Baseline(FastAlgorithm):
                 attempt.status,
                 attempt.worker_id,
             )
-            spans = list(await store.query_spans(rollout_id, attempt.attempt_id))
+            stored = await store.query_spans(rollout_id, attempt.attempt_id)
+            # What the runner notes of the attempt itself is no part of what the agent has done.
+            spans = [span for span in stored if span.name != AGL_STATE]
             self._log_spans(rollout_id, attempt, spans)
         tally.statuses[mode][rollout.status] += 1
         # `spans` are those of the latest attempt, whose outcome is the rollout's.

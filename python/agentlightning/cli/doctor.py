@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from agentlightning import instrumentation
 
 
-def doctor(*, imports: bool = False) -> int:
-    """Prints the table, and returns the exit code: 1 where a package can't be recorded.
-
-    With `imports` every package that is installed is imported and patched, which shows whether it can be.
-    """
+def main(argv: Sequence[str]) -> int:
+    """Prints the table, and returns the exit code: 1 where a package can't be recorded."""
+    parser = argparse.ArgumentParser(
+        prog="agl doctor",
+        description="Tells which agent frameworks are installed and will be recorded. "
+        "With the URL of a model's endpoint instead, tells what that can do.",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="store_true",
+        help="import and patch every package that is installed, which shows whether it can be recorded",
+    )
+    imports: bool = parser.parse_args(argv).imports
     if imports:
         instrumentation.instrument_all()
         for library in instrumentation.LIBRARIES:

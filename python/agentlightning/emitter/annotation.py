@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from agentlightning.emitter._span import check_size, choose_tracer, emit_span, json_text, user_attributes
 from agentlightning.semconv import AGL_ANNOTATION, AGL_OPERATION, LightningSpanAttributes
 from agentlightning.tracer.base import get_active_tracer
-from agentlightning.tracer.dummy import DummyTracer
-from agentlightning.types import TraceStatus
 from agentlightning.utils.otel import check_attributes_sanity, flatten_attributes, sanitize_attributes
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from agentlightning.tracer.base import Tracer
     from agentlightning.types import SpanCoreFields, SpanRecordingContext
 
 logger = logging.getLogger(__name__)
@@ -39,29 +36,34 @@ def emit_annotation(annotation: dict[str, Any], propagate: bool = True) -> SpanC
         propagate: Whether the active tracer takes the span. If not, it is only returned.
 
     Raises:
-        ValueError: for a value that a span can't hold.
+        ValueError: for a value that a span can't hold, or more than it may hold.
         RuntimeError: without an active tracer.
     """
     attributes = flatten_attributes(annotation, expand_leaf_lists=False)
     check_attributes_sanity(attributes)
-    attributes = sanitize_attributes(attributes)
-    tracer: Tracer | None
-    if propagate:
-        tracer = get_active_tracer()
-        if tracer is None:
-            raise RuntimeError("No active tracer found. Cannot emit annotation span.")
-    else:
-        tracer = DummyTracer()
-    return tracer.create_span(AGL_ANNOTATION, attributes=attributes, status=TraceStatus(status_code="OK"))
+    return emit_span(
+        AGL_ANNOTATION,
+        sanitize_attributes(attributes),
+        what="annotation",
+        propagate=propagate,
+        get_active=get_active_tracer,
+    )
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
-    """The attributes that hold `value` under `prefix`; never an error, since it is the agent's own data."""
+    """The attributes that hold `value` under `prefix`. Never an error, since it is the agent's own data: what
+    has no dotted names becomes JSON text, and what is too much a note that it was."""
     try:
-        return sanitize_attributes(flatten_attributes({prefix: value}, expand_leaf_lists=False))
-    except ValueError:
-        # A dict with keys that are no strings has no dotted names.
-        return {prefix: json.dumps(value, default=str, skipkeys=True)}
+        attributes = sanitize_attributes(flatten_attributes({prefix: value}, expand_leaf_lists=False))
+    except Exception:
+        # A dict with keys that are no strings, something that contains itself, or whose repr fails.
+        attributes = {prefix: json_text(value)}
+    try:
+        check_size(attributes)
+    except ValueError as error:
+        logger.warning("%s is not recorded: %s", prefix, error)
+        return {prefix: f"[left out: {error}]"}
+    return attributes
 
 
 class OperationContext:
@@ -73,23 +75,17 @@ class OperationContext:
 
     def __init__(self, name: str, attributes: dict[str, Any], propagate: bool = True) -> None:
         self.name = name
-        self.initial_attributes = sanitize_attributes(flatten_attributes(attributes, expand_leaf_lists=False))
+        self.initial_attributes = user_attributes(attributes)
+        check_size(self.initial_attributes)
         self.propagate = propagate
         self._manager: AbstractContextManager[SpanRecordingContext] | None = None
         self._recording: SpanRecordingContext | None = None
         self._span: SpanCoreFields | None = None
 
-    def _tracer(self) -> Tracer:
-        if not self.propagate:
-            return DummyTracer()
-        tracer = get_active_tracer()
-        if tracer is None:
-            raise RuntimeError("No active tracer found. Cannot record an operation span.")
-        return tracer
-
     def __enter__(self) -> OperationContext:
         self._span = None
-        self._manager = self._tracer().operation_context(self.name, attributes=dict(self.initial_attributes))
+        tracer = choose_tracer(self.propagate, get_active_tracer, "operation")
+        self._manager = tracer.operation_context(self.name, attributes=dict(self.initial_attributes))
         self._recording = self._manager.__enter__()
         return self
 
@@ -235,7 +231,8 @@ def operation(
         additional_attributes: Further attributes of the span.
 
     Raises:
-        ValueError: for a first argument that can't be called, or a name given twice.
+        ValueError: for a first argument that can't be called, a name given twice, or more attributes than a
+            span may hold.
     """
     if fn is not None and not callable(fn):
         raise ValueError("operation() takes a callable, or keyword arguments only.")

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from agentlightning.emitter._span import emit_span, shortened, user_attributes
 from agentlightning.semconv import AGL_EXCEPTION
 from agentlightning.tracer.base import get_active_tracer
-from agentlightning.tracer.dummy import DummyTracer
-from agentlightning.types import TraceStatus
-from agentlightning.utils.otel import flatten_attributes, format_exception_attributes, sanitize_attributes
+from agentlightning.utils.otel import format_exception_attributes
 
-if TYPE_CHECKING:
-    from agentlightning.tracer.base import Tracer
+
+def exception_attributes(exception: BaseException) -> dict[str, Any]:
+    """The attributes that stand for an exception. Never an error, and never too large."""
+    try:
+        recorded = format_exception_attributes(exception)
+    except Exception as error:
+        # An exception whose own __str__ raises must not hide what it was raised for.
+        recorded = {
+            "exception.type": type(exception).__name__,
+            "exception.message": f"<message not available: {type(error).__name__}>",
+            "exception.escaped": True,
+        }
+    return {key: shortened(value) if isinstance(value, str) else value for key, value in recorded.items()}
 
 
 def emit_exception(
     exception: BaseException, attributes: dict[str, Any] | None = None, propagate: bool = True
 ) -> None:
-    """Records an exception with its type, message and stack.
+    """Records an exception with its type, message and stack, the latter two shortened if they are long.
 
     Raises:
         TypeError: for something that is no exception.
+        ValueError: for more attributes than a span may hold.
         RuntimeError: without an active tracer.
     """
     if not isinstance(exception, BaseException):
         raise TypeError(f"Expected a BaseException instance, got {type(exception)}.")
-    recorded = format_exception_attributes(exception)
-    if attributes:
-        recorded.update(sanitize_attributes(flatten_attributes(attributes, expand_leaf_lists=False)))
-    tracer: Tracer | None
-    if propagate:
-        tracer = get_active_tracer()
-        if tracer is None:
-            raise RuntimeError("No active tracer found. Cannot emit exception span.")
-    else:
-        tracer = DummyTracer()
-    # The span itself is fine: it says that the exception was seen.
-    tracer.create_span(AGL_EXCEPTION, attributes=recorded, status=TraceStatus(status_code="OK"))
+    emit_span(
+        AGL_EXCEPTION,
+        # The span itself is fine: it says that the exception was seen.
+        {**exception_attributes(exception), **user_attributes(attributes)},
+        what="exception",
+        propagate=propagate,
+        get_active=get_active_tracer,
+    )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from agentlightning.emitter._span import emit_span, user_attributes
 from agentlightning.semconv import AGL_MESSAGE, LightningSpanAttributes
 from agentlightning.tracer.base import get_active_tracer
-from agentlightning.tracer.dummy import DummyTracer
-from agentlightning.utils.otel import flatten_attributes, sanitize_attributes
 
 if TYPE_CHECKING:
-    from agentlightning.tracer.base import Tracer
     from agentlightning.types import SpanLike
 
 _BODY = LightningSpanAttributes.MESSAGE_BODY.value
@@ -21,21 +19,19 @@ def emit_message(message: str, attributes: dict[str, Any] | None = None, propaga
 
     Raises:
         TypeError: for something that is no string.
+        ValueError: for more than a span may hold.
         RuntimeError: without an active tracer.
     """
     if not isinstance(message, str):
         raise TypeError(f"Message must be a string, got {type(message)}.")
-    tracer: Tracer | None
-    if propagate:
-        tracer = get_active_tracer()
-        if tracer is None:
-            raise RuntimeError("No active tracer found. Cannot emit message span.")
-    else:
-        tracer = DummyTracer()
-    recorded: dict[str, Any] = {_BODY: message}
-    if attributes:
-        recorded.update(sanitize_attributes(flatten_attributes(attributes, expand_leaf_lists=False)))
-    tracer.create_span(AGL_MESSAGE, attributes=recorded)
+    emit_span(
+        AGL_MESSAGE,
+        {_BODY: message, **user_attributes(attributes)},
+        what="message",
+        propagate=propagate,
+        get_active=get_active_tracer,
+        status=None,
+    )
 
 
 def get_message_value(span: SpanLike) -> str | None:

@@ -6,14 +6,12 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+from agentlightning.emitter._span import emit_span, user_attributes
 from agentlightning.semconv import AGL_OBJECT, LightningSpanAttributes
 from agentlightning.tracer.base import get_active_tracer
-from agentlightning.tracer.dummy import DummyTracer
-from agentlightning.types import TraceStatus
-from agentlightning.utils.otel import flatten_attributes, full_qualified_name, sanitize_attributes
+from agentlightning.utils.otel import full_qualified_name
 
 if TYPE_CHECKING:
-    from agentlightning.tracer.base import Tracer
     from agentlightning.types import SpanCoreFields, SpanLike
 
 _TYPE = LightningSpanAttributes.OBJECT_TYPE.value
@@ -33,7 +31,7 @@ def encode_object(obj: Any) -> dict[str, Any]:
         return {_TYPE: "bytes", _LITERAL: base64.b64encode(obj).decode("ascii")}
     try:
         text = json.dumps(obj)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise RuntimeError(
             f"Object must be JSON serializable, got {full_qualified_name(type(obj))}."
         ) from exc
@@ -46,19 +44,16 @@ def emit_object(
     """Records a value, which `get_object_value` gives back.
 
     Raises:
+        ValueError: for more than a span may hold.
         RuntimeError: for what JSON has no form for, and without an active tracer.
     """
-    recorded = encode_object(object)
-    if attributes:
-        recorded.update(sanitize_attributes(flatten_attributes(attributes, expand_leaf_lists=False)))
-    tracer: Tracer | None
-    if propagate:
-        tracer = get_active_tracer()
-        if tracer is None:
-            raise RuntimeError("No active tracer found. Cannot emit object span.")
-    else:
-        tracer = DummyTracer()
-    return tracer.create_span(AGL_OBJECT, attributes=recorded, status=TraceStatus(status_code="OK"))
+    return emit_span(
+        AGL_OBJECT,
+        {**encode_object(object), **user_attributes(attributes)},
+        what="object",
+        propagate=propagate,
+        get_active=get_active_tracer,
+    )
 
 
 def get_object_value(span: SpanLike) -> Any:

@@ -32,13 +32,19 @@ _VALUE = RewardAttributes.REWARD_VALUE.value
 # Only these keys are rewards: `agentlightning.reward_model`, say, is somebody's own attribute.
 _DIMENSION = re.compile(rf"{re.escape(_PREFIX)}\.(\d+)\.({_NAME}|{_VALUE})")
 _PRIMARY = "primary"
+# Followed by the number of the step.
+_STEP = "step."
 _AGENTOPS_OUTPUTS = ("agentops.task.output", "agentops.entity.output")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, bool, float))
 
 
 def _dimensions(reward: Any, primary_key: str | None) -> list[dict[str, Any]]:
     if isinstance(reward, dict):
         for key, value in reward.items():
-            if not isinstance(value, (int, bool, float)):
+            if not _is_number(value):
                 raise ValueError(f"Reward dimension {key!r} must be a number, got {type(value)}.")
         if primary_key is None:
             raise ValueError("A reward with several dimensions needs primary_key.")
@@ -47,14 +53,29 @@ def _dimensions(reward: Any, primary_key: str | None) -> list[dict[str, Any]]:
                 f"primary_key {primary_key!r} is not one of the reward's dimensions: {list(reward)}."
             )
         keys = [primary_key, *(key for key in reward if key != primary_key)]
-        return [{_NAME: key, _VALUE: float(reward[key])} for key in keys]
-    if not isinstance(reward, (int, bool, float)):
-        raise TypeError(f"Reward must be a number, or a dict of numbers, got {type(reward)}.")
-    return [{_NAME: _PRIMARY, _VALUE: float(reward)}]
+        return [_dimension(key, reward[key]) for key in keys]
+    if isinstance(reward, (list, tuple)):
+        if not reward:
+            raise ValueError("A reward by steps needs one step at least.")
+        for index, value in enumerate(reward):
+            if not _is_number(value):
+                raise ValueError(f"Reward of step {index} must be a number, got {type(value)}.")
+        steps = [_dimension(f"{_STEP}{index}", value) for index, value in enumerate(reward)]
+        return [_dimension(_PRIMARY, sum(map(float, reward))), *steps]
+    if not _is_number(reward):
+        raise TypeError(
+            f"Reward must be a number, a dict of numbers by dimension, or a list of numbers by step, got "
+            f"{type(reward)}. Convert it with float() or tolist()."
+        )
+    return [_dimension(_PRIMARY, reward)]
+
+
+def _dimension(name: str, value: float) -> dict[str, Any]:
+    return {_NAME: name, _VALUE: float(value)}
 
 
 def emit_reward(
-    reward: float | dict[str, float],
+    reward: float | dict[str, float] | Sequence[float],
     *,
     primary_key: str | None = None,
     attributes: dict[str, Any] | None = None,
@@ -63,14 +84,17 @@ def emit_reward(
     """Records a reward.
 
     Args:
-        reward: A number, or numbers by name of their dimension.
+        reward: A number, where True is 1 and False is 0; or numbers by name of their dimension; or a list
+            with a number for each step of the attempt, in their order. What counts of a list, where only one
+            number can, is its sum.
         primary_key: The dimension that counts where only one number can.
         attributes: Further attributes of the span, such as links and tags.
         propagate: Whether the active tracer takes the span. If not, it is only returned.
 
     Raises:
-        TypeError: for a reward that is no number.
-        ValueError: for a dimension that is no number, or a primary key that is none of them.
+        TypeError: for a reward that is none of these.
+        ValueError: for a dimension or step that is no number, a primary key that is none of the dimensions,
+            or more than a span may hold.
         RuntimeError: without an active tracer.
     """
     payload: dict[str, Any] = {_PREFIX: _dimensions(reward, primary_key)}
@@ -120,6 +144,16 @@ def get_reward_value(span: SpanLike) -> float | None:
     if "reward" in attributes and getattr(span, "name", None) == AGL_ANNOTATION:
         return attributes["reward"]  # type: ignore[return-value]
     return None
+
+
+def get_step_rewards(span: SpanLike) -> list[float]:
+    """The rewards of the single steps in a span, in the order of the steps; none if it is no such reward."""
+    steps: dict[int, float] = {}
+    for reward in get_rewards_from_span(span):
+        number = reward.name.removeprefix(_STEP)
+        if number != reward.name and number.isdecimal():
+            steps[int(number)] = reward.value
+    return [steps[number] for number in sorted(steps)]
 
 
 def is_reward_span(span: SpanLike) -> bool:

@@ -35,7 +35,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
     def __init__(
         self,
         n_runners: int = 1,
-        main_thread: Literal["algorithm", "runner"] = "runner",
+        main_thread: Literal["algorithm", "runner"] | None = None,
         join_timeout: float = 15.0,
         graceful_delay: float = 5.0,
         poll_interval: float = 0.05,
@@ -45,7 +45,8 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
 
         Args:
             n_runners: How many runners to run.
-            main_thread: Which side has the calling thread; `runner` is for a single one.
+            main_thread: Which side has the calling thread: by default a single runner, or the algorithm where
+                there are several.
             join_timeout: Seconds to wait for the threads at the end.
             graceful_delay: Seconds that a side gets to end by itself after the stop event, and again after
                 it has been cancelled.
@@ -56,12 +57,14 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         Raises:
             ValueError: for a main thread that there is not, or `runner` with several runners.
         """
+        if main_thread is None:
+            main_thread = "runner" if n_runners == 1 else "algorithm"
         if main_thread not in ("algorithm", "runner"):
             raise ValueError(f"main_thread must be 'algorithm' or 'runner', got {main_thread!r}")
         if main_thread == "runner" and n_runners != 1:
             raise ValueError("main_thread='runner' needs n_runners=1; use main_thread='algorithm' for more")
         self.n_runners = n_runners
-        self.main_thread = main_thread
+        self.main_thread: Literal["algorithm", "runner"] = main_thread
         self.join_timeout = join_timeout
         self.graceful_delay = graceful_delay
         self.poll_interval = poll_interval

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from agentlightning.runner.base import Runner
     from agentlightning.tracer.base import Tracer
     from agentlightning.trainer.trainer import Trainer
-    from agentlightning.types import NamedResources, Rollout, RolloutRawResult, Task
+    from agentlightning.types import NamedResources, Rollout, RolloutLegacy, RolloutRawResult, Task
 
 T = TypeVar("T")
 
@@ -38,7 +38,8 @@ class LitAgent(Generic[T]):
         """Makes an agent.
 
         Args:
-            trained_agents: Deprecated, without effect; adapters select agents by `agent_match`.
+            trained_agents: Deprecated, read by `Trainer.fit_v0` only; adapters select agents by
+                `agent_match`.
         """
         if trained_agents is not None:
             warnings.warn(
@@ -139,10 +140,10 @@ class LitAgent(Generic[T]):
         return self.get_tracer()
 
     def on_rollout_start(self, task: Task, runner: Runner[T], tracer: Tracer) -> None:
-        """Deprecated, not called: use a `Hook`."""
+        """Deprecated, called by `LegacyAgentRunner` only: use a `Hook`."""
 
-    def on_rollout_end(self, task: Task, rollout: Rollout, runner: Runner[T], tracer: Tracer) -> None:
-        """Deprecated, not called: use a `Hook`."""
+    def on_rollout_end(self, task: Task, rollout: RolloutLegacy, runner: Runner[T], tracer: Tracer) -> None:
+        """Deprecated, called by `LegacyAgentRunner` only: use a `Hook`."""
 
     def rollout(
         self, task: T, resources: NamedResources, rollout: Rollout

@@ -2,5 +2,6 @@
 
 from agentlightning.runner.agent import LitAgentRunner
 from agentlightning.runner.base import Runner
+from agentlightning.runner.legacy import LegacyAgentRunner, LegacyRunner
 
-__all__ = ["LitAgentRunner", "Runner"]
+__all__ = ["LegacyAgentRunner", "LegacyRunner", "LitAgentRunner", "Runner"]

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from types import FrameType
 from typing import Any, BinaryIO
 
 from agentlightning.execution.events import ThreadingEvent
@@ -44,11 +45,22 @@ def _main(pipe: BinaryIO) -> int:
         target=_listen, args=(pipe, event, work["grace"]), name="parent-watch", daemon=True
     ).start()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _end_in_order)
     try:
         asyncio.run(_run(work, header["worker_id"], event))
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _end_in_order(signum: int, frame: FrameType | None) -> None:
+    """Has SIGTERM do what Ctrl+C does, so that what is under way is reported; a second one ends the
+    process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    interrupt = signal.getsignal(signal.SIGINT)
+    if not callable(interrupt):
+        raise KeyboardInterrupt
+    interrupt(signal.SIGINT, frame)
 
 
 async def _run(work: dict[str, Any], worker_id: int, event: ThreadingEvent) -> None:

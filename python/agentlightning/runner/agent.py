@@ -10,11 +10,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from agentlightning.emitter.exception import emit_exception
 from agentlightning.emitter.reward import emit_reward, find_final_reward
+from agentlightning.emitter.state import emit_failed, emit_finished, emit_started
 from agentlightning.litagent.litagent import running_runner
 from agentlightning.runner.base import Runner
 from agentlightning.store.delegate import DelegatingStore
@@ -43,25 +44,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _FIRST_IDLE_SECONDS = 0.05
 _EVENT_CHECK_SECONDS = 0.1
 # How long the store is asked to wait for work at a time. Meanwhile nobody looks whether to stop, for a call
 # that is given up may have claimed something.
 _WAIT_SECONDS = 0.5
-_REPORT_SECONDS = 60.0
-"""How long the end of an attempt is offered to a store that can't be reached."""
+_PATIENCE_AFTER_STOP_SECONDS = 60.0
+"""How long a store that can't be reached is waited for once the runner is to stop; before, for ever."""
 _CANCEL_SECONDS = 5.0
 """How long an agent that is cancelled gets to clean up."""
+_ENDED = ("succeeded", "failed", "cancelled")
 
 
-class _TimedOut(TimeoutError):
+class AttemptTimedOut(TimeoutError):
     """The agent has used up its rollout's time."""
 
 
+class RolloutCancelled(RuntimeError):
+    """Somebody has ended the rollout while the agent was at work."""
+
+
+class ResourcesMissing(RuntimeError):
+    """The rollout's resources are not in the store."""
+
+
 class LitAgentRunner(Runner[T]):
-    """Takes tasks from a store one at a time, runs an agent on each inside a trace, and reports how it
-    went."""
+    """Takes tasks from a store, runs an agent on each inside a trace, and reports how it went.
+
+    An attempt that does not succeed has in its `metadata` the `reason` (`error`, `timeout`, `cancelled` or
+    `missing_resources`) and the `failure`: the exception's `type` and `message`. One with the reason
+    `cancelled` is not tried again.
+    """
 
     def __init__(
         self,
@@ -72,6 +87,10 @@ class LitAgentRunner(Runner[T]):
         interval_jitter: float = 0.5,
         heartbeat_launch_mode: Literal["thread", "asyncio"] = "thread",
         heartbeat_include_gpu: bool = False,
+        *,
+        agent: LitAgent[T] | None = None,
+        concurrency: int = 1,
+        recall_interval: float = 2.0,
     ) -> None:
         """Makes a runner.
 
@@ -85,10 +104,20 @@ class LitAgentRunner(Runner[T]):
             heartbeat_launch_mode: Whether signs of life come from threads of their own or from the event
                 loop.
             heartbeat_include_gpu: Whether they tell of GPUs.
+            agent: The agent to run where `init` is given none.
+            concurrency: How many rollouts `iter` runs at the same time. With more than one, each of these
+                places is a worker of its own in the store: `Worker-0-0`, `Worker-0-1`, ...
+            recall_interval: Seconds between two looks whether the rollout under way has been cancelled, which
+                ends its agent; 0 for none.
+
+        Raises:
+            ValueError: for a launch mode that there is not, or less than one place.
         """
         super().__init__()
         if heartbeat_launch_mode not in ("thread", "asyncio"):
             raise ValueError(f"Unsupported heartbeat launch mode: {heartbeat_launch_mode}")
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, got {concurrency}")
         self._tracer = tracer
         self._max_rollouts = max_rollouts
         self._poll_interval = poll_interval
@@ -96,9 +125,13 @@ class LitAgentRunner(Runner[T]):
         self._interval_jitter = interval_jitter
         self._heartbeat_launch_mode = heartbeat_launch_mode
         self._heartbeat_include_gpu = heartbeat_include_gpu
-        self._agent: LitAgent[T] | None = None
+        self._concurrency = concurrency
+        self._recall_interval = recall_interval
+        self._own_agent = agent
+        self._agent = agent
         self._hooks: Sequence[Hook] = ()
         self._store: LightningStore | None = None
+        self._shift: _Shift | None = None
 
     # Setting up
 
@@ -108,8 +141,17 @@ class LitAgentRunner(Runner[T]):
         copied._tracer = copy.copy(self._tracer)
         return copied
 
-    def init(self, agent: LitAgent[T], *, hooks: Sequence[Hook] | None = None, **kwargs: Any) -> None:
-        """Takes the agent and the hooks that are called around each attempt."""
+    def init(
+        self, agent: LitAgent[T] | None = None, *, hooks: Sequence[Hook] | None = None, **kwargs: Any
+    ) -> None:
+        """Takes the agent, the constructor's by default, and the hooks that are called around each attempt.
+
+        Raises:
+            ValueError: if there is no agent.
+        """
+        agent = agent if agent is not None else self._own_agent
+        if agent is None:
+            raise ValueError("There is no agent: give one to the runner's constructor or to init().")
         self._agent = agent
         agent.set_runner(self)
         self._hooks = list(hooks) if hooks is not None else []
@@ -122,8 +164,8 @@ class LitAgentRunner(Runner[T]):
         self._tracer.init_worker(worker_id, store)
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
-        """Lets go of the agent."""
-        self._agent = None
+        """Lets go of the agent that `init` was given."""
+        self._agent = self._own_agent
         self._store = None
         self._hooks = []
         self._tracer.teardown()
@@ -139,11 +181,16 @@ class LitAgentRunner(Runner[T]):
         """What records the agent's doings."""
         return self._tracer
 
+    @property
+    def own_agent(self) -> LitAgent[T] | None:
+        """The agent that the constructor was given."""
+        return self._own_agent
+
     def get_agent(self) -> LitAgent[T]:
         """The agent.
 
         Raises:
-            ValueError: before `init`.
+            ValueError: before `init`, unless the constructor was given one.
         """
         if self._agent is None:
             raise ValueError("Agent not initialized. Call init() first.")
@@ -172,39 +219,68 @@ class LitAgentRunner(Runner[T]):
     async def iter(self, *, event: ExecutionEvent | None = None) -> None:
         """Works through the store's queue until `event` is set or `max_rollouts` have been run.
 
-        A rollout under way when the event is set is run to its end. A store that can't be reached is waited
+        Rollouts under way when the event is set are run to their end. A store that can't be reached is waited
         for.
         """
         store = self.get_store()
         stop_heartbeat = self._start_heartbeat_loop(store)
-        # A store that can wait answers the moment there is work; others are asked again and again.
-        waits = _can_wait(store)
-        options = {"wait": _WAIT_SECONDS} if waits else {}
-        done = 0
-        idle_since: float | None = None
+        shift = self._shift = _Shift(store, event, self._max_rollouts)
         try:
-            while not (event is not None and event.is_set()):
-                if self._max_rollouts is not None and done >= self._max_rollouts:
-                    break
-                try:
-                    claimed = await store.dequeue_rollout(worker_id=self.get_worker_id(), **options)
-                    has_waited = waits
-                except StoreUnavailableError as exc:
-                    logger.warning("%s The store can't be reached: %s", self._log_prefix(), exc)
-                    claimed = None
-                    has_waited = False
-                if claimed is None and has_waited:
-                    continue
-                if claimed is None:
-                    idle_since = idle_since or time.monotonic()
-                    await self._sleep(self._idle_interval(time.monotonic() - idle_since), event)
-                    continue
-                idle_since = None
-                await self._step_impl(claimed)
-                done += 1
+            names = self._worker_names()
+            if len(names) == 1:
+                await self._work(shift, names[0])
+            else:
+                await _side_by_side([self._work(shift, name) for name in names], shift)
         finally:
+            self._shift = None
             if stop_heartbeat is not None:
                 await stop_heartbeat()
+
+    def _worker_names(self) -> list[str]:
+        """What the places of this runner are called in the store, which knows of one rollout a worker."""
+        name = self.get_worker_id()
+        if self._concurrency == 1:
+            return [name]
+        return [f"{name}-{place}" for place in range(self._concurrency)]
+
+    async def _work(self, shift: _Shift, worker_name: str) -> None:
+        """Runs one rollout after the other."""
+        while (claimed := await self._claim(shift, worker_name)) is not None:
+            await self._step_impl(claimed)
+
+    async def _claim(self, shift: _Shift, worker_name: str) -> AttemptedRollout | None:
+        """The next rollout for this worker; None once the shift is over."""
+        async with shift.turn:
+            idle_since: float | None = None
+            while not shift.is_over():
+                has_waited = shift.can_wait
+                try:
+                    claimed = await self._dequeue(shift, worker_name)
+                except StoreUnavailableError as exc:
+                    logger.warning("%s The store can't be reached: %s", self._log_prefix(), exc)
+                    claimed, has_waited = None, False
+                if claimed is not None:
+                    shift.claimed += 1
+                    return claimed
+                if not has_waited:
+                    idle_since = idle_since or time.monotonic()
+                    await self._sleep(self._idle_interval(time.monotonic() - idle_since), shift)
+        return None
+
+    async def _dequeue(self, shift: _Shift, worker_name: str) -> AttemptedRollout | None:
+        """Asks the store for a rollout. What has been claimed when this is cancelled is not forgotten."""
+        # A store that can wait answers the moment there is work; others are asked again and again.
+        options = {"wait": _WAIT_SECONDS} if shift.can_wait else {}
+        asking = asyncio.ensure_future(shift.store.dequeue_rollout(worker_id=worker_name, **options))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError as exc:
+            await asyncio.wait([asking], timeout=_CANCEL_SECONDS)
+            if asking.done() and not asking.cancelled() and asking.exception() is None:
+                claimed = asking.result()
+                if claimed is not None:
+                    await self._report(claimed, exc)
+            raise
 
     def _idle_interval(self, idle_seconds: float) -> float:
         """How long to leave an empty queue alone: longer, the longer it has been empty.
@@ -220,13 +296,13 @@ class LitAgentRunner(Runner[T]):
         )
         return max(0.01, interval + random.uniform(-jitter, jitter))
 
-    async def _sleep(self, seconds: float, event: ExecutionEvent | None) -> None:
+    async def _sleep(self, seconds: float, shift: _Shift) -> None:
         end = time.monotonic() + seconds
-        while not (event is not None and event.is_set()):
+        while not shift.is_over():
             left = end - time.monotonic()
             if left <= 0:
                 return
-            await asyncio.sleep(left if event is None else min(left, _EVENT_CHECK_SECONDS))
+            await asyncio.sleep(min(left, _EVENT_CHECK_SECONDS))
 
     async def step(
         self,
@@ -262,16 +338,18 @@ class LitAgentRunner(Runner[T]):
 
     async def _step_impl(self, claimed: AttemptedRollout, raise_on_exception: bool = False) -> str:
         """Runs one attempt from its claim to its report, and returns the rollout's id."""
-        store = self.get_store()
         rollout_id, attempt_id = claimed.rollout_id, claimed.attempt.attempt_id
         # Only what has come all the way is a success; cancellation in particular is not.
-        status: AttemptStatus = "failed"
-        reason: str | None = None
+        failure: BaseException | None = None
         spans: list[Any] = []
         hooks_started = False
         started = time.monotonic()
         try:
-            resources = await self._fetch_resources(claimed)
+            telling = asyncio.ensure_future(self._tell(claimed, lambda: emit_started(propagate=False)))
+            try:
+                resources = await self._fetch_resources(claimed)
+            finally:
+                await telling
             await self._call_hooks("on_rollout_start", rollout=claimed)
             hooks_started = True
             async with self._tracer.trace_context(
@@ -279,16 +357,12 @@ class LitAgentRunner(Runner[T]):
             ):
                 await self._call_hooks("on_trace_start", tracer=self._tracer, rollout=claimed)
                 try:
-                    result = await self._run_agent(claimed, resources, started)
-                except Exception as exc:
-                    self._record_exception(exc)
-                    raise
-                except asyncio.CancelledError as exc:
+                    result = _checked(await self._run_agent(claimed, resources, started))
+                except (Exception, asyncio.CancelledError) as exc:
                     self._record_exception(exc)
                     raise
                 await self._call_hooks("on_trace_end", tracer=self._tracer, rollout=claimed)
             spans = await self._post_process_rollout_result(claimed, result)
-            status = "succeeded"
             logger.info(
                 "%s Completed in %.2fs. Collected %d span(s). Final reward: %s",
                 self._log_prefix(rollout_id),
@@ -296,65 +370,108 @@ class LitAgentRunner(Runner[T]):
                 len(spans),
                 result if isinstance(result, (int, float)) else find_final_reward(spans),
             )
-        except _TimedOut as exc:
-            status, reason = "timeout", str(exc)
+        except (AttemptTimedOut, RolloutCancelled) as exc:
+            failure = exc
             if raise_on_exception:
                 raise
             logger.error("%s The attempt was given up: %s.", self._log_prefix(rollout_id), exc)
         except Exception as exc:
-            reason = f"{type(exc).__name__}: {exc}"
+            failure = exc
             if raise_on_exception:
                 raise
             logger.exception("%s The attempt failed.", self._log_prefix(rollout_id))
         except BaseException as exc:
-            reason = f"{type(exc).__name__}: the attempt was cancelled"
+            failure = exc
             raise
         finally:
             if hooks_started:
                 await self._call_hooks("on_rollout_end", rollout=claimed, spans=spans)
-            await self._report(store, claimed, status, reason)
+            await self._report(claimed, failure)
         return rollout_id
 
     async def _fetch_resources(self, claimed: AttemptedRollout) -> NamedResources:
-        store = self.get_store()
-        if claimed.resources_id is not None:
-            update = await store.get_resources_by_id(claimed.resources_id)
+        """The resources that the rollout names, or else the latest.
+
+        Raises:
+            ResourcesMissing: if there are none.
+        """
+        store, resources_id = self.get_store(), claimed.resources_id
+        if resources_id is not None:
+            update = await self._insist(lambda: store.get_resources_by_id(resources_id))
         else:
-            update = await store.get_latest_resources()
+            update = await self._insist(store.get_latest_resources)
         if update is not None:
             return update.resources
-        if claimed.resources_id is None:
-            raise RuntimeError(
-                f"{self._log_prefix(claimed.rollout_id)} Failed to fetch resources: there are none."
-            )
-        raise RuntimeError(
-            f"{self._log_prefix(claimed.rollout_id)} Failed to fetch resources: no {claimed.resources_id!r}."
+        missing = "there are none" if resources_id is None else f"there are no {resources_id!r}"
+        raise ResourcesMissing(
+            f"{self._log_prefix(claimed.rollout_id)} Failed to fetch resources: {missing}. Add them to the "
+            "store before the rollout."
         )
+
+    async def _insist(self, call: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """Makes a call that may be repeated, again and again while the store can't be reached."""
+        shift = self._shift
+        delay = _FIRST_IDLE_SECONDS
+        stopped_at: float | None = None
+        while True:
+            try:
+                return await call()
+            except OSError as exc:
+                if isinstance(exc, PermissionError):
+                    # It has been reached, and won't have us.
+                    raise
+                if shift is None or shift.is_stopped():
+                    stopped_at = stopped_at or time.monotonic()
+                    if time.monotonic() - stopped_at >= _PATIENCE_AFTER_STOP_SECONDS:
+                        raise
+                logger.warning("%s The store can't be reached: %s", self._log_prefix(), exc)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 2.0)
 
     async def _run_agent(
         self, claimed: AttemptedRollout, resources: NamedResources, started: float
     ) -> RolloutRawResult:
         """Runs the agent in a task of its own, for as long as the rollout's `timeout_seconds` since `started`
-        allow.
+        allow and nobody cancels the rollout.
+
+        A thread that an agent has when it is given up is left behind.
 
         Raises:
-            _TimedOut: if it has not ended by then; a thread that it has is left behind.
+            AttemptTimedOut: if it has not ended in time.
+            RolloutCancelled: if somebody has ended the rollout.
             RuntimeError: if it was cancelled, but not by whoever has cancelled this runner.
         """
         task = asyncio.ensure_future(self._call_agent(claimed, resources))
         limit = claimed.config.timeout_seconds
-        left = None if limit is None else max(0.0, limit - (time.monotonic() - started))
+        end = float("inf") if limit is None else started + limit
+        recall = self._recall_interval if self._recall_interval > 0 else float("inf")
         try:
-            await asyncio.wait([task], timeout=left)
-        except asyncio.CancelledError:
+            while True:
+                left = end - time.monotonic()
+                pause = min(max(0.0, left), recall)
+                await asyncio.wait([task], timeout=None if pause == float("inf") else pause)
+                if task.done():
+                    break
+                if left <= recall:
+                    raise AttemptTimedOut(f"the agent has not ended within timeout_seconds={limit}")
+                if (status := await self._end_of(claimed)) is not None:
+                    raise RolloutCancelled(f"the rollout became {status} while the agent was at work")
+        except BaseException:
             await _cancel(task)
             raise
-        if not task.done():
-            await _cancel(task)
-            raise _TimedOut(f"the agent has not ended within timeout_seconds={limit}")
         if task.cancelled():
             raise RuntimeError("the agent was cancelled from within")
         return task.result()
+
+    async def _end_of(self, claimed: AttemptedRollout) -> str | None:
+        """How somebody else has ended the rollout; None if nobody has, or the store does not say."""
+        call = self.get_store().get_rollout_by_id(claimed.rollout_id)
+        try:
+            rollout = await asyncio.wait_for(call, self._recall_interval)
+        except Exception as exc:
+            logger.debug("%s No news of the rollout: %r", self._log_prefix(claimed.rollout_id), exc)
+            return None
+        return rollout.status if rollout is not None and rollout.status in _ENDED else None
 
     async def _call_agent(self, claimed: AttemptedRollout, resources: NamedResources) -> RolloutRawResult:
         """Calls the agent's method for the rollout's mode, an async one here and any other in a thread of
@@ -389,34 +506,43 @@ class LitAgentRunner(Runner[T]):
         except Exception:
             logger.exception("%s The agent's exception could not be recorded.", self._log_prefix())
 
-    async def _report(
-        self, store: LightningStore, claimed: AttemptedRollout, status: AttemptStatus, reason: str | None
-    ) -> None:
-        """Tells the store how the attempt has ended, and goes on trying while it can't be reached."""
-        changes: dict[str, Any] = {"status": status}
-        if reason is not None:
-            changes["metadata"] = {**(claimed.attempt.metadata or {}), "failure_reason": reason}
-        end = time.monotonic() + _REPORT_SECONDS
-        while True:
-            try:
-                if status == "timeout" and await self._given_up_already(store, claimed):
-                    return
-                await store.update_attempt(claimed.rollout_id, claimed.attempt.attempt_id, **changes)
+    async def _report(self, claimed: AttemptedRollout, failure: BaseException | None) -> None:
+        """Tells the store how the attempt has ended: well, without a failure."""
+        store = self.get_store()
+        status: AttemptStatus = "succeeded"
+        changes: dict[str, Any] = {}
+        if failure is not None:
+            status = "timeout" if isinstance(failure, AttemptTimedOut) else "failed"
+            changes["metadata"] = {
+                **(claimed.attempt.metadata or {}),
+                "reason": _reason(failure),
+                "failure": {"type": type(failure).__name__, "message": str(failure)},
+            }
+        may_be_over = isinstance(failure, (AttemptTimedOut, RolloutCancelled))
+        if failure is not None:
+            # Kept from the tracer, which may be what has failed.
+            await self._tell(claimed, lambda: emit_failed(failure, reason=_reason(failure), propagate=False))
+
+        async def report() -> None:
+            if may_be_over and await self._given_up_already(store, claimed):
                 return
-            except OSError as exc:
-                if time.monotonic() < end:
-                    logger.warning("%s Can't report yet: %s", self._log_prefix(claimed.rollout_id), exc)
-                    await asyncio.sleep(0.5)
-                    continue
-                logger.exception(
-                    "%s Failed to report the attempt as %s.", self._log_prefix(claimed.rollout_id), status
-                )
-                return
-            except Exception:
-                logger.exception(
-                    "%s Failed to report the attempt as %s.", self._log_prefix(claimed.rollout_id), status
-                )
-                return
+            await store.update_attempt(
+                claimed.rollout_id, claimed.attempt.attempt_id, status=status, **changes
+            )
+
+        try:
+            await self._insist(report)
+        except Exception:
+            logger.exception(
+                "%s Failed to report the attempt as %s.", self._log_prefix(claimed.rollout_id), status
+            )
+
+    async def _tell(self, claimed: AttemptedRollout, state: Callable[[], SpanCoreFields]) -> None:
+        """Records a state event of the attempt. That this fails is no reason for the attempt to fail."""
+        try:
+            await self._store_cores((claimed.rollout_id, claimed.attempt.attempt_id), [state()])
+        except Exception:
+            logger.exception("%s A state event is lost.", self._log_prefix(claimed.rollout_id))
 
     async def _given_up_already(self, store: LightningStore, claimed: AttemptedRollout) -> bool:
         """Whether the store's own watch over time limits was first, so that the rollout has moved on."""
@@ -444,69 +570,64 @@ class LitAgentRunner(Runner[T]):
             TypeError: for a result that is neither None, a number nor a list.
             ValueError: for a list that is not all spans of one kind.
         """
-        store = self.get_store()
+        result = _checked(raw_result)
         ids = rollout.rollout_id, rollout.attempt.attempt_id
-        if raw_result is None:
+        finished = emit_finished(propagate=False)
+        if result is None:
+            await self._store_cores(ids, [finished])
             return list(self._tracer.get_last_trace())
-        if isinstance(raw_result, (bool, int)):
+        if isinstance(result, (bool, int)):
             logger.warning(
                 "%s Reward is not a number of type float but %r. Auto converting to float.",
                 self._log_prefix(rollout.rollout_id),
-                raw_result,
+                result,
             )
-            raw_result = float(raw_result)
-        if isinstance(raw_result, float):
+        if isinstance(result, (int, float)):
             trace = list(self._tracer.get_last_trace())
-            core = emit_reward(raw_result, propagate=False)
-            sequence_id = await store.get_next_span_sequence_id(*ids)
-            span = Span.from_core_fields(core, rollout_id=ids[0], attempt_id=ids[1], sequence_id=sequence_id)
-            await store.add_span(span)
+            await self._store_cores(ids, [emit_reward(float(result), propagate=False), finished])
             return trace
-        if not isinstance(raw_result, list):
-            raise TypeError(
-                f"Invalid raw result type: {type(raw_result)}. Expected None, a float, or a list of spans."
-            )
-        if not raw_result:
+        if not result:
             logger.warning(
                 "%s The agent returned an empty list of spans.", self._log_prefix(rollout.rollout_id)
             )
-            return []
-        return await self._store_spans(ids, raw_result)
+        spans = await self._store_spans(ids, result)
+        await self._store_cores(ids, [finished])
+        return spans
+
+    async def _store_cores(self, ids: tuple[str, str], cores: Sequence[SpanCoreFields]) -> list[Span]:
+        """Stores spans under the next sequence ids, in this order."""
+        store = self.get_store()
+        spans = [
+            Span.from_core_fields(core, rollout_id=ids[0], attempt_id=ids[1], sequence_id=0) for core in cores
+        ]
+        await self._insist(lambda: store.append_spans(spans))
+        return spans
 
     async def _store_spans(self, ids: tuple[str, str], raw: list[Any]) -> list[Any]:
         from opentelemetry.sdk.trace import ReadableSpan
 
         store = self.get_store()
-        if all(isinstance(item, Span) for item in raw):
+        if not raw:
+            return []
+        if isinstance(raw[0], Span):
             for span in raw:
-                await store.add_span(span)
+                await self._insist(lambda span=span: store.add_span(span))  # type: ignore[misc]
             return raw
-        if all(isinstance(item, SpanCoreFields) for item in raw):
-            sequence_ids = await store.get_many_span_sequence_ids([ids] * len(raw))
-            spans = [
-                Span.from_core_fields(core, rollout_id=ids[0], attempt_id=ids[1], sequence_id=sequence_id)
-                for core, sequence_id in zip(raw, sequence_ids, strict=True)
-            ]
-            await store.add_many_spans(spans)
-            return spans
-        if all(isinstance(item, ReadableSpan) for item in raw):
-            if isinstance(self._tracer, OtelTracer):
-                logger.warning(
-                    "%s Tracer is already an OpenTelemetry tracer. Returned spans may be recorded twice.",
-                    self._log_prefix(ids[0]),
-                )
-            added: list[Any] = []
-            for readable in raw:
-                span = await store.add_otel_span(*ids, readable)
-                if span is None:
-                    logger.error("%s Failed to add span %r.", self._log_prefix(ids[0]), readable.name)
-                else:
-                    added.append(span)
-            return added
-        kinds = sorted({type(item).__name__ for item in raw})
-        raise ValueError(
-            f"Invalid raw result type: a list of {', '.join(kinds)}. Expected spans of one kind."
-        )
+        if isinstance(raw[0], SpanCoreFields):
+            return await self._store_cores(ids, raw)
+        if isinstance(self._tracer, OtelTracer):
+            logger.warning(
+                "%s Tracer is already an OpenTelemetry tracer. Returned spans may be recorded twice.",
+                self._log_prefix(ids[0]),
+            )
+        added: list[Any] = []
+        for readable in cast("list[ReadableSpan]", raw):
+            span = await store.add_otel_span(*ids, readable)
+            if span is None:
+                logger.error("%s Failed to add span %r.", self._log_prefix(ids[0]), readable.name)
+            else:
+                added.append(span)
+        return added
 
     # Heartbeats
 
@@ -527,16 +648,19 @@ class LitAgentRunner(Runner[T]):
 
     async def _emit_heartbeat(self, store: LightningStore) -> None:
         """One sign of life. Too slow a snapshot, or too slow a store, and none is sent."""
-        worker_id = self.get_worker_id()
         try:
             snapshot = await asyncio.wait_for(
                 asyncio.to_thread(system_snapshot, self._heartbeat_include_gpu), self._heartbeat_interval
             )
-            await asyncio.wait_for(store.update_worker(worker_id, snapshot), self._heartbeat_interval)
+            await asyncio.wait_for(self._beat(store, snapshot), self._heartbeat_interval)
         except asyncio.TimeoutError:
             logger.warning("%s Heartbeat timed out.", self._log_prefix())
         except Exception:
             logger.exception("%s Heartbeat failed.", self._log_prefix())
+
+    async def _beat(self, store: LightningStore, snapshot: dict[str, Any]) -> None:
+        for name in self._worker_names():
+            await store.update_worker(name, snapshot)
 
     def _start_heartbeat_task(self, store: LightningStore) -> Callable[[], Awaitable[None]]:
         async def beat() -> None:
@@ -590,9 +714,7 @@ class LitAgentRunner(Runner[T]):
                     else:
                         try:
                             loop.run_until_complete(
-                                asyncio.wait_for(
-                                    store.update_worker(worker_id, snapshot), self._heartbeat_interval
-                                )
+                                asyncio.wait_for(self._beat(store, snapshot), self._heartbeat_interval)
                             )
                         except Exception:
                             logger.warning("%s Heartbeat: update failed.", self._log_prefix(), exc_info=True)
@@ -617,6 +739,76 @@ class LitAgentRunner(Runner[T]):
                 await asyncio.sleep(0.005)
 
         return stop
+
+
+class _Shift:
+    """One call of `iter`: what its places share."""
+
+    def __init__(self, store: LightningStore, event: ExecutionEvent | None, max_rollouts: int | None) -> None:
+        self.store = store
+        self.can_wait = _can_wait(store)
+        self.claimed = 0
+        self.closed = False
+        # One place at a time waits for work; more would only ask more often.
+        self.turn = asyncio.Lock()
+        self._event = event
+        self._max_rollouts = max_rollouts
+
+    def is_stopped(self) -> bool:
+        """Whether the runner was told to stop."""
+        return self._event is not None and self._event.is_set()
+
+    def is_over(self) -> bool:
+        """Whether no more rollouts are to be claimed."""
+        has_enough = self._max_rollouts is not None and self.claimed >= self._max_rollouts
+        return self.closed or has_enough or self.is_stopped()
+
+
+async def _side_by_side(workers: list[Coroutine[Any, Any, None]], shift: _Shift) -> None:
+    """Runs workers in tasks of their own. If one fails, the others finish what they are at."""
+    tasks = [asyncio.ensure_future(worker) for worker in workers]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        shift.closed = True
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+    for task in tasks:
+        task.result()
+
+
+def _checked(raw: Any) -> RolloutRawResult:
+    """What an agent has returned, if it is something that an agent may return.
+
+    Raises:
+        TypeError: if it is neither None, a number nor a list.
+        ValueError: if it is a list that is not all spans of one kind.
+    """
+    if raw is not None and not isinstance(raw, (int, float, list)):
+        raise TypeError(f"Invalid raw result type: {type(raw)}. Expected None, a float, or a list of spans.")
+    if isinstance(raw, list) and raw:
+        from opentelemetry.sdk.trace import ReadableSpan
+
+        kinds = (Span, SpanCoreFields, ReadableSpan)
+        if not any(all(isinstance(item, kind) for item in raw) for kind in kinds):
+            found = ", ".join(sorted({type(item).__name__ for item in raw}))
+            raise ValueError(f"Invalid raw result type: a list of {found}. Expected spans of one kind.")
+    return cast("RolloutRawResult", raw)
+
+
+def _reason(failure: BaseException) -> str:
+    """Why an attempt has not succeeded, in a word."""
+    if isinstance(failure, AttemptTimedOut):
+        return "timeout"
+    if isinstance(failure, ResourcesMissing):
+        return "missing_resources"
+    # What is no Exception is somebody's wish to end: a cancellation, Ctrl+C.
+    if isinstance(failure, RolloutCancelled) or not isinstance(failure, Exception):
+        return "cancelled"
+    return "error"
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

@@ -51,7 +51,7 @@ class Runner(ParallelWorkerBase, Generic[T]):
     def run_context(
         self,
         *,
-        agent: LitAgent[T],
+        agent: LitAgent[T] | None = None,
         store: LightningStore,
         hooks: Sequence[Hook] | None = None,
         worker_id: int | None = None,
@@ -59,7 +59,7 @@ class Runner(ParallelWorkerBase, Generic[T]):
         """Sets the runner up and tears down afterwards what was set up.
 
         Args:
-            agent: The agent to run.
+            agent: The agent to run; by default the one that the runner has, if it has one.
             store: Where tasks come from and results go to.
             hooks: Called around each attempt.
             worker_id: The worker's number; 0 by default.
@@ -67,7 +67,9 @@ class Runner(ParallelWorkerBase, Generic[T]):
         number = 0 if worker_id is None else worker_id
         initialized = worker_initialized = False
         try:
-            self.init(agent=agent, hooks=hooks)
+            # A runner of somebody's own may need to be given one.
+            given = {} if agent is None else {"agent": agent}
+            self.init(**given, hooks=hooks)
             initialized = True
             self.init_worker(worker_id=number, store=store)
             worker_initialized = True

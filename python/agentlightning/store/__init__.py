@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .base import LightningStore, LightningStoreCapabilities, LightningStoreStatistics
     from .client_server import LightningStoreClient, LightningStoreServer
+    from .collection_based import CollectionBasedLightningStore
     from .memory import InMemoryLightningStore
     from .sqlite import SqliteLightningStore
     from .threaded import LightningStoreThreaded
 
 __all__ = [
+    "CollectionBasedLightningStore",
     "InMemoryLightningStore",
     "LightningStore",
     "LightningStoreCapabilities",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "CollectionBasedLightningStore": "collection_based",
     "InMemoryLightningStore": "memory",
     "LightningStore": "base",
     "LightningStoreCapabilities": "base",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict, final
 
 from typing_extensions import TypeAlias
@@ -182,6 +182,18 @@ class LightningStore:
         """
         self._unsupported("dequeue_many_rollouts")
 
+    async def pause(self) -> None:
+        """Has the queue give out no rollouts, from now on and after a restart. Those under way go on."""
+        self._unsupported("pause")
+
+    async def resume(self) -> None:
+        """Has the queue give out rollouts again. Whoever waits for one is given it at once."""
+        self._unsupported("resume")
+
+    async def is_paused(self) -> bool:
+        """Whether the queue gives out no rollouts."""
+        self._unsupported("is_paused")
+
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be."""
         self._unsupported("start_attempt")
@@ -196,6 +208,16 @@ class LightningStore:
     async def add_many_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """Stores spans and returns those that were new, grouped by attempt in order of first appearance."""
         self._unsupported("add_many_spans")
+
+    async def append_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        """Stores spans under the next sequence ids of their rollouts, in this order, and returns those that
+        were new. The spans given carry their sequence ids afterwards."""
+        if not spans:
+            return []
+        issued = await self.get_many_span_sequence_ids([(span.rollout_id, span.attempt_id) for span in spans])
+        for span, sequence_id in zip(spans, issued, strict=True):
+            span.sequence_id = sequence_id
+        return await self.add_many_spans(spans)
 
     async def add_otel_span(
         self,
@@ -379,6 +401,31 @@ class LightningStore:
     async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
         """Takes a worker's heartbeat in; an unknown worker is made, without stats the last ones stand."""
         self._unsupported("update_worker")
+
+    def subscribe(
+        self,
+        *,
+        kind_in: Sequence[Literal["rollout", "attempt", "span", "resources", "worker"]] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        span_name: str | None = None,
+        after: str | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Follows what changes, in the order in which it was kept; every condition given must hold.
+
+        Each event is a dictionary with its `kind`, the ids of what it is about, where that stands now, and an
+        `id` to resume `after`. The first has the kind `start` and nothing but its id. The kind `gap` tells
+        that events are missing: how many were `dropped`, if that is known, and the `reason`.
+        """
+        self._unsupported("subscribe")
+
+    async def purge(
+        self, *, rollout_id_in: Sequence[str] | None = None, ended_before: float | None = None
+    ) -> dict[str, int]:
+        """Removes the spans of ended rollouts for good, and tells of how many `rollouts` and `spans`.
+
+        At least one condition must be given. Looking for spans of such a rollout is a `SpansGoneError`.
+        """
+        self._unsupported("purge")
 
 
 INTERFACE: tuple[str, ...] = tuple(

@@ -133,14 +133,14 @@ class LightningStoreServer(DelegatingStore):
             port = _DEFAULT_PORT
         self.store: LightningStore | None = store
         self.launcher_args = launcher_args
-        self._servable = _servable(store)
+        self._servable = servable(store)
         self._host = host or _DEFAULT_HOST
         self._port = port
         if isinstance(cors_allow_origins, str):
             cors_allow_origins = [cors_allow_origins]
         self._cors_origins = list(cors_allow_origins or ())
         self._key = key if key is not None else os.environ.get("AGL_KEY") or None
-        self._access_host = getattr(launcher_args, "access_host", None) or _access_host(self._host)
+        self._access_host = getattr(launcher_args, "access_host", None) or access_host(self._host)
         self._owner_pid = os.getpid()
         self._handle: _core.ServerHandle | None = None
         self._client: LightningStoreClient | None = None
@@ -174,7 +174,7 @@ class LightningStoreServer(DelegatingStore):
         self._require_owner()
         if self._handle is not None:
             raise RuntimeError(f"the server is running already, at {self.endpoint}")
-        if self._key is None and not _is_loopback(self._host):
+        if self._key is None and not is_loopback(self._host):
             logger.warning(
                 "Others can reach %s, and nobody is asked for a key: set key or AGL_KEY.",
                 self._host,
@@ -230,11 +230,11 @@ class LightningStoreServer(DelegatingStore):
         return f"LightningStoreServer({self.store!r}, {self._host!r}, {self._port})"
 
 
-def _servable(store: LightningStore) -> NativeStore:
+def servable(store: LightningStore) -> NativeStore:
     """The store of the Rust core that stands behind `store`; `TypeError` if there is none."""
     inner = store
-    while isinstance(inner, LightningStoreThreaded):
-        inner = inner.store
+    while isinstance(inner, (LightningStoreThreaded, LightningStoreServer)):
+        inner = inner.store if isinstance(inner, LightningStoreThreaded) else inner._target()
     if not isinstance(inner, NativeStore):
         raise TypeError(
             f"{type(inner).__name__} cannot be served, for the server never calls into Python: serve "
@@ -249,7 +249,7 @@ def _servable(store: LightningStore) -> NativeStore:
     return inner
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether only this machine reaches what listens on `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -257,7 +257,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _access_host(host: str) -> str:
+def access_host(host: str) -> str:
     """Under which name others reach what listens on `host`."""
     if host not in ("0.0.0.0", "::"):
         return host

@@ -10,6 +10,7 @@ __all__ = [
     "StoreError",
     "StoreUnauthorizedError",
     "StoreUnavailableError",
+    "StoreUnsupportedError",
 ]
 
 
@@ -46,3 +47,7 @@ class StoreError(RuntimeError):
 
 class SpansGoneError(StoreError):
     """The spans were there, and were removed to make room."""
+
+
+class StoreUnsupportedError(NotImplementedError):
+    """There is no such store here; the message says which one to use instead."""

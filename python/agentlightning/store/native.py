@@ -157,6 +157,19 @@ class NativeStore(LightningStore):
         answer = await self._call("dequeue_many_rollouts", limit=limit, worker_id=worker_id, wait=wait)
         return _list_of(AttemptedRollout, answer)
 
+    async def pause(self) -> None:
+        """Has the queue give out no rollouts, from now on and after a restart. Those under way go on."""
+        await self._call("set_queue_state", paused=True)
+
+    async def resume(self) -> None:
+        """Has the queue give out rollouts again. Whoever waits for one is given it at once."""
+        await self._call("set_queue_state", paused=False)
+
+    async def is_paused(self) -> bool:
+        """Whether the queue gives out no rollouts."""
+        state: dict[str, bool] = json.loads(await self._call("queue_state"))
+        return state["paused"]
+
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be."""
         answer = await self._call("start_attempt", rollout_id=rollout_id, worker_id=worker_id)
@@ -184,6 +197,20 @@ class NativeStore(LightningStore):
             for span in spans:
                 if id(span) not in new:
                     _log_duplicate(span)
+        return added
+
+    async def append_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
+        """Stores spans under the next sequence ids of their rollouts, in this order, and returns those that
+        were new. The spans given carry their sequence ids afterwards."""
+        if not spans:
+            return []
+        by_key = {(span.rollout_id, span.attempt_id, span.span_id): span for span in reversed(spans)}
+        placed = json.loads(await call(self._core(), "append_spans", encode_spans(spans)))
+        added = []
+        for rollout_id, attempt_id, span_id, sequence_id in placed:
+            span = by_key[rollout_id, attempt_id, span_id]
+            span.sequence_id = sequence_id
+            added.append(span)
         return added
 
     async def add_otel_span(
@@ -350,17 +377,13 @@ class NativeStore(LightningStore):
     async def subscribe(
         self,
         *,
-        kind_in: Sequence[Literal["rollout", "attempt", "span", "resources", "worker"]] | None = None,
+        kind_in: Sequence[Literal["rollout", "attempt", "span", "resources", "worker", "queue"]]
+        | None = None,
         rollout_id_in: Sequence[str] | None = None,
         span_name: str | None = None,
         after: str | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Follows what changes, in the order in which it was kept; every condition given must hold.
-
-        Each event is a dictionary with its `kind`, the ids of what it is about, where that stands now, and an
-        `id` to resume `after`. The first has the kind `start` and nothing but its id. The kind `gap` tells
-        that events are missing: how many were `dropped`, if that is known, and the `reason`.
-        """
+        """Follows what changes, in the order in which it was kept; every condition given must hold."""
         query = {
             "kind_in": _list_or_none(kind_in),
             "rollout_id_in": _list_or_none(rollout_id_in),
@@ -377,10 +400,7 @@ class NativeStore(LightningStore):
     async def purge(
         self, *, rollout_id_in: Sequence[str] | None = None, ended_before: float | None = None
     ) -> dict[str, int]:
-        """Removes the spans of ended rollouts for good, and tells of how many `rollouts` and `spans`.
-
-        At least one condition must be given. Looking for spans of such a rollout is a `SpansGoneError`.
-        """
+        """Removes the spans of ended rollouts for good, and tells of how many `rollouts` and `spans`."""
         removed: dict[str, int] = json.loads(
             await self._call("purge", rollout_id_in=_list_or_none(rollout_id_in), ended_before=ended_before)
         )

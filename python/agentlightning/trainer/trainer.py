@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import copy
 import functools
 import inspect
 import logging
 import signal
+import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from agentlightning.adapter import TraceAdapter, TracerTraceToTriplet
 from agentlightning.algorithm.base import Algorithm
@@ -28,6 +31,7 @@ from agentlightning.store.base import LightningStore
 from agentlightning.tracer.base import Tracer
 from agentlightning.tracer.otel import OtelTracer
 from agentlightning.trainer.init_utils import build_component, instantiate_component, instantiate_from_spec
+from agentlightning.trainer.legacy import TrainerLegacy
 from agentlightning.trainer.registry import ExecutionStrategyRegistry
 from agentlightning.types import Hook
 
@@ -75,7 +79,7 @@ def _logged(what: str, action: Callable[[], Any]) -> None:
         logger.exception("Error during %s", what)
 
 
-class Trainer:
+class Trainer(TrainerLegacy):
     """Puts agent, algorithm, runners and store together, and runs them.
 
     Every component may be given as an instance, a class, a factory, an import path, or a dict with a `type`
@@ -102,11 +106,12 @@ class Trainer:
         daemon: bool = True,
         triplet_exporter: Any = None,
         hooks: Hook | Sequence[Hook] | None = None,
+        progress: bool | None = None,
     ) -> None:
         """Makes a trainer.
 
         Args:
-            dev: Deprecated, without effect.
+            dev: Deprecated; read by `fit_v0` only.
             n_runners: How many runners to run; 1 by default.
             max_rollouts: How many rollouts each runner runs at most.
             initial_resources: What agents get from the start, such as a model endpoint or a prompt.
@@ -124,6 +129,8 @@ class Trainer:
             daemon: Without effect.
             triplet_exporter: Deprecated name of `adapter`.
             hooks: Called around each attempt.
+            progress: Whether to show, on standard error, a bar with rollouts, reward, tokens and errors, and
+                a summary at the end; by default where that is a terminal.
         """
         self._dev = dev
         self.daemon = daemon
@@ -139,7 +146,12 @@ class Trainer:
         self.max_rollouts = max_rollouts
         self.initial_resources = initial_resources
         self.port = port
+        self.progress = progress
         self._agent: LitAgent[Any] | None = None
+        self._lock = threading.Lock()
+        self._is_running = False
+        self._stops = False
+        self._run: _Run | None = None
 
         self.tracer: Tracer = build_component(
             tracer,
@@ -276,7 +288,7 @@ class Trainer:
 
         Args:
             agent: The agent; the one that was added by default.
-            train_dataset: The tasks to learn from.
+            train_dataset: The tasks to learn from. Deprecated: a legacy server's URL, for `fit_v0`.
             val_dataset: The tasks to be judged by.
 
         Returns:
@@ -285,11 +297,13 @@ class Trainer:
 
         Raises:
             ValueError: without an agent.
-            TypeError: for something else than an agent, or for a URL in place of a dataset, which versions
-                before 0.3 took.
+            TypeError: for something else than an agent.
         """
         if isinstance(train_dataset, str):
-            raise TypeError("fit() takes datasets. Training against a server's URL ended with version 0.2.")
+            warnings.warn(
+                "fit() with a server's URL is deprecated. Give it datasets.", DeprecationWarning, stacklevel=2
+            )
+            return self.fit_v0(self._require_agent(agent), train_dataset, val_data=val_dataset)
         return self._execute_here(self._require_agent(agent), self.algorithm, train_dataset, val_dataset)
 
     def dev(
@@ -312,39 +326,115 @@ class Trainer:
             raise TypeError(f"Trainer.dev() needs a FastAlgorithm, such as Baseline, got {type(algorithm)}.")
         return self._execute_here(self._require_agent(agent), algorithm, train_dataset, val_dataset)
 
+    # The life of a run
+
+    def start(
+        self,
+        agent: LitAgent[Any] | None = None,
+        train_dataset: Dataset[Any] | None = None,
+        *,
+        val_dataset: Dataset[Any] | None = None,
+    ) -> None:
+        """Begins what `fit` does and returns at once; `wait` has the result. Arguments are those of `fit`.
+
+        The run ends with the process, in order.
+
+        Raises:
+            RuntimeError: while another run is under way.
+        """
+        agent = self._require_agent(agent)
+        self._claim()
+        self._run = _Run(lambda: self._execute(agent, self.algorithm, train_dataset, val_dataset))
+        atexit.register(self._end_at_exit)
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Waits for the run that `start` has begun, and returns what `fit` would return. Ctrl+C calls it off.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Raises:
+            RuntimeError: if no run was started.
+            TimeoutError: if it has not ended by then; it goes on.
+            Exception: what `fit` would raise.
+        """
+        run = self._run
+        if run is None:
+            raise RuntimeError("There is no run to wait for: call start() first.")
+        with terminated_like_interrupted(), _interrupts() as interrupted:
+            if not run.join(timeout, interrupted, self.stop):
+                raise TimeoutError(f"The run has not ended within {timeout} seconds.")
+        atexit.unregister(self._end_at_exit)
+        return run.outcome()
+
+    def stop(self) -> None:
+        """Calls the run under way off, from any thread: algorithm and runners end, and rollouts that they are
+        at are cancelled. Returns at once; whoever waits for the run gets None."""
+        with self._lock:
+            if not self._is_running:
+                return
+            self._stops = True
+        self.strategy.request_stop()
+
+    def pause(self) -> None:
+        """Has the store give out no more rollouts, until `resume`. Those under way go on, and so does the
+        algorithm. It outlasts this process where the store does. `agl pause` does the same to a store that is
+        served."""
+        _blocking(self.store.pause())
+
+    def resume(self) -> None:
+        """Has the store give out rollouts again."""
+        _blocking(self.store.resume())
+
+    @property
+    def state(self) -> Literal["idle", "running", "paused", "stopping"]:
+        """What the trainer is at; `paused` while its run goes on and the store gives out no rollouts."""
+        with self._lock:
+            if not self._is_running:
+                return "idle"
+            if self._stops:
+                return "stopping"
+        return "paused" if _blocking(_is_paused(self.store)) else "running"
+
+    def _claim(self) -> None:
+        """Notes that a run is under way.
+
+        Raises:
+            RuntimeError: if one is already.
+        """
+        with self._lock:
+            if self._is_running:
+                raise RuntimeError("This trainer is running already: wait for its end, or stop() it.")
+            self._is_running = True
+            self._stops = False
+
+    def _end_at_exit(self) -> None:
+        self.stop()
+        if self._run is not None:
+            self._run.join(None, threading.Event(), self.stop)
+
     def _require_agent(self, agent: LitAgent[Any] | None) -> LitAgent[Any]:
         agent = agent if agent is not None else self._agent
+        if agent is None and isinstance(self.runner, LitAgentRunner):
+            agent = self.runner.own_agent
         if agent is None:
             raise ValueError("There is no agent: give one to fit(), or call add_agent() first.")
         return _checked_agent(agent)
 
     def _execute_here(self, agent: LitAgent[Any], *args: Any) -> Any:
         """Blocks until all is done, on this thread, or, where it has a running event loop, on another."""
+        self._claim()
         if not _inside_loop():
             return self._execute(agent, *args)
-        outcome: dict[str, Any] = {}
-        done = threading.Event()
-
-        def target() -> None:
-            try:
-                outcome["result"] = self._execute(agent, *args)
-            except BaseException as exc:
-                outcome["error"] = exc
-            finally:
-                done.set()
-
         # The loop's own way with Ctrl+C is to cancel the task that is blocked here.
         with terminated_like_interrupted(), _interrupts() as interrupted:
-            threading.Thread(target=target, name="trainer", daemon=True).start()
-            while not done.wait(_IDLE_SECONDS):
-                if interrupted.is_set():
-                    self.strategy.request_stop()
-        if "error" in outcome:
-            raise outcome["error"]
-        return outcome["result"]
+            run = _Run(lambda: self._execute(agent, *args))
+            run.join(None, interrupted, self.stop)
+        return run.outcome()
 
     async def _execute_in_thread(self, agent: LitAgent[Any], *args: Any) -> Any:
         """Leaves this thread's event loop free until all is done."""
+        self._claim()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
 
@@ -369,7 +459,7 @@ class Trainer:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
             # Runners must not outlive whoever has been waiting for them.
-            self.strategy.request_stop()
+            self.stop()
             await asyncio.wait([done])
             if done.exception() is not None:
                 logger.error("The run that was cancelled has failed, too.", exc_info=done.exception())
@@ -382,16 +472,44 @@ class Trainer:
         train_dataset: Dataset[Any] | None,
         val_dataset: Dataset[Any] | None,
     ) -> Any:
-        agent.set_trainer(self)
-        if algorithm is None and (train_dataset is not None or val_dataset is not None):
-            algorithm = Baseline()
-        algorithm_bundle = functools.partial(
-            self._algorithm_bundle, algorithm=algorithm, train_dataset=train_dataset, val_dataset=val_dataset
-        )
-        runner_bundle = _RunnerBundle(self.runner, agent, self.hooks)
-        return self.strategy.execute(algorithm_bundle, runner_bundle, self.store)
+        try:
+            agent.set_trainer(self)
+            if algorithm is None and (train_dataset is not None or val_dataset is not None):
+                algorithm = Baseline()
+            algorithm_bundle = functools.partial(
+                self._algorithm_bundle,
+                algorithm=algorithm,
+                train_dataset=train_dataset,
+                val_dataset=val_dataset,
+            )
+            runner_bundle = _RunnerBundle(self.runner, agent, self.hooks)
+            return self.strategy.execute(algorithm_bundle, runner_bundle, self.store)
+        finally:
+            with self._lock:
+                self._is_running = False
 
     async def _algorithm_bundle(
+        self,
+        store: LightningStore,
+        event: ExecutionEvent,
+        algorithm: Algorithm | None,
+        train_dataset: Dataset[Any] | None,
+        val_dataset: Dataset[Any] | None,
+    ) -> Any:
+        if self._stops:
+            # It was called off before there was anything to call off.
+            self.strategy.request_stop()
+        if await _is_paused(store):
+            logger.warning("The store is paused: runners get no rollouts until resume() or `agl resume`.")
+        monitor: contextlib.AbstractAsyncContextManager[Any] = contextlib.nullcontext()
+        if sys.stderr.isatty() if self.progress is None else self.progress:
+            from agentlightning.trainer.progress import RunMonitor
+
+            monitor = RunMonitor(store, sys.stderr)
+        async with monitor:
+            return await self._run_algorithm(store, event, algorithm, train_dataset, val_dataset)
+
+    async def _run_algorithm(
         self,
         store: LightningStore,
         event: ExecutionEvent,
@@ -417,6 +535,58 @@ class Trainer:
         except Exception:
             logger.exception("The algorithm has failed.")
             raise
+
+
+class _Run:
+    """Something that runs in a thread of its own."""
+
+    def __init__(self, target: Callable[[], Any]) -> None:
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+
+        def run() -> None:
+            try:
+                self._result = target()
+            except BaseException as exc:
+                self._error = exc
+            finally:
+                self._done.set()
+
+        threading.Thread(target=run, name="trainer", daemon=True).start()
+
+    def join(self, timeout: float | None, interrupted: threading.Event, stop: Callable[[], None]) -> bool:
+        """Waits for its end, and says whether it has come; calls `stop` when interrupted."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._done.wait(_IDLE_SECONDS):
+            if interrupted.is_set():
+                stop()
+            elif end is not None and time.monotonic() >= end:
+                return False
+        return True
+
+    def outcome(self) -> Any:
+        """What it has returned; what it has raised is raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+async def _is_paused(store: LightningStore) -> bool:
+    try:
+        return await store.is_paused()
+    except NotImplementedError:
+        return False
+
+
+def _blocking(call: Coroutine[Any, Any, T]) -> T:
+    """Runs a call of a store to its end, also where this thread has a running event loop."""
+    if not _inside_loop():
+        return asyncio.run(call)
+    run = _Run(lambda: asyncio.run(call))
+    run.join(None, threading.Event(), lambda: None)
+    result: T = run.outcome()
+    return result
 
 
 def _checked_agent(agent: Any) -> LitAgent[Any]:

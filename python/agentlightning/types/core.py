@@ -203,8 +203,13 @@ class Task(BaseModel):
     mode: RolloutMode | None = None
     resources_id: str | None = None
     create_time: float | None = None
+    """When it was put into the queue."""
     last_claim_time: float | None = None
     num_claims: int | None = None
+    """How often it was handed out, the last time included."""
+    last_requeue_time: float | None = None
+    """When it was last put back, because whoever had claimed it did not answer in time."""
+    num_requeues: int | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -34,12 +34,15 @@ __all__ = [
     "query_linked_spans",
     "sanitize_attribute_value",
     "sanitize_attributes",
+    "sanitize_list_attribute_sanity",
     "unflatten_attributes",
 ]
 
 logger = logging.getLogger(__name__)
 
 _PRIMITIVES = (str, bool, int, float)
+# As deep as a store takes JSON.
+_MAX_DEPTH = 64
 _SpanT = TypeVar("_SpanT", bound="SpanLike")
 
 
@@ -52,22 +55,27 @@ def flatten_attributes(nested: Any, *, expand_leaf_lists: bool = False) -> dict[
     """Turns nested dicts and lists into one dict with dotted keys.
 
     A list of primitives of one type stays one value, unless `expand_leaf_lists` or at the root. Empty dicts
-    and lists vanish. `ValueError` for a key that is no string.
+    and lists vanish. `ValueError` for a key that is no string, and for what is nested too deeply to be read,
+    because it contains itself, say.
     """
     flat: dict[str, Any] = {}
 
-    def visit(value: Any, path: str) -> None:
+    def visit(value: Any, path: str, depth: int = 0) -> None:
+        if depth > _MAX_DEPTH:
+            raise ValueError(
+                f"{path[:80]!r} is nested more than {_MAX_DEPTH} levels deep, or contains itself"
+            )
         if isinstance(value, dict):
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise ValueError(f"keys must be strings, but found {key!r} under {path!r}")
-                visit(item, f"{path}.{key}" if path else key)
+                visit(item, f"{path}.{key}" if path else key, depth + 1)
         elif isinstance(value, list):
             if path and value and not expand_leaf_lists and _is_leaf_list(value, path):
                 flat[path] = value
                 return
             for index, item in enumerate(value):
-                visit(item, f"{path}.{index}" if path else str(index))
+                visit(item, f"{path}.{index}" if path else str(index), depth + 1)
         else:
             flat[path] = value
 
@@ -193,17 +201,28 @@ def sanitize_attribute_value(value: Any, force: bool = True) -> AttributeValue:
     if isinstance(value, _PRIMITIVES):
         return value
     if isinstance(value, list):
-        if all(isinstance(item, str) for item in value) or all(isinstance(item, bool) for item in value):
-            return value
-        if all(isinstance(item, int) for item in value):
-            return [int(item) for item in value]
-        if all(isinstance(item, (int, float)) for item in value):
-            return [float(item) for item in value]
-        logger.warning("A list that contains mixed types is stored as JSON text.")
+        try:
+            return sanitize_list_attribute_sanity(value)
+        except ValueError:
+            logger.warning("A list that contains mixed types is stored as JSON text.")
     try:
         return json.dumps(value, default=str if force else None)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the value has no JSON: {error}") from error
+
+
+def sanitize_list_attribute_sanity(maybe_list: Iterable[Any]) -> AttributeValue:
+    """A list as OpenTelemetry allows it, of strings, of booleans, of integers or of floats; `ValueError` for
+    anything else."""
+    values = list(maybe_list)
+    if all(isinstance(item, str) for item in values) or all(isinstance(item, bool) for item in values):
+        return values
+    if all(isinstance(item, int) for item in values):
+        return [int(item) for item in values]
+    if all(isinstance(item, (int, float)) for item in values):
+        return [float(item) for item in values]
+    kinds = sorted({type(item).__name__ for item in values})
+    raise ValueError(f"List must contain only one type of primitive values, got: {', '.join(kinds)}.")
 
 
 def sanitize_attributes(attributes: Mapping[str, Any], force: bool = True) -> Attributes:
@@ -249,19 +268,24 @@ def format_exception_attributes(exception: BaseException) -> dict[str, Any]:
 
 
 def get_tracer_provider(inspect: bool = True) -> TracerProvider:
-    """OpenTelemetry's global provider; `RuntimeError` when none has been set.
+    """OpenTelemetry's global provider; `RuntimeError` when none has been set. One that is not of the SDK, and
+    so may record nothing, is logged.
 
     With `inspect` its span processors are logged at DEBUG; AGL_EMITTER_DEBUG switches that on or off for all.
     """
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import ProxyTracerProvider
     from opentelemetry.trace import get_tracer_provider as get_global_provider
 
     provider = get_global_provider()
-    if not isinstance(provider, TracerProvider):
+    if isinstance(provider, ProxyTracerProvider):
         raise RuntimeError(
             "Tracer is not initialized. Cannot emit a meaningful span. Run within a tracer of Agent "
             "Lightning, or set a provider with opentelemetry.trace.set_tracer_provider()."
         )
+    if not isinstance(provider, TracerProvider):
+        logger.error("The global tracer provider is none of OpenTelemetry's SDK: %r", provider)
+        return cast("TracerProvider", provider)
     listing = resolve_bool_env_var(
         LightningEnvVar.AGL_EMITTER_DEBUG, fallback=logger.isEnabledFor(logging.DEBUG)
     )
@@ -287,7 +311,9 @@ def get_tracer(use_active_span_processor: bool = True) -> Tracer:
     from opentelemetry.sdk.trace import TracerProvider
 
     provider = get_tracer_provider(inspect=use_active_span_processor)
-    if not use_active_span_processor:
+    if not use_active_span_processor and not isinstance(provider, TracerProvider):
+        provider = TracerProvider(shutdown_on_exit=False)
+    elif not use_active_span_processor:
         provider = TracerProvider(
             sampler=provider.sampler,
             resource=provider.resource,

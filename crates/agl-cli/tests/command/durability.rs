@@ -1,6 +1,8 @@
 //! What was acknowledged is there after a kill, and clients ride out the gap.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -304,6 +306,42 @@ async fn sigterm_finishes_requests_in_flight_and_ends_with_0() {
         );
         server.kill();
     }
+}
+
+/// A disk that refuses to write is 503 with the reason, loses nothing that was acknowledged, and passes. Here it is the
+/// system that refuses, because files must not get larger.
+#[tokio::test]
+async fn a_disk_that_refuses_is_told_and_ridden_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agl.db");
+    let server = Served::run(ignoring_xfsz(&path));
+    let once = ClientOptions { max_outage: Duration::ZERO, ..patient(&server.url).options().clone() };
+    let once = Client::new(&server.url, once).unwrap();
+    once.enqueue_many_rollouts(vec![EnqueueRolloutRequest::new("before")]).await.unwrap();
+    server.limit_files("1");
+    let error = once.enqueue_many_rollouts(vec![EnqueueRolloutRequest::new("during")]).await.unwrap_err();
+    assert!(error.to_string().contains("the disk refuses"), "{error}");
+    let kept = once.query_rollouts(RolloutQuery::default()).await.unwrap();
+    assert_eq!(kept.total, 1);
+    // A patient client waits until the disk is back.
+    let client = patient(&server.url);
+    let waiting = tokio::spawn(async move {
+        client.enqueue_many_rollouts(vec![EnqueueRolloutRequest::new("after")]).await.unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.limit_files("unlimited");
+    waiting.await.unwrap();
+    let kept = once.query_rollouts(RolloutQuery::default()).await.unwrap();
+    let inputs: Vec<_> = kept.items.into_iter().map(|view| view.rollout.input).collect();
+    assert_eq!(inputs, [json!("before"), json!("after")]);
+}
+
+/// `agl store` on this file, with a failed write where the system would end a process whose file gets too large.
+fn ignoring_xfsz(path: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" XFSZ; exec "$0" store --port 0 --path "$1""#]);
+    command.arg(env!("CARGO_BIN_EXE_agl")).arg(path).stdin(Stdio::null()).env_remove("AGL_KEY");
+    command
 }
 
 #[tokio::test]

@@ -7,3 +7,4 @@ mod db;
 mod durability;
 mod logs;
 mod process;
+mod queue;

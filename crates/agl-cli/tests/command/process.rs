@@ -73,6 +73,13 @@ impl Served {
         assert!(sent.unwrap().success());
     }
 
+    /// How large files may get that it writes to, in bytes or `unlimited`; larger ones it can't write to.
+    pub(crate) fn limit_files(&self, bytes: &str) {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.arg(format!("--pid={}", self.child.id())).arg(format!("--fsize={bytes}:unlimited"));
+        assert!(prlimit.status().unwrap().success());
+    }
+
     /// Waits for the end, which has to come within a minute.
     pub(crate) fn ended(mut self) -> ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(60);

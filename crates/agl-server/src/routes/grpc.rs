@@ -106,7 +106,7 @@ async fn take_in(app: &App, request: Request) -> Result<Rejected, Failure> {
     let body = read_body(request, limit).await?;
     let (is_compressed, bytes) = message(&body)?;
     let encoding = if is_compressed { encoding(named.as_ref())? } else { Encoding::Identity };
-    let payload = Payload { bytes, encoding, format: Format::Protobuf, limit };
+    let payload = Payload { bytes, encoding, format: Format::Protobuf, scope: None, limit };
     Ok(payload.store(app.store.as_ref()).await?)
 }
 

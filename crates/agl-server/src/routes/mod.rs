@@ -11,16 +11,22 @@ mod queues;
 mod resources;
 mod rollouts;
 mod spans;
+mod training;
 mod v1;
 mod workers;
+
+pub(crate) use otlp::TRACES;
 
 use std::any::Any;
 use std::sync::Arc;
 
+use agl_gateway::Gateway;
 use agl_store::{Statistics, Store};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
 use axum::{Extension, Json, Router};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -78,6 +84,7 @@ pub(crate) fn application(
         .merge(tagged("rollouts", rollouts::routes()))
         .merge(tagged("attempts", attempts::routes()))
         .merge(tagged("spans", spans::routes()))
+        .merge(tagged("spans", training::routes()))
         .merge(tagged("resources", resources::routes()))
         .merge(tagged("workers", workers::routes()))
         .merge(tagged("server", events::routes()))
@@ -101,12 +108,28 @@ pub(crate) fn application(
         .layer(from_fn_with_state(Arc::clone(&gate), identify))
         .merge(open)
         .merge(admitted(routes, options, gate));
-    let app = whole(routes, App { store, draining, body_limit: options.body_limit });
+    let mut app = routes.with_state(App { store, draining, body_limit: options.body_limit });
+    if let Some(gateway) = &options.gateway {
+        // It lets in those with the key or a token by itself, and its calls take long.
+        app = app.merge(gateway.router().layer(RequestBodyTimeoutLayer::new(options.body_timeout)));
+    }
+    let app = app.layer(CatchPanicLayer::custom(on_panic));
     // Around everything else, so that errors carry the headers too.
     let app = match options.cors.layer() {
         Some(cors) => app.layer(cors),
         None => app,
     };
+    observed(app)
+}
+
+/// The application of a gateway that is served without a store beside it.
+pub(crate) fn gateway_application(gateway: &Gateway, options: &ServerOptions) -> Router {
+    let app = gateway
+        .router()
+        .layer(RequestBodyTimeoutLayer::new(options.body_timeout))
+        .route("/health", get(async || StatusCode::OK))
+        .fallback(async || ApiError::no_such_path())
+        .layer(CatchPanicLayer::custom(on_panic));
     observed(app)
 }
 
@@ -119,7 +142,8 @@ pub(crate) fn grpc_application(
 ) -> Router {
     let gate = Arc::new(Gate::new(options, grpc::refuse));
     let routes = admitted(grpc::routes(), options, gate);
-    observed(whole(routes, App { store, draining, body_limit: options.body_limit }))
+    let app = routes.with_state(App { store, draining, body_limit: options.body_limit });
+    observed(app.layer(CatchPanicLayer::custom(on_panic)))
 }
 
 /// Routes behind the gate.
@@ -129,11 +153,6 @@ fn admitted(routes: Router<App>, options: &ServerOptions, gate: Arc<Gate>) -> Ro
         .layer(Extension(BodyLimit(options.body_limit)))
         .layer(RequestBodyTimeoutLayer::new(options.body_timeout))
         .layer(from_fn_with_state(gate, admit))
-}
-
-/// Routes with what they stand on.
-fn whole(routes: Router<App>, app: App) -> Router {
-    routes.with_state(app).layer(CatchPanicLayer::custom(on_panic))
 }
 
 /// An application whose answers are counted and logged.

@@ -1,7 +1,10 @@
 use std::io::Write as _;
 
+use agl_gateway::AttemptGrant;
 use agl_otlp::{Format, Received, ReceivedSpan, Rejected};
 use agl_store::{Error, Store, WrittenDraft};
+use agl_types::v1::{MODEL_REQUEST, REWARD};
+use agl_types::{WrittenSpan, semconv};
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -13,13 +16,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use crate::admission::Scope;
 use crate::encoding::{Encoding, Unreadable};
 use crate::error::{ApiError, too_large_detail};
 use crate::extract::read_bytes;
 use crate::openapi::Protobuf;
 
 /// Where traces are sent to.
-pub(super) const TRACES: &str = "/v1/traces";
+pub(crate) const TRACES: &str = "/v1/traces";
 
 const GZIP: &str = "gzip";
 /// Seconds after which an exporter may try again.
@@ -110,13 +114,13 @@ async fn profiles() -> StatusCode {
         )),
     ),
 )]
-async fn traces(State(app): State<App>, request: Request) -> Response {
+async fn traces(State(app): State<App>, Scope(scope): Scope, request: Request) -> Response {
     let wants_gzip = accepts_gzip(request.headers());
     let format = format_of(request.headers());
     // What cannot be read at all is told in protobuf.
     let answered_in = *format.as_ref().unwrap_or(&Format::Protobuf);
     let outcome = match format {
-        Ok(format) => take_in(&app, format, request).await,
+        Ok(format) => take_in(&app, format, scope, request).await,
         Err(refusal) => Err(refusal),
     };
     let (status, body) = match outcome {
@@ -193,14 +197,19 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-async fn take_in(app: &App, format: Format, request: Request) -> Result<Rejected, Refusal> {
+async fn take_in(
+    app: &App,
+    format: Format,
+    scope: Option<AttemptGrant>,
+    request: Request,
+) -> Result<Rejected, Refusal> {
     let named = text_of(request.headers(), &CONTENT_ENCODING);
     let encoding = Encoding::parse(named).ok_or_else(|| Refusal {
         status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
         message: format!("Unsupported Content-Encoding '{named}', expected one of {}", Encoding::NAMES),
     })?;
     let bytes = read_body(request, app.body_limit).await?;
-    Payload { bytes, encoding, format, limit: app.body_limit }.store(app.store.as_ref()).await
+    Payload { bytes, encoding, format, scope, limit: app.body_limit }.store(app.store.as_ref()).await
 }
 
 /// Reads a body of at most `limit` bytes.
@@ -214,6 +223,8 @@ pub(super) struct Payload {
     pub(super) bytes: Bytes,
     pub(super) encoding: Encoding,
     pub(super) format: Format,
+    /// What its sender is held to, where that is one attempt.
+    pub(super) scope: Option<AttemptGrant>,
     /// How many bytes it may have when unpacked.
     pub(super) limit: usize,
 }
@@ -263,11 +274,37 @@ impl Payload {
             Unreadable::TooLarge => Refusal::too_large(self.limit),
         })?;
         let received = self.format.receive(&bytes);
-        let Received { spans, rejected } =
+        let Received { mut spans, mut rejected } =
             received.map_err(|error| Refusal::bad_request(error.to_string()))?;
+        if let Some(grant) = &self.scope {
+            spans.retain(|one| match beyond(grant, &one.span) {
+                Some(reason) => {
+                    rejected.add(reason);
+                    false
+                }
+                None => true,
+            });
+        }
         let draft = |one: ReceivedSpan| WrittenDraft { span: one.span, has_sequence_id: one.has_sequence_id };
         Ok((spans.into_iter().map(draft).collect(), rejected))
     }
+}
+
+/// Why a span is none that an agent with this grant may record; none when it is.
+fn beyond(grant: &AttemptGrant, written: &WrittenSpan) -> Option<&'static str> {
+    if written.rollout_id != grant.rollout_id || written.attempt_id != grant.attempt_id {
+        return Some("the token is for another attempt");
+    }
+    let Ok(span) = written.parse() else { return Some("the span cannot be read") };
+    let event = agl_trace::read_event(&span).map(|event| event.event_type);
+    let is_reward = event.as_deref() == Some(REWARD) || !agl_trace::get_rewards_from_span(&span).is_empty();
+    if is_reward && !grant.may_reward {
+        return Some("this agent may not set its own reward");
+    }
+    let is_of_gateway = event.as_deref() == Some(MODEL_REQUEST)
+        || matches!(span.name.as_str(), semconv::GATEWAY_CALL | "raw_gen_ai_request")
+        || span.attributes.keys().any(|key| key.starts_with(semconv::GATEWAY));
+    is_of_gateway.then_some("model calls are recorded by the gateway")
 }
 
 /// Whether gzip is among the encodings accepted, whatever the weight.

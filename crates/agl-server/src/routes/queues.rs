@@ -1,4 +1,4 @@
-use agl_types::{AttemptedRollout, DequeueRequest, EnqueueRequest, Rollout, WaitRequest};
+use agl_types::{AttemptedRollout, DequeueRequest, EnqueueRequest, QueueState, Rollout, WaitRequest};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -12,7 +12,11 @@ use crate::extract::Body;
 use crate::openapi::Once;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(enqueue)).routes(routes!(dequeue)).routes(routes!(wait))
+    OpenApiRouter::new()
+        .routes(routes!(enqueue))
+        .routes(routes!(dequeue))
+        .routes(routes!(wait))
+        .routes(routes!(state, set_state))
 }
 
 /// Puts rollouts into the queue.
@@ -53,6 +57,34 @@ async fn dequeue(State(app): State<App>, place: Place, body: Body) -> Answer<Vec
         claimed = store.dequeue_many_rollouts(request) => Ok(Json(claimed?)),
         () = app.stopping() => Ok(Json(Vec::new())),
     }
+}
+
+/// Whether the queue gives out work.
+#[utoipa::path(
+    get,
+    path = "/queues/rollouts",
+    operation_id = "get_queue",
+    responses((status = 200, description = "The state.", body = QueueState)),
+)]
+async fn state(State(app): State<App>) -> Answer<QueueState> {
+    Ok(Json(app.store.queue_state().await?))
+}
+
+/// Pauses or resumes the queue.
+///
+/// While it is paused, dequeues are given nothing. What is being worked on goes on, and so do `start_rollout` and
+/// controllers. It stays paused after a restart.
+#[utoipa::path(
+    put,
+    path = "/queues/rollouts",
+    operation_id = "set_queue",
+    params(Once),
+    request_body = QueueState,
+    responses((status = 200, description = "The state now.", body = QueueState)),
+)]
+async fn set_state(State(app): State<App>, body: Body) -> Answer<QueueState> {
+    let state = body.parse()?;
+    Ok(Json(body.store(&app).set_queue_state(state).await?))
 }
 
 /// Waits until rollouts have ended.

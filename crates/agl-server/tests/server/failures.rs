@@ -7,7 +7,7 @@ use std::time::Duration;
 use agl_client::{Client, ClientOptions};
 use agl_server::ServerOptions;
 use agl_store::{Clock, MemoryStore, RandomIds, SqliteOptions, SqliteStore, Store, SystemClock};
-use agl_types::Span;
+use agl_types::{EnqueueRolloutRequest, Span};
 use async_trait::async_trait;
 use prost::Message as _;
 use reqwest::StatusCode;
@@ -121,6 +121,13 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder.path());
         mount.output().is_ok_and(|output| output.status.success()).then(|| Self(folder))
     }
+
+    /// Makes it `ro` or `rw`; no file may be open.
+    fn remount(&self, mode: &str) {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-o", &format!("remount,{mode}")]).arg(self.0.path());
+        assert!(mount.status().unwrap().success());
+    }
 }
 
 impl Drop for SmallDisk {
@@ -181,4 +188,25 @@ async fn a_file_held_by_another_program_is_503_until_it_is_let_go() {
     assert_eq!(server.get("/rollouts").await.0, StatusCode::OK);
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(server.post("/rollouts", json!({"input": 1})).await.0, StatusCode::CREATED);
+}
+
+/// A store on a disk that is read-only is not opened, with the reason, and is there again when it is writable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_disk_is_named_and_nothing_is_lost() {
+    let Some(disk) = SmallDisk::mount("16m") else {
+        eprintln!("skipped: no file system can be mounted here");
+        return;
+    };
+    let path = disk.0.path().join("agl.db");
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    store.enqueue_many_rollouts(vec![EnqueueRolloutRequest::new(1)]).await.unwrap();
+    drop(store);
+    disk.remount("ro");
+    let error = SqliteStore::open(&path, SqliteOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("ead-only"), "{error}");
+    disk.remount("rw");
+    let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+    let server = Server::over(Arc::new(store), ServerOptions::default()).await;
+    assert_eq!(server.get("/rollouts").await.1["total"], 1);
+    assert_eq!(server.post("/rollouts", json!({"input": 2})).await.0, StatusCode::CREATED);
 }

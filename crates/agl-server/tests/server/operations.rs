@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agl_server::ServerOptions;
 use agl_store::{SqliteOptions, SqliteStore, Store};
+use agl_types::{Span, ids};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -54,6 +55,58 @@ async fn requests_are_counted_by_route() {
 
     let path_of_0_3 = reqwest::get(server.url("/v1/prometheus/")).await.unwrap();
     assert!(path_of_0_3.text().await.unwrap().contains("agl_http_total"));
+}
+
+/// What the store does is counted under 0.3's names and labels, and ours. Other tests count too, so: at least.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_does_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("agl.db"), SqliteOptions::default()).unwrap();
+    let server = Server::over(Arc::new(store), ServerOptions::default()).await;
+    let call = |name: &str, status: &str| {
+        format!("{{method=\"{name}\",store_pubmeth=\"{name}\",status=\"{status}\"}}")
+    };
+    let transaction = |name: &str, operation: &str| {
+        format!(
+            "{{store_pubmeth=\"{name}\",operation=\"{operation}\",collection=\"router\",\
+             store_privmeth=\"{name}\",status=\"OK\"}}"
+        )
+    };
+    let ended = "{status=\"succeeded\",mode=\"test\"}";
+    let series = [
+        format!("agl_store_total{}", call("enqueue_many_rollouts", "OK")),
+        format!("agl_store_latency_count{}", call("update_attempt", "not_found")),
+        format!("agl_collections_total{}", transaction("enqueue_many_rollouts", "atomic")),
+        format!("agl_collections_latency_count{}", transaction("query_rollouts", "query")),
+        format!("agl_rollouts_total{ended}"),
+        format!("agl_rollouts_duration_count{ended}"),
+        "agl_queue_wait_count".to_owned(),
+        "agl_commit_operations_count".to_owned(),
+        "agl_commit_latency_count".to_owned(),
+        "agl_span_bytes_count".to_owned(),
+    ];
+    let before = figures(&server).await;
+    let (_, rollout) =
+        server.post("/queues/rollouts/enqueue", json!({"rollouts": [{"input": 1, "mode": "test"}]})).await;
+    let (_, claimed) = server.post("/queues/rollouts/dequeue", json!({})).await;
+    let (rollout_id, attempt_id) =
+        (claimed[0]["rollout_id"].as_str().unwrap(), claimed[0]["attempt"]["attempt_id"].as_str().unwrap());
+    assert_eq!(rollout[0]["rollout_id"], rollout_id);
+    let span =
+        Span::new("work", ids::trace_id(1, 1), ids::span_id(1), 1.0, 2.0).placed(rollout_id, attempt_id, 1);
+    assert_eq!(server.post("/spans", json!(span)).await.0, StatusCode::CREATED);
+    let attempt = format!("/rollouts/{rollout_id}/attempts/{attempt_id}");
+    assert_eq!(server.post(&attempt, json!({"status": "succeeded"})).await.0, StatusCode::OK);
+    assert_eq!(
+        server.post("/rollouts/none/attempts/none", json!({"status": "failed"})).await.0,
+        StatusCode::NOT_FOUND
+    );
+    server.get("/rollouts").await;
+    let after = figures(&server).await;
+    for series in series {
+        assert!(value(&after, &series) - value(&before, &series) >= 1.0, "{series}\n{after}");
+    }
+    assert!(after.contains("# HELP agl_collections_latency Histogram agl.collections.latency\n"));
 }
 
 #[tokio::test]

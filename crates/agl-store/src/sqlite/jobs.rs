@@ -31,12 +31,21 @@ pub(super) struct Jobs<J> {
 struct Lanes<J> {
     fast: VecDeque<J>,
     bulk: VecDeque<J>,
+    is_bulk_held: bool,
     is_closed: bool,
+}
+
+impl<J> Lanes<J> {
+    /// Bulk that a thread may take now. What is left when the queue closes is done at once.
+    fn has_bulk(&self) -> bool {
+        !self.bulk.is_empty() && (self.is_closed || !self.is_bulk_held)
+    }
 }
 
 impl<J> Default for Jobs<J> {
     fn default() -> Self {
-        let lanes = Lanes { fast: VecDeque::new(), bulk: VecDeque::new(), is_closed: false };
+        let lanes =
+            Lanes { fast: VecDeque::new(), bulk: VecDeque::new(), is_bulk_held: false, is_closed: false };
         Self { lanes: Mutex::new(lanes), ready: Condvar::new() }
     }
 }
@@ -70,11 +79,16 @@ impl<J> Jobs<J> {
         self.ready.notify_all();
     }
 
+    /// Has bulk jobs wait, or go on; small ones are done in any case.
+    pub(super) fn hold_bulk(&self, is_held: bool) {
+        lock(&self.lanes).is_bulk_held = is_held;
+        self.ready.notify_all();
+    }
+
     /// Waits until there is a job; false when there will be none any more.
     fn wait(&self) -> bool {
         let lanes = lock(&self.lanes);
-        let is_idle =
-            |lanes: &mut Lanes<J>| lanes.fast.is_empty() && lanes.bulk.is_empty() && !lanes.is_closed;
+        let is_idle = |lanes: &mut Lanes<J>| lanes.fast.is_empty() && !lanes.has_bulk() && !lanes.is_closed;
         let lanes = self.ready.wait_while(lanes, is_idle).unwrap_or_else(PoisonError::into_inner);
         !(lanes.fast.is_empty() && lanes.bulk.is_empty())
     }
@@ -83,7 +97,8 @@ impl<J> Jobs<J> {
         let mut lanes = lock(&self.lanes);
         match lane {
             Lane::Fast => lanes.fast.pop_front(),
-            Lane::Bulk => lanes.bulk.pop_front(),
+            Lane::Bulk if lanes.has_bulk() => lanes.bulk.pop_front(),
+            Lane::Bulk => None,
         }
     }
 }
@@ -162,6 +177,7 @@ pub(super) fn write_all(
     log: &Log,
 ) {
     while jobs.wait() {
+        log.finish(connection);
         let started = Instant::now();
         let group = match begin(connection) {
             Ok(()) => {
@@ -189,7 +205,6 @@ pub(super) fn write_all(
         for job in group {
             job.answer();
         }
-        log.finish(connection);
         if has_company {
             // Those just answered may come back at once: together they cost one commit, one by one each its own.
             std::thread::yield_now();
@@ -399,6 +414,27 @@ mod tests {
         writer.run();
         let place = lock(&place).unwrap();
         assert!(place <= GROUP_SIZE, "the bulk operation came after {place} others");
+    }
+
+    /// Bulk operations that are held wait, small ones do not; a queue that closes leaves nothing undone.
+    #[test]
+    fn held_bulk_waits() {
+        let jobs = Jobs::default();
+        jobs.hold_bulk(true);
+        jobs.push(Lane::Bulk, "bulk");
+        jobs.push(Lane::Fast, "fast");
+        assert!(jobs.wait());
+        assert_eq!(jobs.take(Lane::Bulk), None);
+        assert_eq!(jobs.take(Lane::Fast), Some("fast"));
+        jobs.hold_bulk(false);
+        assert!(jobs.wait());
+        assert_eq!(jobs.take(Lane::Bulk), Some("bulk"));
+        jobs.hold_bulk(true);
+        jobs.push(Lane::Bulk, "last");
+        jobs.close();
+        assert!(jobs.wait());
+        assert_eq!(jobs.take(Lane::Bulk), Some("last"));
+        assert!(!jobs.wait());
     }
 
     /// A closed queue takes nothing more.

@@ -1,15 +1,18 @@
 //! Keeps the write-ahead log short without holding up the writer.
 //!
 //! Copying a long log home into the database takes a while and waits for the disk. So a thread of its own does it,
-//! on a connection of its own, while the writer goes on. What the writer adds meanwhile is little, and the writer
-//! copies that itself, between two commits: only when nothing is left to be copied does SQLite begin the log anew.
+//! on a connection of its own, while the writer goes on. What the writer adds meanwhile is copied after that, while bulk
+//! operations wait, so that there is ever less of it; the few last pages the writer copies itself, between two commits:
+//! only when nothing is left to be copied does SQLite begin the log anew. So small operations never wait for long.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
+use super::jobs::Jobs;
 use crate::Error;
 use crate::signals::lock;
 
@@ -18,9 +21,13 @@ use crate::signals::lock;
 const LONG: i32 = 16_384;
 
 /// How many pages the writer may be left with; it waits for the disk while it copies them.
-const FEW: i64 = 256;
+const FEW: i32 = 64;
 
-/// How many times the thread goes after what was added meanwhile.
+/// How long the thread's last round may take. The disk is still busy with earlier ones where it takes longer, and the
+/// writer would wait for that.
+const QUICK: Duration = Duration::from_millis(5);
+
+/// How many times the thread goes after what was added meanwhile at most.
 const ROUNDS: usize = 8;
 
 /// The log of one database.
@@ -70,7 +77,7 @@ impl Log {
     }
 
     /// The thread: copies whenever the log is long, until it is closed.
-    pub(super) fn keep_short(&self, connection: &Connection) {
+    pub(super) fn keep_short<J>(&self, connection: &Connection, writes: &Jobs<J>) {
         loop {
             let work = lock(&self.work);
             let is_idle = |work: &mut Work| !work.is_long && !work.is_closed;
@@ -79,15 +86,26 @@ impl Log {
                 return;
             }
             drop(work);
-            // Each round takes less time than the one before, so that less is added meanwhile.
-            for _ in 0..ROUNDS {
-                if copy_home(connection) <= FEW {
-                    break;
-                }
-            }
+            let _ = copy_home(connection);
+            writes.hold_bulk(true);
+            self.catch_up(connection);
             self.is_mostly_copied.store(true, Ordering::Relaxed);
+            writes.hold_bulk(false);
             work = lock(&self.work);
             work.is_long = false;
+        }
+    }
+
+    /// Copies what the writer adds, until that is little and the disk keeps up.
+    fn catch_up(&self, connection: &Connection) {
+        for _ in 0..ROUNDS {
+            let started = Instant::now();
+            let Some(copied) = copy_home(connection) else { return };
+            // SQLite counts only what was there when it began, so what came meanwhile is counted here.
+            let left = self.pages.load(Ordering::Relaxed) - copied;
+            if left <= FEW && started.elapsed() < QUICK {
+                return;
+            }
         }
     }
 
@@ -98,16 +116,12 @@ impl Log {
     }
 }
 
-/// Copies as much of the log home as nobody is in the way of, and returns how many pages are left; nobody is made to
-/// wait.
-fn copy_home(connection: &Connection) -> i64 {
-    let copied = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-        let (pages, copied): (i64, i64) = (row.get(1)?, row.get(2)?);
-        Ok(pages - copied)
-    });
-    copied.unwrap_or_else(|error| {
-        // What is in the log is safe there.
-        tracing::warn!(%error, "the log of the database could not be copied home");
-        0
-    })
+/// Copies as much of the log home as nobody is in the way of, and returns how many of its pages are home now; nobody is
+/// made to wait.
+fn copy_home(connection: &Connection) -> Option<i32> {
+    let copied = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(2));
+    // What is in the log is safe there.
+    copied
+        .inspect_err(|error| tracing::warn!(%error, "the log of the database could not be copied home"))
+        .ok()
 }

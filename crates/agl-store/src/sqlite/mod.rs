@@ -50,6 +50,12 @@ pub enum Sync {
 }
 
 /// How to open a [`SqliteStore`].
+///
+/// ```
+/// use agl_store::{SqliteOptions, Sync};
+///
+/// let options = SqliteOptions { sync: Sync::Full, readers: 2, ..SqliteOptions::default() };
+/// ```
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
     /// What an acknowledged write survives.
@@ -130,7 +136,9 @@ impl Sqlite {
                 threads.readers.push(spawn("agl-sqlite-read", move || jobs::read_all(&connection, &jobs))?);
             }
             let (connection, its_log) = (schema::open_log_keeper(path, sync)?, Arc::clone(&log));
-            threads.log_keeper = Some(spawn("agl-sqlite-log", move || its_log.keep_short(&connection))?);
+            let jobs = Arc::clone(&writes);
+            threads.log_keeper =
+                Some(spawn("agl-sqlite-log", move || its_log.keep_short(&connection, &jobs))?);
             let (jobs, signals, its_log) = (Arc::clone(&writes), Arc::clone(&signals), Arc::clone(&log));
             let write = move || jobs::write_all(&writer, &jobs, &signals, &its_log);
             threads.writer = Some(spawn("agl-sqlite-write", write)?);

@@ -23,6 +23,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { sql: include_str!("001.sql"), finish: None },
     Migration { sql: include_str!("002.sql"), finish: Some(upgrade::write_spans_out) },
     Migration { sql: include_str!("003.sql"), finish: None },
+    Migration { sql: include_str!("004.sql"), finish: None },
 ];
 
 type Finish = fn(&Connection) -> Result<(), Error>;

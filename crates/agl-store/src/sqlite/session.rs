@@ -30,7 +30,9 @@ impl From<rusqlite::Error> for Error {
         let why = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => "the disk is full: make room, and the store goes on",
             Some(ErrorCode::ReadOnly) => "its file is read-only: make it writable, and the store goes on",
-            Some(ErrorCode::SystemIoFailure) => "the disk refuses: see to it, and the store goes on",
+            Some(ErrorCode::SystemIoFailure) => {
+                "the disk refuses, or has turned read-only: see to it, and the store goes on"
+            }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 "another program holds its file: end that one, and the store goes on"
             }
@@ -329,6 +331,10 @@ impl Read for Session<'_> {
         self.value("SELECT rollout_id FROM queue ORDER BY place LIMIT 1", [])
     }
 
+    fn is_paused(&self) -> Result<bool, Error> {
+        Ok(self.value("SELECT is_paused FROM queue_state", [])?.unwrap_or_default())
+    }
+
     fn counter(&self, rollout_id: &str) -> Result<i64, Error> {
         Ok(self.value("SELECT last FROM counters WHERE rollout_id = ?", [rollout_id])?.unwrap_or_default())
     }
@@ -603,6 +609,11 @@ impl Tx for Session<'_> {
 
     fn leave_queue(&mut self, rollout_id: &str) -> Result<bool, Error> {
         Ok(self.change("DELETE FROM queue WHERE rollout_id = ?", [rollout_id])? > 0)
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<(), Error> {
+        self.change("UPDATE queue_state SET is_paused = ?", [paused])?;
+        Ok(())
     }
 
     fn set_counter(&mut self, rollout_id: &str, last: i64, new_spans: usize) -> Result<(), Error> {

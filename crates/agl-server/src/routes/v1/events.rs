@@ -1,4 +1,4 @@
-use agl_types::v1::{Event, EventCreate, EventsQuery};
+use agl_types::v1::{Event, EventCreate, EventsQuery, MODEL_REQUEST, REWARD};
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
@@ -6,6 +6,8 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::admission::Scope;
+use crate::error::ApiError;
 use crate::extract::{Body, Path, Query};
 use crate::openapi::{Conflict, Gone, NotFound, Once};
 use crate::routes::{Answer, App};
@@ -29,9 +31,21 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 async fn add(
     State(app): State<App>,
     Path((rollout_id, attempt_id)): Path<(String, String)>,
+    Scope(scope): Scope,
     body: Body,
 ) -> Answer<Event> {
-    Ok(Json(body.store(&app).add_event(&rollout_id, &attempt_id, body.parse()?).await?))
+    let event: EventCreate = body.parse()?;
+    match (&scope, event.event_type.as_str()) {
+        (Some(grant), REWARD) if !grant.may_reward => {
+            return Err(ApiError::forbidden("this agent may not set its own reward"));
+        }
+        // What an agent asked of a model is the gateway's to tell.
+        (Some(_), MODEL_REQUEST) => {
+            return Err(ApiError::forbidden("model calls are recorded by the gateway"));
+        }
+        _ => {}
+    }
+    Ok(Json(body.store(&app).add_event(&rollout_id, &attempt_id, event).await?))
 }
 
 #[derive(Deserialize, IntoParams)]

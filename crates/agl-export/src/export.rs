@@ -1,0 +1,307 @@
+//! Data out of a store into a file, a rollout at a time.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::Arc;
+
+use agl_store::Store;
+use agl_trace::advantage::advantages;
+use agl_trace::{
+    Builder, Conversation, Outcome, PreferencePair, Report, RolloutData, RolloutTrace, Row, TrainingOptions,
+    Transition, atif, call_triplet, conversations, preference_pairs, read_rollout,
+};
+use agl_types::{RolloutView, Triplet};
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::columns::{OwnedTransition, row_batch, row_schema, transition_batch, transition_schema};
+use crate::select::trace;
+use crate::write::Sink;
+use crate::{Error, FileFormat, Selection};
+
+/// How many rollouts are fetched and read ahead of the one being written.
+const AHEAD: usize = 4;
+
+/// What is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Prompt, response and reward of every call, as 0.3's adapters give them.
+    Triplets,
+    /// Token ids of prompt and response, and reward, of every call.
+    Transitions,
+    /// Sequences of tokens to train on.
+    Trajectories,
+    /// Conversations to fine-tune on.
+    Messages,
+    /// Pairs of conversations, one better than the other.
+    Pairs,
+    /// Whole rollouts in the Agent Trajectory Interchange Format.
+    Atif,
+}
+
+impl Kind {
+    /// Whether a rollout that came out so is exported. Records of what happened are of every rollout; conversations need
+    /// nobody to have judged them.
+    fn takes(self, outcome: Outcome, training: &TrainingOptions) -> bool {
+        match self {
+            Self::Triplets | Self::Atif => true,
+            Self::Messages | Self::Transitions if outcome == Outcome::MissingReward => true,
+            _ => training.train_on.contains(&outcome),
+        }
+    }
+}
+
+/// What is exported, of which rollouts, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExportOptions {
+    /// What.
+    pub kind: Kind,
+    /// In which form.
+    pub format: FileFormat,
+    /// Of which rollouts.
+    pub select: Selection,
+    /// How they become training data.
+    pub training: TrainingOptions,
+    /// By how much the better conversation of a pair must have earned more.
+    pub margin: f64,
+}
+
+/// What was exported, and what was not.
+#[derive(Debug, Default, Serialize)]
+pub struct ExportReport {
+    /// How many items were written.
+    pub written: usize,
+    /// The account of everything else.
+    #[serde(flatten)]
+    pub report: Report,
+}
+
+/// Writes the data of the rollouts selected. Only a few rollouts are in memory at once; of pairs, those of one group.
+///
+/// # Errors
+/// [`Error::Format`] for lists in lists as anything but JSON lines; [`Error::Store`], [`Error::Trace`] and
+/// [`Error::Io`] as they come.
+pub async fn export<W: Write + Send>(
+    store: Arc<dyn Store>,
+    options: &ExportOptions,
+    out: W,
+) -> Result<ExportReport, Error> {
+    let only_lines = |kind: &'static str| {
+        if options.format == FileFormat::Jsonl { Ok(()) } else { Err(Error::Format { kind }) }
+    };
+    read_rollout(&RolloutTrace::default(), &options.training)?;
+    match options.kind {
+        Kind::Trajectories => trajectories(store, options, out).await,
+        Kind::Transitions => {
+            each(store, options, out, transition_schema(), transition_batch, |data, report, _| {
+                let mut transitions = Vec::new();
+                for judged in &data.calls {
+                    match Transition::try_from(judged) {
+                        Ok(transition) => transitions.push(OwnedTransition {
+                            transition,
+                            rollout_id: data.identity.rollout_id.clone(),
+                            attempt_id: data.identity.attempt_id.clone(),
+                            group: data.identity.group.clone(),
+                        }),
+                        Err(error) => {
+                            report.drop_call(&data.identity.rollout_id, &judged.call, error.to_string());
+                        }
+                    }
+                }
+                transitions
+            })
+            .await
+        }
+        Kind::Triplets => {
+            only_lines("triplets")?;
+            each(store, options, out, Schema::empty(), no_columns::<Triplet>, |data, _, _| {
+                data.calls
+                    .iter()
+                    .map(|judged| {
+                        let mut triplet = call_triplet(judged);
+                        triplet
+                            .metadata
+                            .insert("rollout_id".to_owned(), data.identity.rollout_id.clone().into());
+                        triplet
+                    })
+                    .collect()
+            })
+            .await
+        }
+        Kind::Messages => {
+            only_lines("messages")?;
+            each(store, options, out, Schema::empty(), no_columns::<Conversation>, |data, _, _| {
+                conversations(&data)
+            })
+            .await
+        }
+        Kind::Atif => {
+            only_lines("ATIF trajectories")?;
+            each(store, options, out, Schema::empty(), no_columns::<Value>, |data, _, view| {
+                if data.calls.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![atif::trajectory(&data, &view.rollout.input)]
+                }
+            })
+            .await
+        }
+        Kind::Pairs => {
+            only_lines("preference pairs")?;
+            pairs(store, options, out).await
+        }
+    }
+}
+
+fn no_columns<T>(_: &[T]) -> Result<RecordBatch, Error> {
+    Err(Error::Format { kind: "these data" })
+}
+
+/// Reads the rollouts one after the other and hands those on that are wanted.
+async fn read_all(
+    store: Arc<dyn Store>,
+    options: &ExportOptions,
+    views: Vec<RolloutView>,
+    mut take: impl FnMut(RolloutData, &RolloutView) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let training = Arc::new(options.training.clone());
+    let read = views.into_iter().map(|view| {
+        let (store, training) = (Arc::clone(&store), Arc::clone(&training));
+        async move {
+            let trace = trace(store.as_ref(), view.clone()).await?;
+            let read = move || read_rollout(&trace, &training);
+            let data = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)??;
+            Ok::<_, Error>((data, view))
+        }
+    });
+    let mut read = stream::iter(read).buffered(AHEAD);
+    while let Some((data, view)) = read.try_next().await? {
+        if options.select.is_in_reward(data.identity.reward) {
+            take(data, &view)?;
+        }
+    }
+    Ok(())
+}
+
+async fn each<T: Serialize, W: Write + Send>(
+    store: Arc<dyn Store>,
+    options: &ExportOptions,
+    out: W,
+    schema: Schema,
+    to_batch: fn(&[T]) -> Result<RecordBatch, Error>,
+    items: impl Fn(RolloutData, &mut Report, &RolloutView) -> Vec<T>,
+) -> Result<ExportReport, Error> {
+    let views = options.select.rollouts(store.as_ref()).await?;
+    let mut sink = Sink::new(out, options.format, schema, to_batch)?;
+    let mut done = ExportReport::default();
+    read_all(store, options, views, |mut data, view| {
+        done.report.take_in(&mut data);
+        if !options.kind.takes(data.identity.outcome, &options.training) {
+            done.report.drop_rollout(&data);
+            return Ok(());
+        }
+        let items = items(data, &mut done.report, view);
+        done.report.rollouts_used += usize::from(!items.is_empty());
+        done.written += items.len();
+        items.into_iter().try_for_each(|item| sink.write(item))
+    })
+    .await?;
+    sink.finish()?;
+    done.report.count_reasons();
+    Ok(done)
+}
+
+/// Rows need the rewards of their whole group for their advantages, so the rollouts are read twice when those are asked
+/// for: what the first reading keeps is a number for each.
+async fn trajectories<W: Write + Send>(
+    store: Arc<dyn Store>,
+    options: &ExportOptions,
+    out: W,
+) -> Result<ExportReport, Error> {
+    let views = options.select.rollouts(store.as_ref()).await?;
+    let alone = TrainingOptions { estimator: None, ..options.training.clone() };
+    let rows_of = |data: RolloutData| {
+        let mut builder = Builder::default();
+        builder.add(data, &alone);
+        builder.finish(&alone)
+    };
+    let mut of_rollout: HashMap<String, Option<f64>> = HashMap::new();
+    if let Some(estimator) = options.training.estimator {
+        let mut used: Vec<(String, String, Option<f64>)> = Vec::new();
+        read_all(Arc::clone(&store), options, views.clone(), |data, _| {
+            let identity = data.identity.clone();
+            if !rows_of(data).rows.is_empty() {
+                used.push((identity.rollout_id, identity.group, identity.reward));
+            }
+            Ok(())
+        })
+        .await?;
+        let groups: Vec<&str> = used.iter().map(|(_, group, _)| group.as_str()).collect();
+        let rewards: Vec<Option<f64>> = used.iter().map(|(.., reward)| *reward).collect();
+        let advantages = advantages(estimator, &groups, &rewards);
+        of_rollout = used.iter().map(|(id, ..)| id.clone()).zip(advantages).collect();
+    }
+    let mut sink: Sink<Row, W> = Sink::new(out, options.format, row_schema(), row_batch)?;
+    let mut done = ExportReport::default();
+    read_all(store, options, views, |data, _| {
+        let made = rows_of(data);
+        done.report.add(made.report);
+        for mut row in made.rows {
+            row.advantage = of_rollout.get(&row.rollout_id).copied().flatten();
+            done.written += 1;
+            sink.write(row)?;
+        }
+        Ok(())
+    })
+    .await?;
+    sink.finish()?;
+    Ok(done)
+}
+
+/// Groups come one after the other, so that only one is in memory. Which group a rollout is in is known without its
+/// spans.
+async fn pairs<W: Write + Send>(
+    store: Arc<dyn Store>,
+    options: &ExportOptions,
+    out: W,
+) -> Result<ExportReport, Error> {
+    let views = options.select.rollouts(store.as_ref()).await?;
+    let mut groups: Vec<Vec<RolloutView>> = Vec::new();
+    let mut place: HashMap<String, usize> = HashMap::new();
+    for view in views {
+        let bare = RolloutTrace { rollout: Some(view.rollout.clone()), ..RolloutTrace::default() };
+        let group = read_rollout(&bare, &options.training)?.identity.group;
+        let at = *place.entry(group).or_insert_with(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        groups[at].push(view);
+    }
+    let mut sink: Sink<PreferencePair, W> =
+        Sink::new(out, options.format, Schema::empty(), no_columns::<PreferencePair>)?;
+    let mut done = ExportReport::default();
+    for group in groups {
+        let mut members = Vec::new();
+        read_all(Arc::clone(&store), options, group, |mut data, _| {
+            done.report.take_in(&mut data);
+            if options.kind.takes(data.identity.outcome, &options.training) {
+                members.push(data);
+            } else {
+                done.report.drop_rollout(&data);
+            }
+            Ok(())
+        })
+        .await?;
+        for pair in preference_pairs(&members, options.margin) {
+            done.written += 1;
+            sink.write(pair)?;
+        }
+    }
+    sink.finish()?;
+    done.report.count_reasons();
+    Ok(done)
+}

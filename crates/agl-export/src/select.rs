@@ -1,0 +1,181 @@
+//! Which rollouts, and their spans, one rollout at a time.
+
+use std::sync::Arc;
+
+use agl_store::Store;
+use agl_trace::{Builder, RolloutTrace, TrainingData, TrainingOptions, read_rollout};
+use agl_types::{RolloutMode, RolloutQuery, RolloutStatus, RolloutView, SpanQuery};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Arrays, Error, read_arrays, rows_to_ipc};
+
+/// How many rollouts are looked up at once.
+const PAGE: i64 = 256;
+/// How many rollouts' spans are fetched ahead.
+const AHEAD: usize = 8;
+
+/// Which rollouts; a condition that is null does not count.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Selection {
+    /// The id is one of these.
+    pub rollout_id_in: Option<Vec<String>>,
+    /// The mode is one of these.
+    pub mode_in: Option<Vec<RolloutMode>>,
+    /// The status is one of these; by default those of rollouts that have ended.
+    pub status_in: Option<Vec<RolloutStatus>>,
+    /// The final reward is at least this; a rollout without one does not count.
+    pub min_reward: Option<f64>,
+    /// The final reward is at most this; a rollout without one does not count.
+    pub max_reward: Option<f64>,
+    /// It was created at this time or later, in seconds since 1970.
+    pub since: Option<f64>,
+    /// It was created before this time.
+    pub until: Option<f64>,
+}
+
+/// Asks for training data.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingRequest {
+    /// Of which rollouts.
+    pub select: Selection,
+    /// How they become training data: see `docs/training-data.md`.
+    #[schema(value_type = Object)]
+    pub options: TrainingOptions,
+    /// The form of the answer.
+    pub format: AnswerFormat,
+}
+
+/// The form of training data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerFormat {
+    /// An object with the keys `rows` and `report`.
+    #[default]
+    Json,
+    /// A stream in Apache Arrow's IPC format: a row each row, and the report in the schema's metadata, under `agl.report`.
+    Arrow,
+}
+
+impl Selection {
+    fn query(&self, offset: i64) -> RolloutQuery {
+        let ended =
+            || RolloutStatus::ALL.iter().copied().filter(|status| status.is_terminal()).collect::<Vec<_>>();
+        RolloutQuery {
+            rollout_id_in: self.rollout_id_in.clone(),
+            mode_in: self.mode_in.clone(),
+            // Whoever names rollouts wants them as they are.
+            status_in: self.status_in.clone().or_else(|| self.rollout_id_in.is_none().then(ended)),
+            limit: PAGE,
+            offset,
+            ..RolloutQuery::default()
+        }
+    }
+
+    fn is_in_time(&self, view: &RolloutView) -> bool {
+        let start = view.rollout.start_time;
+        self.since.is_none_or(|since| start >= since) && self.until.is_none_or(|until| start < until)
+    }
+
+    /// Whether a rollout with this final reward is wanted.
+    pub(crate) fn is_in_reward(&self, reward: Option<f64>) -> bool {
+        match reward {
+            Some(reward) => {
+                self.min_reward.is_none_or(|min| reward >= min)
+                    && self.max_reward.is_none_or(|max| reward <= max)
+            }
+            None => self.min_reward.is_none() && self.max_reward.is_none(),
+        }
+    }
+
+    /// The rollouts, without their spans, in order of creation.
+    pub(crate) async fn rollouts(&self, store: &dyn Store) -> Result<Vec<RolloutView>, Error> {
+        let mut found = Vec::new();
+        let mut offset = 0;
+        loop {
+            let page = store.query_rollouts(self.query(offset)).await?;
+            let count = i64::try_from(page.items.len()).unwrap_or(i64::MAX);
+            offset = offset.saturating_add(count);
+            found.extend(page.items.into_iter().filter(|view| self.is_in_time(view)));
+            if count < PAGE {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// A rollout's latest attempt and its spans. Spans that were removed are spans that there are none of.
+pub(crate) async fn trace(store: &dyn Store, view: RolloutView) -> Result<RolloutTrace, Error> {
+    let RolloutView { rollout, attempt } = view;
+    let mut spans = Vec::new();
+    if let Some(attempt) = &attempt {
+        let query = SpanQuery {
+            rollout_id: rollout.rollout_id.clone(),
+            attempt_id: Some(attempt.attempt_id.clone()),
+            ..SpanQuery::default()
+        };
+        spans = match store.query_spans(query).await {
+            Ok(page) => page.items,
+            Err(agl_store::Error::Gone { .. }) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
+}
+
+/// Training data of the rollouts selected, fetched a few at a time.
+///
+/// # Errors
+/// [`Error::Store`] when the store fails, [`Error::Trace`] for options that make no sense.
+pub async fn training_data(store: Arc<dyn Store>, request: &TrainingRequest) -> Result<TrainingData, Error> {
+    let TrainingRequest { select, options, format: _ } = request;
+    // Bad options are told before anything is fetched.
+    read_rollout(&RolloutTrace::default(), options)?;
+    let rollouts = select.rollouts(store.as_ref()).await?;
+    let options = Arc::new(options.clone());
+    let read = rollouts.into_iter().map(|view| {
+        let (store, options) = (Arc::clone(&store), Arc::clone(&options));
+        async move {
+            let trace = trace(store.as_ref(), view).await?;
+            let read = move || read_rollout(&trace, &options);
+            tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?.map_err(Error::from)
+        }
+    });
+    let mut read = stream::iter(read).buffered(AHEAD);
+    let mut builder = Builder::default();
+    while let Some(data) = read.try_next().await? {
+        if select.is_in_reward(data.identity.reward) {
+            builder.add(data, &options);
+        }
+    }
+    Ok(builder.finish(&options))
+}
+
+/// The same as a stream in Arrow's IPC format, made where the spans are.
+///
+/// # Errors
+/// Those of [`training_data`], and [`Error::Arrow`] for more than 2^31 tokens.
+pub async fn training_arrow(store: Arc<dyn Store>, request: &TrainingRequest) -> Result<Vec<u8>, Error> {
+    let asked = TrainingRequest { format: AnswerFormat::Arrow, ..request.clone() };
+    if let Some(ipc) = store.remote_training_data(&serde_json::to_value(&asked)?).await? {
+        return Ok(ipc);
+    }
+    let data = training_data(store, request).await?;
+    rows_to_ipc(&data.rows, &data.report)
+}
+
+/// The same as flat arrays.
+///
+/// # Errors
+/// Those of [`training_arrow`].
+pub async fn training_arrays(store: Arc<dyn Store>, request: &TrainingRequest) -> Result<Arrays, Error> {
+    let asked = TrainingRequest { format: AnswerFormat::Arrow, ..request.clone() };
+    if let Some(ipc) = store.remote_training_data(&serde_json::to_value(&asked)?).await? {
+        return read_arrays(&ipc);
+    }
+    let data = training_data(store, request).await?;
+    Arrays::of(&data.rows, &data.report)
+}

@@ -1,0 +1,107 @@
+//! Where exported data go, as they come.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::Schema;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The form of an exported file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFormat {
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+    /// Apache Parquet.
+    Parquet,
+    /// A stream in Apache Arrow's IPC format.
+    Arrow,
+}
+
+/// Rows of one type, on their way out.
+pub(crate) struct Sink<T, W: Write + Send> {
+    out: Out<W>,
+    waiting: Vec<T>,
+    to_batch: fn(&[T]) -> Result<RecordBatch, Error>,
+}
+
+enum Out<W: Write + Send> {
+    Jsonl(W),
+    Parquet(Box<ArrowWriter<W>>),
+    Arrow(Box<StreamWriter<W>>),
+}
+
+/// How many rows are written at once. Trajectories have thousands of tokens each.
+const BATCH: usize = 64;
+
+impl<T: Serialize, W: Write + Send> Sink<T, W> {
+    pub(crate) fn new(
+        out: W,
+        format: FileFormat,
+        schema: Schema,
+        to_batch: fn(&[T]) -> Result<RecordBatch, Error>,
+    ) -> Result<Self, Error> {
+        let schema = Arc::new(schema);
+        let out = match format {
+            FileFormat::Jsonl => Out::Jsonl(out),
+            FileFormat::Arrow => Out::Arrow(Box::new(StreamWriter::try_new(out, &schema)?)),
+            FileFormat::Parquet => {
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::SNAPPY)
+                    .set_max_row_group_row_count(Some(16 * BATCH))
+                    .build();
+                Out::Parquet(Box::new(ArrowWriter::try_new(out, schema, Some(properties))?))
+            }
+        };
+        Ok(Self { out, waiting: Vec::new(), to_batch })
+    }
+
+    pub(crate) fn write(&mut self, row: T) -> Result<(), Error> {
+        if let Out::Jsonl(out) = &mut self.out {
+            return write_line(out, &row);
+        }
+        self.waiting.push(row);
+        if self.waiting.len() == BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let batch = (self.to_batch)(&self.waiting)?;
+        self.waiting.clear();
+        match &mut self.out {
+            Out::Jsonl(_) => {}
+            Out::Parquet(writer) => writer.write(&batch)?,
+            Out::Arrow(writer) => writer.write(&batch)?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        self.flush()?;
+        match self.out {
+            Out::Jsonl(mut out) => out.flush()?,
+            Out::Parquet(writer) => {
+                writer.close()?;
+            }
+            Out::Arrow(mut writer) => writer.finish()?,
+        }
+        Ok(())
+    }
+}
+
+/// Writes a JSON object and ends its line.
+pub(crate) fn write_line<W: Write, T: Serialize + ?Sized>(out: &mut W, row: &T) -> Result<(), Error> {
+    serde_json::to_writer(&mut *out, row)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Who may call: those with the key, and agents with a token for their attempt.
+
+use agl_types::ApiKey;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+
+/// What every token begins with.
+const TAG: &str = "agl-at";
+/// Bytes of a token's seal.
+const SEAL: usize = 24;
+
+/// What a token lets its bearer do, beside calling models and recording spans for the attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptGrant {
+    /// The rollout.
+    pub rollout_id: String,
+    /// The attempt.
+    pub attempt_id: String,
+    /// Whether the bearer may set the attempt's reward.
+    pub may_reward: bool,
+}
+
+/// Makes and reads the tokens that agents get in place of the key: each is good for one attempt.
+///
+/// A token is the grant and its seal, an HMAC-SHA256 under a secret that only servers with the same key have.
+#[derive(Clone)]
+pub struct AttemptTokens {
+    secret: Hmac<Sha256>,
+}
+
+impl std::fmt::Debug for AttemptTokens {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("AttemptTokens").finish_non_exhaustive()
+    }
+}
+
+impl AttemptTokens {
+    /// Tokens for servers with this key; without one, for this process alone.
+    #[must_use]
+    pub fn new(key: Option<&ApiKey>) -> Self {
+        let random: [u8; 32];
+        let secret: &[u8] = match key {
+            Some(key) => key.reveal().as_bytes(),
+            None => {
+                random = rand::random();
+                &random
+            }
+        };
+        // HMAC takes secrets of any length, and fills one that is shorter than a block up with zeros.
+        let mut derived = [0; 64];
+        if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) {
+            mac.update(b"agentlightning attempt tokens, version 1");
+            derived[..32].copy_from_slice(&mac.finalize().into_bytes());
+        }
+        Self { secret: Hmac::new(&derived.into()) }
+    }
+
+    /// The token for a grant.
+    #[must_use]
+    pub fn issue(&self, grant: &AttemptGrant) -> String {
+        let rights = if grant.may_reward { "r" } else { "n" };
+        let claim = format!(
+            "{TAG}.{rights}.{}.{}",
+            BASE64.encode(&grant.rollout_id),
+            BASE64.encode(&grant.attempt_id)
+        );
+        let seal = self.seal(&claim);
+        format!("{claim}.{}", BASE64.encode(seal))
+    }
+
+    fn seal(&self, claim: &str) -> [u8; SEAL] {
+        let mut mac = self.secret.clone();
+        mac.update(claim.as_bytes());
+        let whole = mac.finalize().into_bytes();
+        let mut seal = [0; SEAL];
+        seal.copy_from_slice(&whole[..SEAL]);
+        seal
+    }
+
+    /// What a token grants; none when it is no token, or not one of these.
+    #[must_use]
+    pub fn read(&self, token: &str) -> Option<AttemptGrant> {
+        let (claim, seal) = token.rsplit_once('.')?;
+        let seal = BASE64.decode(seal).ok()?;
+        if !bool::from(seal.ct_eq(&self.seal(claim))) {
+            return None;
+        }
+        let mut parts = claim.split('.');
+        let (tag, rights) = (parts.next()?, parts.next()?);
+        let mut id = || String::from_utf8(BASE64.decode(parts.next()?).ok()?).ok();
+        let grant = AttemptGrant { rollout_id: id()?, attempt_id: id()?, may_reward: rights == "r" };
+        (tag == TAG && parts.next().is_none()).then_some(grant)
+    }
+
+    /// What the credentials of a request grant, where one of them is a token.
+    #[must_use]
+    pub fn of_request(&self, headers: &HeaderMap) -> Option<AttemptGrant> {
+        credentials(headers).find_map(|credential| self.read(std::str::from_utf8(credential).ok()?))
+    }
+}
+
+/// Whether text is meant to be a token, whether or not it is a good one.
+pub(crate) fn is_token(credential: &[u8]) -> bool {
+    credential.strip_prefix(TAG.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'.'))
+}
+
+/// Whether a request brings this key along, in whichever header. Takes as long for a key that is nearly right as for any other of its length.
+#[must_use]
+pub fn has_key(headers: &HeaderMap, key: &ApiKey) -> bool {
+    credentials(headers).any(|given| given.ct_eq(key.reveal().as_bytes()).into())
+}
+
+/// What a request brings along to show who it is from: OpenAI's SDKs send a bearer token, Anthropic's `x-api-key`,
+/// Azure's `api-key`.
+pub(crate) fn credentials(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+    });
+    let plain = ["x-api-key", "api-key"].into_iter().filter_map(|name| headers.get(name));
+    bearer.into_iter().chain(plain.map(|value| value.as_bytes().trim_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant() -> AttemptGrant {
+        AttemptGrant { rollout_id: "ro-1.ä".to_owned(), attempt_id: "at-1".to_owned(), may_reward: false }
+    }
+
+    #[test]
+    fn a_token_is_read_by_those_with_the_key_alone() {
+        let key = ApiKey::new("k").unwrap();
+        let tokens = AttemptTokens::new(Some(&key));
+        let token = tokens.issue(&grant());
+        assert_eq!(AttemptTokens::new(Some(&key)).read(&token), Some(grant()));
+        assert_eq!(AttemptTokens::new(Some(&ApiKey::new("l").unwrap())).read(&token), None);
+        assert_eq!(AttemptTokens::new(None).read(&token), None);
+        assert!(ApiKey::new(&token).is_ok(), "it fits into a header");
+    }
+
+    #[test]
+    fn a_token_cannot_be_changed() {
+        let tokens = AttemptTokens::new(None);
+        let token = tokens.issue(&grant());
+        let other = tokens.issue(&AttemptGrant { may_reward: true, ..grant() });
+        assert_ne!(token, other);
+        let (claim, _) = other.rsplit_once('.').unwrap();
+        let (_, seal) = token.rsplit_once('.').unwrap();
+        for forged in
+            [format!("{claim}.{seal}"), format!("{claim}."), claim.to_owned(), String::new(), ".".to_owned()]
+        {
+            assert_eq!(tokens.read(&forged), None, "{forged}");
+        }
+        for at in 0..token.len() {
+            let mut forged = token.clone().into_bytes();
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(tokens.read(&String::from_utf8(forged).unwrap()), None, "byte {at}");
+        }
+    }
+}

@@ -1,0 +1,829 @@
+//! One call, from the request to the last byte of the answer and its record.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agl_store::{Clock as _, SystemClock, WrittenDraft};
+use agl_types::WrittenSpan;
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::assemble::Assembly;
+use crate::change::{self, Sent};
+use crate::dialect::responses::Telling;
+use crate::dialect::{self, Dialect, messages, responses};
+use crate::gateway::{Capture, Inner};
+use crate::models::{Backend, Choice};
+use crate::pause::Pass;
+use crate::record::{Kind, Outcome, Record, error_text};
+use crate::refusal::Refusal;
+use crate::sessions::{Attempt, Named};
+use crate::sse::Events;
+use crate::upstream::{self, LARGEST_ANSWER};
+
+/// Pieces of a stream that wait for an agent who reads slowly.
+const PIECES: usize = 64;
+/// The pause before the first retry; it doubles with every one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// The longest pause that a model server may ask for.
+const LONGEST_RETRY_AFTER: u64 = 60;
+/// How long the end of a stream is waited for once the answer is whole, for the sake of the connection.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// How long what was taken from the queue may take to be written.
+const FLUSH: Duration = Duration::from_millis(10);
+
+const BACKEND: HeaderName = HeaderName::from_static("x-agl-backend");
+const TRIES: HeaderName = HeaderName::from_static("x-agl-tries");
+
+/// A call on its way.
+pub(crate) struct Call {
+    pub(crate) gateway: Arc<Inner>,
+    pub(crate) attempt: Attempt,
+    pub(crate) dialect: Dialect,
+    /// What is asked for; of other dialects than OpenAI's, what it amounts to.
+    pub(crate) kind: Kind,
+    /// The request as it came.
+    pub(crate) body: Bytes,
+    pub(crate) request: Value,
+    /// The request in chat completions, where somebody who may answer speaks nothing else.
+    pub(crate) translated: Option<(Bytes, Value)>,
+    pub(crate) span_id: String,
+    /// What goes along.
+    pub(crate) headers: HeaderMap,
+    /// Who may answer, in the order in which they are tried; never empty.
+    pub(crate) choices: Vec<Choice>,
+    /// Whether the agent gets to see what capture asked for.
+    pub(crate) expose: bool,
+    pub(crate) started: Instant,
+    pub(crate) started_at: f64,
+    pub(crate) _pass: Pass,
+}
+
+/// How far a call has come.
+#[derive(Debug, Default)]
+struct Progress {
+    tries: u32,
+    backend: Option<Arc<Backend>>,
+    sent: Option<Sent>,
+    /// Whether the backend is spoken to in another dialect than the agent's.
+    is_translated: bool,
+}
+
+/// What a model server answered.
+enum Got {
+    Whole { status: StatusCode, headers: HeaderMap, body: Bytes },
+    Stream { status: StatusCode, headers: HeaderMap, response: reqwest::Response, first: Bytes },
+}
+
+/// A try that came to nothing.
+struct Trouble {
+    refusal: Refusal,
+    /// Whether it was the server's doing.
+    is_bad: bool,
+}
+
+/// The end of a call, to be recorded.
+struct End {
+    /// In the shape of chat completions, whatever is spoken.
+    response: Value,
+    /// What the agent was told, where it will come back to it.
+    told: Option<Value>,
+    outcome: Outcome,
+    error: Option<String>,
+    status: Option<StatusCode>,
+    first_token: Option<f64>,
+}
+
+impl End {
+    fn failed(refusal: &Refusal) -> Self {
+        Self {
+            response: Value::Null,
+            told: None,
+            outcome: Outcome::Failed,
+            error: Some(refusal.message.clone()),
+            status: Some(refusal.status),
+            first_token: None,
+        }
+    }
+
+    fn disconnected(response: Value, first_token: Option<f64>) -> Self {
+        Self {
+            response,
+            told: None,
+            outcome: Outcome::Disconnected,
+            error: Some("the agent left before the end of the answer".to_owned()),
+            status: None,
+            first_token,
+        }
+    }
+}
+
+impl Call {
+    /// Makes the call and answers it. It goes on when nobody waits for the answer any more, but only to be recorded.
+    pub(crate) async fn run(mut self, mut reply: oneshot::Sender<Response>) {
+        let mut progress = Progress::default();
+        let reserved = self.reserve();
+        let got = tokio::select! {
+            biased;
+            (got, place) = async { tokio::join!(self.send(&mut progress), reserved) } => {
+                self.attempt.sequence_id = place;
+                Some(got)
+            }
+            () = reply.closed() => None,
+        };
+        match got {
+            None => {
+                self.record_or_warn(&progress, End::disconnected(Value::Null, None)).await;
+            }
+            Some(Err(refusal)) => {
+                let end = End::failed(&refusal);
+                let answer = with_facts(refusal.into_response(self.dialect.form()), &progress);
+                self.conclude(&progress, end, reply, answer).await;
+            }
+            Some(Ok((Got::Whole { status, headers, body }, _permit))) => {
+                self.whole(&progress, status, headers, body, reply).await;
+            }
+            Some(Ok((Got::Stream { status, headers, response, first }, _permit))) => {
+                self.stream(&progress, status, headers, response, first, reply).await;
+            }
+        }
+    }
+
+    /// With capture after the answer, the place of the call among the spans is taken while the model server works, so
+    /// that what the agent records after it comes after it.
+    fn reserve(&self) -> impl Future<Output = Option<i64>> + Send + use<> {
+        let given = self.attempt.sequence_id;
+        let wanted = (self.gateway.options.capture == Capture::Async && given.is_none()).then(|| {
+            (
+                Arc::clone(&self.gateway.store),
+                self.attempt.rollout_id.clone(),
+                self.attempt.attempt_id.clone(),
+            )
+        });
+        async move {
+            let Some((store, rollout_id, attempt_id)) = wanted else { return given };
+            // Without one it gets the next one when it is recorded.
+            store.get_next_span_sequence_id(&rollout_id, &attempt_id).await.ok()
+        }
+    }
+
+    /// Sends the call until it is answered or there is no more to be tried.
+    async fn send(&self, progress: &mut Progress) -> Result<(Got, Option<OwnedSemaphorePermit>), Refusal> {
+        let retries =
+            self.choices.iter().map(|choice| choice.backend.entry.retries).max().unwrap_or_default();
+        loop {
+            let at = progress.tries as usize % self.choices.len();
+            let Choice { backend, model } = &self.choices[at];
+            let deadline = Duration::try_from_secs_f64(backend.entry.timeout).unwrap_or(Duration::MAX);
+            progress.backend = Some(Arc::clone(backend));
+            let Ok(permit) = tokio::time::timeout(deadline, backend.turn()).await else {
+                return Err(Refusal::busy(format!(
+                    "the model server {} had no room for the call within {} s",
+                    backend.label(),
+                    backend.entry.timeout
+                )));
+            };
+            let is_native = speaks(backend, self.dialect);
+            let (body, request) = match &self.translated {
+                Some((body, request)) if !is_native => (body, request),
+                _ => (&self.body, &self.request),
+            };
+            let is_ours = self.dialect == Dialect::OpenAi || !is_native;
+            let endpoint = if is_ours { self.kind.endpoint() } else { self.dialect.endpoint() };
+            let returns_ids = is_ours && self.gateway.client.returns_ids(backend).await;
+            let kind = is_ours.then_some(self.kind);
+            let sent = change::for_backend(
+                body,
+                request,
+                kind,
+                &backend.entry,
+                model,
+                self.attempt.mode,
+                returns_ids,
+            );
+            let body = sent.body.clone();
+            progress.sent = Some(sent);
+            progress.is_translated = !is_native;
+            progress.tries += 1;
+            let is_last = progress.tries > retries;
+            let tried = tokio::time::timeout(deadline, self.try_once(backend, endpoint, body)).await;
+            let tried = tried.unwrap_or_else(|_| {
+                let problem = format!("gave no answer within {} s", backend.entry.timeout);
+                Err(Trouble {
+                    refusal: trouble(backend, StatusCode::GATEWAY_TIMEOUT, &problem),
+                    is_bad: true,
+                })
+            });
+            let wait = match tried {
+                Ok(got) => {
+                    let (status, headers) = match &got {
+                        Got::Whole { status, headers, .. } | Got::Stream { status, headers, .. } => {
+                            (*status, headers)
+                        }
+                    };
+                    if status.is_server_error() {
+                        backend.did_badly();
+                    } else {
+                        backend.did_well();
+                    }
+                    if is_last || !is_worth_another_try(status) {
+                        return Ok((got, permit));
+                    }
+                    tracing::debug!(backend = backend.label(), %status, "a model server answered with an error; trying again");
+                    retry_after(headers)
+                }
+                Err(Trouble { mut refusal, is_bad }) => {
+                    if is_bad {
+                        backend.did_badly();
+                    }
+                    if is_last || !is_bad {
+                        let times = if progress.tries == 1 {
+                            "once".to_owned()
+                        } else {
+                            format!("{} times", progress.tries)
+                        };
+                        refusal.message.push_str(&format!(" (model {model:?}, tried {times})"));
+                        return Err(refusal);
+                    }
+                    tracing::debug!(backend = backend.label(), problem = refusal.message, "trying again");
+                    None
+                }
+            };
+            drop(permit);
+            // Another server is asked at once.
+            if (progress.tries as usize) >= self.choices.len() {
+                let round = u32::try_from(progress.tries as usize / self.choices.len()).unwrap_or(u32::MAX);
+                tokio::time::sleep(wait.unwrap_or_else(|| pause(round))).await;
+            }
+        }
+    }
+
+    /// Sends the call once. For a stream this returns with its first bytes, because until then it can be tried again.
+    async fn try_once(&self, backend: &Backend, endpoint: &str, body: Bytes) -> Result<Got, Trouble> {
+        let broken = |error: &reqwest::Error| {
+            let problem = if error.is_connect() { "could not be reached" } else { "broke off" };
+            let problem = format!("{problem}: {}", upstream::cause(error));
+            Trouble { refusal: trouble(backend, StatusCode::BAD_GATEWAY, &problem), is_bad: true }
+        };
+        let sent = self.gateway.client.post(backend, endpoint, &self.headers, body).await;
+        let mut response = sent.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let headers = upstream::coming_down(response.headers(), backend);
+        let is_stream =
+            headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        if is_stream && status.is_success() {
+            return match response.chunk().await {
+                Ok(Some(first)) => Ok(Got::Stream { status, headers, response, first }),
+                Ok(None) => {
+                    let refusal =
+                        trouble(backend, StatusCode::BAD_GATEWAY, "ended its stream before it began");
+                    Err(Trouble { refusal, is_bad: true })
+                }
+                Err(error) => Err(broken(&error)),
+            };
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+            if body.len() + chunk.len() > LARGEST_ANSWER {
+                let problem = format!("answered with more than {LARGEST_ANSWER} bytes");
+                return Err(Trouble {
+                    refusal: trouble(backend, StatusCode::BAD_GATEWAY, &problem),
+                    is_bad: false,
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let body = body.freeze();
+        let body = if status.is_success() { body } else { upstream::without_key(body, backend) };
+        Ok(Got::Whole { status, headers, body })
+    }
+
+    async fn whole(
+        &self,
+        progress: &Progress,
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Bytes,
+        reply: oneshot::Sender<Response>,
+    ) {
+        let parsed: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let added = progress.sent.as_ref().map(|sent| sent.added).unwrap_or_default();
+        let is_answer = status.is_success() && parsed.is_object();
+        let mut end = End {
+            outcome: if is_answer { Outcome::Answered } else { Outcome::Failed },
+            error: (!is_answer).then(|| error_text(&body)),
+            response: Value::Null,
+            told: None,
+            status: Some(status),
+            first_token: None,
+        };
+        let answer = match (self.dialect, progress.is_translated) {
+            (Dialect::OpenAi, _) => {
+                let shown =
+                    if self.expose || !is_answer { None } else { change::without_added(&body, added) };
+                end.response = parsed;
+                (status, headers, shown.map_or(body, Bytes::from)).into_response()
+            }
+            (dialect, false) => {
+                end.response = match dialect {
+                    Dialect::Messages if is_answer => messages::answer_as_chat(&parsed),
+                    Dialect::Responses if is_answer => responses::answer_as_chat(&parsed),
+                    _ => Value::Null,
+                };
+                (status, headers, body).into_response()
+            }
+            (dialect, true) if is_answer => {
+                let told = match dialect {
+                    Dialect::Responses => self.telling().whole(&parsed),
+                    _ => messages::from_chat(&parsed, &self.request["model"]),
+                };
+                let answer = (status, headers, told.to_string()).into_response();
+                end.response = parsed;
+                end.response["id"] = told["id"].clone();
+                end.told = (dialect == Dialect::Responses).then_some(told);
+                answer
+            }
+            (dialect, true) => {
+                let message = [&parsed["error"]["message"], &parsed["message"], &parsed["detail"]]
+                    .into_iter()
+                    .find_map(Value::as_str);
+                let message = message.map_or_else(|| error_text(&body), str::to_owned);
+                let retry_after = retry_after(&headers).map(|wait| wait.as_secs());
+                Refusal { retry_after, ..Refusal::new(status, message) }.into_response(dialect.form())
+            }
+        };
+        self.conclude(progress, end, reply, with_facts(answer, progress)).await;
+    }
+
+    /// What a response repeats of its request.
+    fn telling(&self) -> Telling {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds since 1970")]
+        let created_at = self.started_at as u64;
+        Telling { id: response_id(&self.span_id), created_at, request: self.request.clone() }
+    }
+
+    /// Records the call and sends the answer, in the order that capture says.
+    async fn conclude(
+        &self,
+        progress: &Progress,
+        end: End,
+        reply: oneshot::Sender<Response>,
+        answer: Response,
+    ) {
+        match self.gateway.options.capture {
+            Capture::Durable => {
+                let answer = match self.record(progress, end).await {
+                    Ok(()) => answer,
+                    Err(refusal) => refusal.into_response(self.dialect.form()),
+                };
+                // The agent may have left in the meantime, with nothing lost.
+                let _ = reply.send(answer);
+            }
+            Capture::Async => {
+                let _ = reply.send(answer);
+                self.record_or_warn(progress, end).await;
+            }
+        }
+    }
+
+    async fn stream(
+        &self,
+        progress: &Progress,
+        status: StatusCode,
+        headers: HeaderMap,
+        response: reqwest::Response,
+        first: Bytes,
+        reply: oneshot::Sender<Response>,
+    ) {
+        let (pieces, receiver) = mpsc::channel(PIECES);
+        let body = Body::from_stream(ReceiverStream::new(receiver));
+        let answer = with_facts((status, headers, body).into_response(), progress);
+        if reply.send(answer).is_err() {
+            self.record_or_warn(progress, End::disconnected(Value::Null, None)).await;
+            return;
+        }
+        let Some(sent) = &progress.sent else { return };
+        let how = match (self.dialect, progress.is_translated) {
+            (Dialect::OpenAi, _) => How::AsItIs,
+            (Dialect::Messages, false) => How::Messages(messages::Assembly::default()),
+            (Dialect::Responses, false) => How::Responses(responses::Assembly::default()),
+            (Dialect::Messages, true) => {
+                How::ToMessages(messages::Writer::new(self.request["model"].clone()))
+            }
+            (Dialect::Responses, true) => How::ToResponses(Box::new(responses::Writer::new(self.telling()))),
+        };
+        let mut tee = Tee {
+            how,
+            added: if self.expose { change::Added::default() } else { sent.added },
+            assembly: Assembly::default(),
+            first_token: None,
+            started: self.started,
+        };
+        let mut source =
+            Source { response, events: Events::default(), next: Some(first), held: Bytes::new() };
+        let idle = progress.backend.as_ref().map_or(300.0, |backend| backend.entry.stream_timeout);
+        let idle = Duration::try_from_secs_f64(idle).unwrap_or(Duration::MAX);
+        let stopped = source.pump(&mut tee, &pieces, idle).await;
+        let (is_finished, refusal) = (tee.is_finished(), tee.error().map(Value::to_string));
+        let (outcome, error) = match stopped {
+            Stopped::Left => {
+                (Outcome::Disconnected, Some("the agent left before the end of the answer".to_owned()))
+            }
+            Stopped::Broke(problem) => (Outcome::BrokenOff, Some(problem)),
+            Stopped::Ended { .. } if refusal.is_some() => (Outcome::Failed, refusal),
+            Stopped::Ended { is_done } if is_done || is_finished => (Outcome::Answered, None),
+            Stopped::Ended { .. } => (Outcome::BrokenOff, Some("ended its stream in the middle".to_owned())),
+        };
+        let label = progress.backend.as_ref().map_or("", |backend| backend.label());
+        let error = match outcome {
+            Outcome::BrokenOff => error.map(|problem| format!("the model server {label} {problem}")),
+            _ => error,
+        };
+        if outcome == Outcome::BrokenOff
+            && let Some(backend) = &progress.backend
+        {
+            backend.did_badly();
+        }
+        let first_token = tee.first_token;
+        let (response, told, written) = tee.finish(self.kind);
+        let end = End { response, told, outcome, error: error.clone(), status: Some(status), first_token };
+        let mut last = std::mem::take(&mut source.held);
+        if let Some(written) = written {
+            last = if outcome == Outcome::Answered { written } else { Bytes::new() };
+        }
+        let form = self.dialect;
+        let close = async |kept: Result<(), Refusal>| {
+            let problem = match (kept, outcome) {
+                (Err(refusal), _) => Some(refusal.message),
+                (Ok(()), Outcome::BrokenOff) => error.clone(),
+                _ => None,
+            };
+            let _ = match problem {
+                None if last.is_empty() => Ok(()),
+                None => pieces.send(Ok(last.clone())).await,
+                Some(problem) => {
+                    // An SDK raises what it is told; anything else sees the stream break off.
+                    let _ = pieces.send(Ok(error_event(form, &problem).into())).await;
+                    flushed(&pieces).await;
+                    pieces.send(Err(io::Error::other(problem))).await
+                }
+            };
+        };
+        match self.gateway.options.capture {
+            Capture::Durable => {
+                let kept = self.record(progress, end).await;
+                close(kept).await;
+            }
+            Capture::Async => {
+                close(Ok(())).await;
+                self.record_or_warn(progress, end).await;
+            }
+        }
+        drop(pieces);
+        if outcome == Outcome::Answered {
+            source.see_out().await;
+        }
+    }
+
+    async fn record_or_warn(&self, progress: &Progress, end: End) {
+        if let Err(refusal) = self.record(progress, end).await {
+            let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
+            tracing::error!(
+                rollout = rollout_id,
+                attempt = attempt_id,
+                problem = refusal.message,
+                "a call was not recorded"
+            );
+        }
+    }
+
+    /// Stores the span of the call.
+    async fn record(&self, progress: &Progress, end: End) -> Result<(), Refusal> {
+        let sent = progress.sent.as_ref().map_or(&self.request, |sent| &sent.request);
+        let is_foreign = self.dialect != Dialect::OpenAi && !progress.is_translated;
+        // Recorded in one shape, whatever was spoken.
+        let as_chat = is_foreign.then(|| match self.dialect {
+            Dialect::Messages => messages::to_chat(sent),
+            _ => responses::to_chat(sent),
+        });
+        let as_chat = as_chat.and_then(Result::ok);
+        let record = Record {
+            kind: self.kind,
+            request: as_chat.as_ref().unwrap_or(sent),
+            response: &end.response,
+            outcome: end.outcome,
+            error: end.error,
+            http_status: end.status.map(|status| status.as_u16()),
+            backend: progress.backend.as_ref().map(|backend| backend.label()),
+            model_version: progress.backend.as_ref().and_then(|backend| backend.entry.version),
+            tries: progress.tries,
+            wanted_ids: progress.sent.as_ref().is_some_and(|sent| sent.wants_ids),
+            started: self.started_at,
+            latency: self.started.elapsed().as_secs_f64(),
+            first_token: end.first_token,
+            is_event: self.attempt.named == Named::Controlled,
+            span_id: self.span_id.clone(),
+            dialect: self.dialect,
+            exchange: end.told.as_ref().map(|told| (&self.request, told)),
+        };
+        let Attempt { rollout_id, attempt_id, sequence_id, .. } = &self.attempt;
+        let span = record.into_span().placed(rollout_id, attempt_id, sequence_id.unwrap_or_default());
+        let span = WrittenSpan::of(&span).map_err(|error| {
+            tracing::error!(%error, "a call has no JSON");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the call could not be recorded")
+        })?;
+        let draft = WrittenDraft { span, has_sequence_id: sequence_id.is_some() };
+        let passed_over = self.gateway.store.ingest_spans(vec![draft]).await;
+        match passed_over.map_err(|error| Refusal::of_store(&error))?.into_iter().next() {
+            None => Ok(()),
+            Some((reason, _)) => Err(Refusal::not_found(format!("the call could not be recorded: {reason}"))),
+        }
+    }
+}
+
+/// What happens to a stream on its way through.
+struct Tee {
+    how: How,
+    /// What is cut out.
+    added: change::Added,
+    assembly: Assembly,
+    first_token: Option<f64>,
+    started: Instant,
+}
+
+/// What is spoken on both sides of a stream.
+enum How {
+    /// Chat completions or completions.
+    AsItIs,
+    /// Messages, on both sides.
+    Messages(messages::Assembly),
+    /// Responses, on both sides.
+    Responses(responses::Assembly),
+    /// Messages, made of chat completions.
+    ToMessages(messages::Writer),
+    /// Responses, made of chat completions.
+    ToResponses(Box<responses::Writer>),
+}
+
+impl Tee {
+    /// Takes an event in and appends what goes on to the agent. Returns whether it was the last one.
+    fn take(&mut self, event: &crate::sse::Event, out: &mut BytesMut) -> bool {
+        let data = event.data();
+        let is_native = matches!(self.how, How::Messages(_) | How::Responses(_));
+        if data.trim_ascii() == b"[DONE]" && !is_native {
+            return true;
+        }
+        let Ok(chunk) = serde_json::from_slice::<Value>(&data) else {
+            // A comment, or nothing that we know.
+            out.extend_from_slice(&event.raw);
+            return false;
+        };
+        let (says_something, is_last) = match &mut self.how {
+            How::AsItIs => {
+                let is_dropped = self.added.usage && change::is_usage_only(&chunk);
+                let is_whole = self.added == change::Added::default();
+                let cut =
+                    if is_whole || is_dropped { None } else { change::without_added(&data, self.added) };
+                match cut {
+                    Some(cut) => out.extend_from_slice(&event.with_data(&cut)),
+                    None if is_dropped => {}
+                    None => out.extend_from_slice(&event.raw),
+                }
+                (self.assembly.add(chunk), false)
+            }
+            How::Messages(assembly) => {
+                let says_something = assembly.add(chunk);
+                (says_something, assembly.is_whole)
+            }
+            How::Responses(assembly) => {
+                let says_something = assembly.add(chunk);
+                (says_something, assembly.is_whole)
+            }
+            How::ToMessages(writer) => {
+                let mut told = String::new();
+                writer.chunk(&chunk, &mut told);
+                out.extend_from_slice(told.as_bytes());
+                (self.assembly.add(chunk), false)
+            }
+            How::ToResponses(writer) => {
+                let mut told = String::new();
+                writer.chunk(&chunk, &mut told);
+                out.extend_from_slice(told.as_bytes());
+                (self.assembly.add(chunk), false)
+            }
+        };
+        if is_native && !is_last {
+            out.extend_from_slice(&event.raw);
+        }
+        if says_something && self.first_token.is_none() {
+            self.first_token = Some(self.started.elapsed().as_secs_f64());
+        }
+        is_last
+    }
+
+    fn is_finished(&self) -> bool {
+        match &self.how {
+            How::Messages(assembly) => assembly.is_whole,
+            How::Responses(assembly) => assembly.is_whole,
+            How::AsItIs | How::ToMessages(_) | How::ToResponses(_) => self.assembly.is_finished(),
+        }
+    }
+
+    /// What went wrong, where the server said so within the stream.
+    fn error(&self) -> Option<&Value> {
+        match &self.how {
+            How::Messages(assembly) => assembly.error.as_ref(),
+            How::Responses(assembly) => assembly.error.as_ref(),
+            How::AsItIs | How::ToMessages(_) | How::ToResponses(_) => self.assembly.error(),
+        }
+    }
+
+    /// The answer in the shape of chat completions, what the agent was told where it may come back to it, and the end
+    /// of the stream where that is ours to write.
+    fn finish(self, kind: Kind) -> (Value, Option<Value>, Option<Bytes>) {
+        match self.how {
+            How::AsItIs => (self.assembly.finish(kind.object()), None, None),
+            How::Messages(assembly) => (messages::answer_as_chat(&assembly.finish()), None, None),
+            How::Responses(assembly) => (responses::answer_as_chat(&assembly.finish()), None, None),
+            How::ToMessages(mut writer) => {
+                let chat = self.assembly.finish(kind.object());
+                let end = writer.finish(&chat);
+                (chat, None, Some(end.into()))
+            }
+            How::ToResponses(mut writer) => {
+                let mut chat = self.assembly.finish(kind.object());
+                let (end, told) = writer.finish(&chat);
+                chat["id"] = told["id"].clone();
+                (chat, Some(told), Some(end.into()))
+            }
+        }
+    }
+}
+
+/// The model server's side of a stream.
+struct Source {
+    response: reqwest::Response,
+    events: Events,
+    /// Bytes that were read already.
+    next: Option<Bytes>,
+    /// The last event and what follows it, which goes on when the call is recorded.
+    held: Bytes,
+}
+
+/// Why a stream goes no further.
+enum Stopped {
+    /// The model server has said all; whether it also said that.
+    Ended {
+        is_done: bool,
+    },
+    Broke(String),
+    /// The agent is gone.
+    Left,
+}
+
+impl Source {
+    /// Passes events on until the last, which is held.
+    async fn pump(
+        &mut self,
+        tee: &mut Tee,
+        pieces: &mpsc::Sender<Result<Bytes, io::Error>>,
+        idle: Duration,
+    ) -> Stopped {
+        loop {
+            let chunk = match self.next.take() {
+                Some(first) => Some(first),
+                None => {
+                    let read = tokio::select! {
+                        read = tokio::time::timeout(idle, self.response.chunk()) => read,
+                        () = pieces.closed() => return Stopped::Left,
+                    };
+                    match read {
+                        Err(_) => {
+                            return Stopped::Broke(format!("said nothing for {} s", idle.as_secs_f64()));
+                        }
+                        Ok(Err(error)) => {
+                            return Stopped::Broke(format!("broke off: {}", upstream::cause(&error)));
+                        }
+                        Ok(Ok(chunk)) => chunk,
+                    }
+                }
+            };
+            let Some(chunk) = chunk else {
+                self.held = self.events.rest();
+                return Stopped::Ended { is_done: false };
+            };
+            self.events.feed(&chunk);
+            let mut out = BytesMut::with_capacity(chunk.len());
+            let is_done = loop {
+                match self.events.next() {
+                    Ok(Some(event)) if tee.take(&event, &mut out) => {
+                        self.held = event.raw;
+                        break true;
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) => break false,
+                    Err(crate::sse::TooLong) => {
+                        return Stopped::Broke("sent an event without an end".to_owned());
+                    }
+                }
+            };
+            if !out.is_empty() && pieces.send(Ok(out.freeze())).await.is_err() {
+                return Stopped::Left;
+            }
+            if is_done {
+                return Stopped::Ended { is_done };
+            }
+        }
+    }
+
+    /// Reads the rest, so that the connection can be used again.
+    async fn see_out(mut self) {
+        let rest = async { while let Ok(Some(_)) = self.response.chunk().await {} };
+        let _ = tokio::time::timeout(LAST_MOMENT, rest).await;
+    }
+}
+
+/// Waits until what was sent is on its way: a body that ends with an error is cut off with all that is not written yet.
+async fn flushed(pieces: &mpsc::Sender<Result<Bytes, io::Error>>) {
+    while !pieces.is_closed() && pieces.capacity() < pieces.max_capacity() {
+        tokio::time::sleep(FLUSH).await;
+    }
+    tokio::time::sleep(FLUSH).await;
+}
+
+/// Whether a backend is spoken to in this dialect.
+pub(crate) fn speaks(backend: &Backend, dialect: Dialect) -> bool {
+    match dialect {
+        Dialect::OpenAi => true,
+        Dialect::Messages => backend.speaks_messages(),
+        Dialect::Responses => backend.entry.responses,
+    }
+}
+
+/// The id of the response that a span records.
+pub(crate) fn response_id(span_id: &str) -> String {
+    format!("resp_{span_id}")
+}
+
+/// What an agent is told within a stream that breaks off.
+fn error_event(dialect: Dialect, problem: &str) -> String {
+    match dialect {
+        Dialect::OpenAi => {
+            let told = json!({"error": {"message": problem, "type": "upstream_error", "code": 502}});
+            format!("data: {told}\n\n")
+        }
+        Dialect::Messages => {
+            let told = json!({"type": "error", "error": {"type": "api_error", "message": problem}});
+            dialect::event("error", &told)
+        }
+        Dialect::Responses => {
+            let told = json!({"type": "error", "code": "upstream_error", "message": problem, "param": null, "sequence_number": 0});
+            dialect::event("error", &told)
+        }
+    }
+}
+
+fn trouble(backend: &Backend, status: StatusCode, problem: &str) -> Refusal {
+    Refusal::new(status, format!("the model server {} {problem}", backend.label()))
+}
+
+fn is_worth_another_try(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 409 | 429) || status.is_server_error()
+}
+
+/// How long the model server wants to be left alone.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(LONGEST_RETRY_AFTER)))
+}
+
+/// The pause before a round of retries, made uneven so that many calls do not come back at once.
+fn pause(round: u32) -> Duration {
+    let pause = FIRST_PAUSE.saturating_mul(1 << round.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
+    pause.mul_f64(rand::random_range(0.75..1.25))
+}
+
+/// The answer with who gave it and how often that was tried.
+fn with_facts(mut answer: Response, progress: &Progress) -> Response {
+    let headers = answer.headers_mut();
+    let label = progress.backend.as_ref().and_then(|backend| HeaderValue::from_str(backend.label()).ok());
+    if let Some(label) = label {
+        headers.insert(BACKEND, label);
+    }
+    headers.insert(TRIES, HeaderValue::from(progress.tries));
+    answer
+}
+
+/// Wall-clock seconds.
+pub(crate) fn now() -> f64 {
+    SystemClock.now()
+}

@@ -1,0 +1,76 @@
+//! What agents speak, and how it is said in chat completions where a model server speaks nothing else.
+
+pub(crate) mod messages;
+pub(crate) mod responses;
+
+use serde_json::Value;
+
+use crate::refusal::{Form, Refusal};
+
+/// What a call is spoken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// OpenAI's chat completions, completions and embeddings.
+    OpenAi,
+    /// Anthropic's messages.
+    Messages,
+    /// OpenAI's responses.
+    Responses,
+}
+
+impl Dialect {
+    /// In whose form errors are told.
+    pub(crate) fn form(self) -> Form {
+        match self {
+            Self::OpenAi | Self::Responses => Form::OpenAi,
+            Self::Messages => Form::Anthropic,
+        }
+    }
+
+    /// Its name in spans.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai.chat",
+            Self::Messages => "anthropic.messages",
+            Self::Responses => "openai.responses",
+        }
+    }
+
+    /// The path of it below the base URL, for those that are not a kind of chat completions.
+    pub(crate) fn endpoint(self) -> &'static str {
+        match self {
+            Self::OpenAi => "chat/completions",
+            Self::Messages => "messages",
+            Self::Responses => "responses",
+        }
+    }
+}
+
+/// The items of a list; none when it is no list.
+pub(crate) fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The text of a member; empty when there is none.
+pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// 400: what cannot be said in chat completions.
+pub(crate) fn untranslatable(param: &'static str, what: &str) -> Refusal {
+    Refusal::bad(
+        param,
+        format!("{what} cannot be translated for the model server, which speaks chat completions only"),
+    )
+}
+
+/// A server-sent event with a name.
+pub(crate) fn event(name: &str, data: &Value) -> String {
+    format!("event: {name}\ndata: {data}\n\n")
+}
+
+/// The text of the thoughts in a message or a delta, under whichever name a server has for them.
+pub(crate) fn reasoning(message: &Value) -> &str {
+    let named = text(message, "reasoning_content");
+    if named.is_empty() { text(message, "reasoning") } else { named }
+}

@@ -1,0 +1,291 @@
+//! JSON text by byte range: members are found, replaced, added and cut where they stand, so that every byte which is
+//! not meant stays as it was.
+//!
+//! The text is taken to be JSON, which its readers have made sure of. For other text the answer is none or some range
+//! within it, never a panic.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// A member of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Where its name is, quotes included.
+    pub(crate) key: Range<usize>,
+    /// Where its value is.
+    pub(crate) value: Range<usize>,
+}
+
+impl Member {
+    /// Its name, with escapes undone.
+    pub(crate) fn name<'t>(&self, text: &'t [u8]) -> Cow<'t, str> {
+        let quoted = text.get(self.key.clone()).unwrap_or_default();
+        let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+        if memchr::memchr(b'\\', inner).is_some() {
+            let name: Option<String> = serde_json::from_slice(quoted).ok();
+            return name.unwrap_or_default().into();
+        }
+        String::from_utf8_lossy(inner)
+    }
+}
+
+/// The members of the object at `place`, in order; none when there is no object.
+pub(crate) fn members(text: &[u8], place: Range<usize>) -> Option<Vec<Member>> {
+    let text = text.get(..place.end)?;
+    let mut at = blank(text, place.start);
+    expect(text, &mut at, b'{')?;
+    let mut members = Vec::new();
+    at = blank(text, at);
+    if text.get(at) == Some(&b'}') {
+        return Some(members);
+    }
+    loop {
+        at = blank(text, at);
+        let key = at..string(text, at)?;
+        at = blank(text, key.end);
+        expect(text, &mut at, b':')?;
+        at = blank(text, at);
+        let value = at..end_of_value(text, at)?;
+        at = blank(text, value.end);
+        members.push(Member { key, value });
+        match text.get(at)? {
+            b',' => at += 1,
+            b'}' => return Some(members),
+            _ => return None,
+        }
+    }
+}
+
+/// The items of the array at `place`, in order; none when there is no array.
+pub(crate) fn items(text: &[u8], place: Range<usize>) -> Option<Vec<Range<usize>>> {
+    let text = text.get(..place.end)?;
+    let mut at = blank(text, place.start);
+    expect(text, &mut at, b'[')?;
+    let mut items = Vec::new();
+    at = blank(text, at);
+    if text.get(at) == Some(&b']') {
+        return Some(items);
+    }
+    loop {
+        at = blank(text, at);
+        let item = at..end_of_value(text, at)?;
+        at = blank(text, item.end);
+        items.push(item);
+        match text.get(at)? {
+            b',' => at += 1,
+            b']' => return Some(items),
+            _ => return None,
+        }
+    }
+}
+
+/// Where members have to go for those that `is_unwanted` to be gone, with a comma each.
+pub(crate) fn cuts(members: &[Member], is_unwanted: impl Fn(&Member) -> bool) -> Vec<Range<usize>> {
+    let mut cuts = Vec::new();
+    let first_kept = members.iter().position(|member| !is_unwanted(member));
+    let Some(first_kept) = first_kept else {
+        if let (Some(first), Some(last)) = (members.first(), members.last()) {
+            cuts.push(first.key.start..last.value.end);
+        }
+        return cuts;
+    };
+    if first_kept > 0 {
+        cuts.push(members[0].key.start..members[first_kept].key.start);
+    }
+    for pair in members[first_kept..].windows(2) {
+        if is_unwanted(&pair[1]) {
+            cuts.push(pair[0].value.end..pair[1].value.end);
+        }
+    }
+    cuts
+}
+
+/// Changes to a text, made all at once.
+#[derive(Debug, Default)]
+pub(crate) struct Edits(Vec<(Range<usize>, Cow<'static, str>)>);
+
+impl Edits {
+    /// Puts `with` in place of what is at `place`. Places must not overlap.
+    pub(crate) fn replace(&mut self, place: Range<usize>, with: impl Into<Cow<'static, str>>) {
+        self.0.push((place, with.into()));
+    }
+
+    pub(crate) fn cut(&mut self, places: impl IntoIterator<Item = Range<usize>>) {
+        self.0.extend(places.into_iter().map(|place| (place, Cow::Borrowed(""))));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The text with the changes made.
+    pub(crate) fn apply(mut self, text: &[u8]) -> Vec<u8> {
+        // Stable: what is put into one place stays in the order given.
+        self.0.sort_by_key(|(place, _)| place.start);
+        let added: usize = self.0.iter().map(|(_, with)| with.len()).sum();
+        let mut edited = Vec::with_capacity(text.len() + added);
+        let mut from = 0;
+        for (place, with) in self.0 {
+            edited.extend_from_slice(text.get(from..place.start).unwrap_or_default());
+            edited.extend_from_slice(with.as_bytes());
+            from = place.end.max(from);
+        }
+        edited.extend_from_slice(text.get(from..).unwrap_or_default());
+        edited
+    }
+}
+
+fn blank(text: &[u8], mut at: usize) -> usize {
+    while text.get(at).is_some_and(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+fn expect(text: &[u8], at: &mut usize, byte: u8) -> Option<()> {
+    (text.get(*at) == Some(&byte)).then(|| *at += 1)
+}
+
+/// The end of the string that begins at `at`.
+fn string(text: &[u8], mut at: usize) -> Option<usize> {
+    expect(text, &mut at, b'"')?;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(at + 1);
+        }
+        // A backslash takes what follows with it.
+        at += 2;
+    }
+}
+
+/// The end of the value that begins at `at`.
+fn end_of_value(text: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    loop {
+        match text.get(at)? {
+            b'"' => at = string(text, at)?,
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+                continue;
+            }
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                at += 1;
+            }
+            b',' | b':' | b' ' | b'\t' | b'\n' | b'\r' => {
+                if depth == 0 {
+                    return None;
+                }
+                at += 1;
+                continue;
+            }
+            _ => {
+                while text.get(at).is_some_and(|byte| {
+                    !matches!(
+                        byte,
+                        b',' | b':' | b' ' | b'\t' | b'\n' | b'\r' | b'}' | b']' | b'"' | b'{' | b'['
+                    )
+                }) {
+                    at += 1;
+                }
+            }
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn without(text: &str, unwanted: &[&str]) -> String {
+        let members = members(text.as_bytes(), 0..text.len()).unwrap();
+        let mut edits = Edits::default();
+        edits.cut(cuts(&members, |member| unwanted.contains(&&*member.name(text.as_bytes()))));
+        String::from_utf8(edits.apply(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn members_are_cut_and_the_rest_stays_byte_for_byte() {
+        let text = r#" { "a" : 1.50 ,"b":[1, {"b":"}"}],  "c":"\"b\":,\\" , "d":null}"#;
+        assert_eq!(without(text, &[]), text);
+        assert_eq!(without(text, &["b"]), r#" { "a" : 1.50,  "c":"\"b\":,\\" , "d":null}"#);
+        assert_eq!(without(text, &["a"]), r#" { "b":[1, {"b":"}"}],  "c":"\"b\":,\\" , "d":null}"#);
+        assert_eq!(without(text, &["a", "b"]), r#" { "c":"\"b\":,\\" , "d":null}"#);
+        assert_eq!(without(text, &["a", "c", "d"]), r#" { "b":[1, {"b":"}"}]}"#);
+        assert_eq!(without(text, &["a", "b", "c", "d"]), " { }");
+        assert_eq!(without("{}", &["a"]), "{}");
+    }
+
+    #[test]
+    fn a_name_is_told_whatever_it_is_written_with() {
+        let text = br#"{"mod\u0065l": 1}"#;
+        assert_eq!(members(text, 0..text.len()).unwrap()[0].name(text), "model");
+    }
+
+    #[test]
+    fn what_is_no_object_has_no_members() {
+        for text in [
+            "",
+            "[",
+            "{",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"a\":1",
+            "{\"a\":1,",
+            "[1]",
+            "1",
+            "{\"a\":]}",
+            "{\"a",
+            "{\"a\\",
+        ] {
+            assert_eq!(members(text.as_bytes(), 0..text.len()), None, "{text}");
+        }
+        assert_eq!(items(b"{}", 0..2), None);
+        assert_eq!(items(b" [1, [2,3] ,\"]\"] ", 0..16).unwrap(), [2..3, 5..10, 12..15]);
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("[ab\"\\\\]{0,2}", inner, 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_a_member_is_removing_it(
+            value in prop::collection::vec(("[abc]", any_json()), 0..5),
+            pretty in any::<bool>(),
+        ) {
+            let mut object: serde_json::Map<String, Value> = value.into_iter().collect();
+            let text = if pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) };
+            let cut = without(&text.unwrap(), &["a", "c"]);
+            object.retain(|key, _| key != "a" && key != "c");
+            prop_assert_eq!(serde_json::from_str::<Value>(&cut).unwrap(), Value::Object(object));
+        }
+
+        #[test]
+        fn nothing_panics(text in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = members(&text, 0..text.len());
+            let _ = items(&text, 0..text.len());
+        }
+    }
+}

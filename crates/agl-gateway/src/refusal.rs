@@ -1,0 +1,92 @@
+//! What an agent is told when its call cannot be answered, in the form that its SDK reads.
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+
+/// In whose form an error is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    OpenAi,
+    Anthropic,
+}
+
+/// A call that is not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+    /// The parameter that is wrong.
+    pub(crate) param: Option<&'static str>,
+    pub(crate) retry_after: Option<u64>,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// 400: the request makes no sense.
+    pub(crate) fn bad(param: &'static str, message: impl Into<String>) -> Self {
+        Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, message) }
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// 503 with a time to come back.
+    pub(crate) fn busy(message: impl Into<String>) -> Self {
+        Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    /// The store would not do something.
+    pub(crate) fn of_store(error: &agl_store::Error) -> Self {
+        match error {
+            agl_store::Error::NotFound { .. } => Self::not_found(error.to_string()),
+            agl_store::Error::Unavailable { .. } | agl_store::Error::Unwritable { .. } => {
+                tracing::error!(%error, "the store cannot be used");
+                Self::busy("the store of the gateway cannot be used just now")
+            }
+            _ => {
+                tracing::error!(%error, "the store failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the store of the gateway failed; see its log")
+            }
+        }
+    }
+
+    fn kind(&self, form: Form) -> &'static str {
+        match (self.status, form) {
+            (StatusCode::UNAUTHORIZED, _) => "authentication_error",
+            (StatusCode::FORBIDDEN, _) => "permission_error",
+            (StatusCode::NOT_FOUND, _) => "not_found_error",
+            (StatusCode::TOO_MANY_REQUESTS, _) => "rate_limit_error",
+            (StatusCode::PAYLOAD_TOO_LARGE, Form::Anthropic) => "request_too_large",
+            (status, _) if status.is_client_error() => "invalid_request_error",
+            (_, Form::Anthropic) => "api_error",
+            (_, Form::OpenAi) => "server_error",
+        }
+    }
+
+    pub(crate) fn into_response(self, form: Form) -> Response {
+        let kind = self.kind(form);
+        // `detail` is where clients of 1.0 look.
+        let body = match form {
+            Form::OpenAi => json!({
+                "error": {
+                    "message": self.message, "type": kind, "param": self.param,
+                    "code": self.status.as_str(),
+                },
+                "detail": self.message,
+            }),
+            Form::Anthropic => json!({"type": "error", "error": {"type": kind, "message": self.message}}),
+        };
+        let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut response = (self.status, [json], body.to_string()).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

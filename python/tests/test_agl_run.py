@@ -1,0 +1,307 @@
+"""`agl run` and `agl serve`: programs in any language, captured by their environment alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from fake_vllm import FakeVLLM, ids_of
+
+import agentlightning as agl
+
+CHAT = '{"model": "m", "messages": [{"role": "user", "content": "a b c"}]}'
+
+SHELL = f"""
+curl -sf "$OPENAI_BASE_URL/chat/completions" -H "Authorization: Bearer $OPENAI_API_KEY" \\
+    -H 'Content-Type: application/json' -d '{CHAT}' | sed 's/.*"content": "\\([^"]*\\)".*/\\1/'
+"""
+
+NODE = """
+const task = JSON.parse(process.env.AGL_TASK);
+const body = {model: 'm', stream: true, messages: [{role: 'user', content: task.text}]};
+const response = await fetch(process.env.OPENAI_BASE_URL + '/chat/completions', {
+  method: 'POST', headers: {authorization: 'Bearer ' + process.env.OPENAI_API_KEY},
+  body: JSON.stringify(body)});
+const text = await response.text();
+const lines = text.split('\\n\\n').filter(line => line.startsWith('data: {'));
+const chunks = lines.map(line => JSON.parse(line.slice(6)));
+console.log(chunks.map(chunk => chunk.choices[0]?.delta.content ?? '').join(''));
+"""
+
+PYTHON = """
+import json, sys, openai
+task = json.load(sys.stdin)
+client = openai.OpenAI()
+answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": task["text"]}])
+print(answer.choices[0].message.content)
+"""
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeVLLM]:
+    with FakeVLLM() as engine:
+        yield engine
+
+
+class Runs:
+    """`agl run` in a folder of its own."""
+
+    def __init__(self, folder: Path, engine: FakeVLLM) -> None:
+        self.folder = folder
+        self.engine = engine
+
+    def tasks(self, *tasks: dict[str, Any]) -> str:
+        path = self.folder / "tasks.jsonl"
+        path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+        return str(path)
+
+    def run(self, tasks: str, options: list[str], command: list[str]) -> list[dict[str, Any]]:
+        arguments = ["run", "--tasks", tasks, "--path", str(self.folder / "agl.db"), "--json"]
+        line = agl_command([*arguments, "--upstream", self.engine.base_url, *options, "--", *command])
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment())
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def store(self) -> agl.SqliteLightningStore:
+        return agl.SqliteLightningStore(self.folder / "agl.db")
+
+
+def agl_command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "agentlightning.cli", *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "AGL_KEY"}
+    return {**kept, **more}
+
+
+@pytest.fixture
+def runs(tmp_path: Path, engine: FakeVLLM) -> Runs:
+    return Runs(tmp_path, engine)
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not there")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["sh", "-c", SHELL], id="shell", marks=needs("curl")),
+        pytest.param(["node", "--input-type=module", "-e", NODE], id="node", marks=needs("node")),
+        pytest.param([sys.executable, "-c", PYTHON], id="python"),
+    ],
+)
+async def test_a_program_in_any_language_is_captured_and_judged(runs: Runs, command: list[str]) -> None:
+    tasks = runs.tasks(
+        {"id": "one", "text": "a b c", "expected": "c b a"}, {"id": 2, "text": "a b c", "expected": "x"}
+    )
+    first, second = runs.run(tasks, ["--reward", "exact"], command)
+    assert (first["id"], first["reward"], first["succeeded"], first["ended"]) == (
+        "one",
+        1.0,
+        True,
+        "exited with code 0",
+    )
+    assert (second["id"], second["reward"]) == ("2", 0.0)
+    with runs.store() as store:
+        rollout = await store.get_rollout_by_id(first["rollout_id"])
+        assert rollout is not None
+        assert rollout.status == "succeeded"
+        assert rollout.input == {"id": "one", "text": "a b c", "expected": "c b a"}
+        call, reward = await store.query_spans(first["rollout_id"])
+        assert call.attributes["prompt_token_ids"] == ids_of("a b c")
+        assert call.attributes["response_token_ids"] == ids_of("c b a")
+        assert agl.get_reward_value(reward) == 1.0
+        attempt = await store.get_latest_attempt(first["rollout_id"])
+        assert attempt is not None
+        assert attempt.metadata is not None
+        assert attempt.metadata["stdout_tail"].strip() == "c b a"
+
+
+@pytest.mark.asyncio
+async def test_a_run_that_ends_badly_is_tried_again_and_has_no_reward(runs: Runs) -> None:
+    script = "echo out; echo err >&2; exit 3"
+    (report,) = runs.run(
+        runs.tasks({"id": 1}), ["--max-attempts", "2", "--reward", "regex:."], ["sh", "-c", script]
+    )
+    assert (report["attempts"], report["succeeded"], report["reward"]) == (2, False, None)
+    assert report["ended"] == "exited with code 3"
+    with runs.store() as store:
+        rollout = await store.get_rollout_by_id(report["rollout_id"])
+        assert rollout is not None
+        assert rollout.status == "failed"
+        attempts = await store.query_attempts(report["rollout_id"])
+        assert [attempt.status for attempt in attempts] == ["failed", "failed"]
+        assert attempts[0].metadata is not None
+        assert (attempts[0].metadata["exit_code"], attempts[0].metadata["stderr_tail"]) == (3, "err\n")
+        assert list(await store.query_spans(report["rollout_id"])) == []
+
+
+@pytest.mark.asyncio
+async def test_what_takes_too_long_is_killed_with_its_children(runs: Runs, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"sleep 600 & echo $! > {pid_file}; wait"
+    (report,) = runs.run(runs.tasks({"id": 1}), ["--timeout", "1.5"], ["sh", "-c", script])
+    assert report["ended"] == "took too long"
+    child = int(pid_file.read_text())
+    deadline = time.monotonic() + 30
+    while _is_alive(child):
+        assert time.monotonic() < deadline, "the child is still there"
+        await asyncio.sleep(0.02)
+    with runs.store() as store:
+        attempt = await store.get_latest_attempt(report["rollout_id"])
+        assert attempt is not None
+        assert attempt.status == "timeout"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_scorer_is_told_the_task_and_the_output(runs: Runs) -> None:
+    scorer = (
+        f"{sys.executable} -c 'import json,sys; said=json.load(sys.stdin); "
+        'print(json.dumps({"reward": said["task"]["worth"], "feedback": said["stdout"].strip()}))\''
+    )
+    tasks = runs.tasks({"worth": 0.25}, {"worth": 2})
+    reports = runs.run(tasks, ["--n", "2", "--reward", scorer], ["echo", "well done"])
+    assert [report["reward"] for report in reports] == [0.25, 0.25, 2.0, 2.0]
+    assert reports[0]["feedback"] == "well done"
+
+
+@pytest.mark.asyncio
+@needs("curl")
+async def test_a_program_sets_its_own_reward_only_if_it_may(runs: Runs) -> None:
+    script = """
+    curl -s -o /dev/null -w '%{http_code}' "$AGL_EVENT_URL" -H "Authorization: Bearer $AGL_KEY" \
+        -H 'Content-Type: application/json' -d '{"event_type": "reward", "data": {"value": 0.75}}'
+    curl -s -o /dev/null -w ' %{http_code}' "$AGL_EVENT_URL" -H "Authorization: Bearer $AGL_KEY" \
+        -H 'Content-Type: application/json' -d '{"event_type": "note", "data": {}}'
+    """
+    for options, codes, reward in (([], "403 200", None), (["--agent-may-reward"], "200 200", 0.75)):
+        (report,) = runs.run(runs.tasks({"id": 1}), options, ["sh", "-c", script])
+        with runs.store() as store:
+            attempt = await store.get_latest_attempt(report["rollout_id"])
+            assert attempt is not None
+            assert attempt.metadata is not None
+            assert attempt.metadata["stdout_tail"] == codes
+            assert agl.find_final_reward(list(await store.query_spans(report["rollout_id"]))) == reward
+
+
+@needs("curl")
+def test_a_programs_key_is_good_for_its_own_attempt_alone(runs: Runs) -> None:
+    """What an agent might try with what it was given; every line prints the status that it got."""
+    attacks = """
+    root=${AGL_EVENT_URL%%/api/*}
+    try() { curl -s -o /dev/null -w '%{http_code} ' -H "Authorization: Bearer $AGL_KEY" "$@"; }
+    try "$root/v1/agl/rollouts"
+    try "$root/v1/agl/spans?rollout_id=$AGL_ROLLOUT_ID"
+    try -X DELETE "$root/v1/agl/rollouts/$AGL_ROLLOUT_ID"
+    try "$root/api/models"
+    try -X POST "$root/api/models" -d '[{"model": "m", "endpoint": "http://x/v1"}]'
+    try -X POST "$root/api/rollouts/ro-other/attempt/at-other/events" -d '{}'
+    try -X POST "$root/proxy/pause"
+    try "$root/proxy/state"
+    try -X PATCH "$root/api/rollouts/$AGL_ROLLOUT_ID" -d '{}'
+    try "$root/v1/prometheus"
+    try -X POST "$root/rollout/ro-other/attempt/at-other/v1/chat/completions" -d '{"model": "m"}'
+    """
+    (report,) = runs.run(runs.tasks({"id": 1}), ["--reward", "regex:^(40[34] ?){11}$"], ["sh", "-c", attacks])
+    assert report["reward"] == 1.0, report
+
+
+@needs("curl")
+def test_the_gateways_own_key_is_not_inherited(engine: FakeVLLM, tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'[[models]]\nname = "m"\nurl = "{engine.base_url}"\napi_key_env = "PLANTED"\n')
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"id": 1}\n')
+    options = [
+        "run",
+        "--tasks",
+        str(tasks),
+        "--path",
+        str(tmp_path / "agl.db"),
+        "--config",
+        str(config),
+        "--json",
+    ]
+    line = agl_command([*options, "--", "sh", "-c", f"env; {SHELL}"])
+    key = "planted-key-0123456789"
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment(PLANTED=key))
+    assert done.returncode == 0, done.stderr
+    assert key not in done.stdout + done.stderr
+    for file in tmp_path.iterdir():
+        assert key.encode() not in file.read_bytes(), file
+
+
+def test_what_cannot_be_run_is_said(runs: Runs, tmp_path: Path) -> None:
+    line = agl_command(
+        ["run", "--tasks", str(tmp_path / "none"), "--path", str(tmp_path / "a.db"), "--", "true"]
+    )
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment())
+    assert done.returncode == 1
+    assert "cannot read the tasks" in done.stderr
+    tasks = runs.tasks({"mode": "x"})
+    done = subprocess.run(
+        [*line[:3], "run", "--tasks", tasks, "--", "true"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "line 1: mode" in done.stderr
+    line = agl_command(
+        ["run", "--tasks", runs.tasks({}), "--path", str(tmp_path / "b.db"), "--", "./no-such-program"]
+    )
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment(), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cannot run ./no-such-program" in done.stderr
+
+
+@pytest.mark.asyncio
+async def test_store_and_gateway_share_a_port(engine: FakeVLLM, tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'[[models]]\nname = "m"\nurl = "{engine.base_url}"\n')
+    line = agl_command(["serve", "--port", "0", "--path", str(tmp_path / "agl.db"), "--config", str(config)])
+    pipe, env = asyncio.subprocess.PIPE, environment(AGL_KEY="the-key")
+    server = await asyncio.create_subprocess_exec(*line, stdout=pipe, env=env)
+    try:
+        assert server.stdout is not None
+        ready = (await server.stdout.readline()).decode()
+        url = next(word for word in ready.split() if word.startswith("http"))
+        store = agl.LightningStoreClient(url, key="the-key")
+        rollout = await store.start_rollout(input="task")
+        base = f"{url}/rollout/{rollout.rollout_id}/attempt/{rollout.attempt.attempt_id}/v1"
+        client = openai.OpenAI(base_url=base, api_key="the-key", max_retries=0)
+        answer = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "a b"}])
+        assert answer.choices[0].message.content == "b a"
+        with pytest.raises(openai.AuthenticationError):
+            client.with_options(api_key="other").models.list()
+        (span,) = await store.query_spans(rollout.rollout_id)
+        assert span.attributes["response_token_ids"] == ids_of("b a")
+        await store.close()
+    finally:
+        server.terminate()
+        assert await asyncio.wait_for(server.wait(), 30) == 0
+
+
+def test_an_address_that_others_reach_wants_a_key() -> None:
+    for command in ("serve", "gateway"):
+        line = agl_command([command, "--host", "0.0.0.0", "--port", "0"])
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment())
+        assert done.returncode == 1
+        assert "have them send a key" in done.stderr

@@ -1,0 +1,15 @@
+"""Arize's OpenInference."""
+
+# needs: openinference-instrumentation-openai
+# needs: openai
+# needs: opentelemetry-sdk
+
+from common import FakeVLLM, converse, provider, save
+from openai import OpenAI
+from openinference.instrumentation.openai import OpenAIInstrumentor
+
+tracing, exporter = provider()
+OpenAIInstrumentor().instrument(tracer_provider=tracing)
+with FakeVLLM() as engine, tracing.get_tracer("test").start_as_current_span("run"):
+    converse(OpenAI(base_url=engine.base_url, api_key="none"))
+save("openinference", exporter.get_finished_spans(), "openinference-instrumentation-openai", "openai")

@@ -43,6 +43,9 @@ REPEATS = int(os.environ.get("REPEATS", "5"))
 _INPUT = re.compile(
     r"input\.value|\.input$|^gen_ai\.(tool\.call\.arguments|input)|tool_call_args|^pydantic_ai\.all"
 )
+_OUTPUT = re.compile(
+    r"output\.value|\.output$|^gen_ai\.(tool\.call\.result|output)|tool_response|^pydantic_ai\.all|^final_result"
+)
 
 
 class Case(NamedTuple):
@@ -178,6 +181,8 @@ def _missing(case: Case, expected: int, spans: list[Any], triplets: list[Any]) -
     for span in spans:
         if _kind(span) in ("tool", "agent") and not any(_INPUT.search(key) for key in span.attributes):
             yield f"{span.name} has no input"
+        if _kind(span) == "tool" and not any(_OUTPUT.search(key) for key in span.attributes):
+            yield f"{span.name} has no output"
     calls = [span for span in spans if span.name == "openai.chat.completion"]
     if case.tools and not any("gen_ai.completion.0.tool_calls.0.name" in span.attributes for span in calls):
         yield "no tool calls"

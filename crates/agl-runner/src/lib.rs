@@ -15,6 +15,7 @@ mod retry;
 mod runner;
 mod sink;
 mod snapshot;
+mod steps;
 mod stop;
 
 pub use agent::{Agent, AnyAgent, BoxError, Outcome};
@@ -28,4 +29,5 @@ pub use retry::Patience;
 pub use runner::{Runner, RunnerOptions, RunnerReport};
 pub use sink::SpanSink;
 pub use snapshot::machine_snapshot;
+pub use steps::{Claim, claim, finish};
 pub use stop::StopSignal;

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args
 
-from pydantic import Discriminator, Tag, TypeAdapter
+from pydantic import BaseModel, Discriminator, Tag, TypeAdapter
 
 from agentlightning import _core
 from agentlightning._native import as_exception, call, encode, next_event
@@ -33,13 +33,13 @@ from agentlightning.types import (
 )
 from agentlightning.types.tracer import STORED
 
-from .base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
+from .base import INTERFACE, UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["NativeStore"]
+__all__ = ["Claim", "NativeStore", "is_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,19 @@ def _reader(kind: Any) -> TypeAdapter[Any]:
 
 def _given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if not isinstance(value, Unset)}
+
+
+class Claim(BaseModel):
+    """A rollout that was claimed, with what its attempt begins with."""
+
+    attempted: AttemptedRollout
+    """The rollout and the attempt at it."""
+    resources: ResourcesUpdate | None
+    """The resources that it names, or else the latest."""
+    has_resources: bool
+    """Whether the resources could be looked for."""
+    has_started: bool
+    """Whether the attempt's start could be noted."""
 
 
 class NativeStore(LightningStore):
@@ -169,6 +182,28 @@ class NativeStore(LightningStore):
         """Whether the queue gives out no rollouts."""
         state: dict[str, bool] = json.loads(await self._call("queue_state"))
         return state["paused"]
+
+    async def begin_attempt(self, worker_id: str, *, wait: float) -> Claim | None:
+        """`dequeue_rollout`, the look for resources and the note of the start that a runner makes next."""
+        return _optional(Claim, await self._call("begin_attempt", worker_id=worker_id, wait=wait))
+
+    async def end_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str,
+        *,
+        spans: Sequence[Span],
+        status: AttemptStatus,
+        metadata: dict[str, Any] | Unset = UNSET,
+    ) -> None:
+        """`append_spans` and then `update_attempt`, a runner's last words on an attempt."""
+        await self._call(
+            "end_attempt",
+            rollout_id=rollout_id,
+            attempt_id=attempt_id,
+            spans=[_fields_of(span) for span in spans],
+            update=_given(status=status, metadata=metadata),
+        )
 
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be."""
@@ -582,3 +617,11 @@ def _optional(kind: type[T], answer: bytes) -> T | None:
 def _page_of(kind: Any, answer: bytes, context: Any = None) -> PaginatedResult[Any]:
     page: PaginatedResult[Any] = _reader(PaginatedResult[kind]).validate_json(answer, context=context)
     return page
+
+
+@cache
+def is_whole(kind: type[LightningStore]) -> bool:
+    """Whether a class of stores has the methods of the Rust core, and none of its own instead."""
+    return issubclass(kind, NativeStore) and all(
+        getattr(kind, name) is getattr(NativeStore, name) for name in INTERFACE
+    )

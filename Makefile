@@ -107,6 +107,7 @@ test-peer: $(PEER_VENV)/ready ## Runs 0.3's trainer and 1.0's controller, from P
 test-frameworks: wheel ## Runs agents of every framework, newest versions, and prints what was recorded. ONLY=environment: some.
 	@$(BIN)/python python/tests/frameworks/matrix.py --wheel $(WHEELS)/*.whl --environments target/frameworks \
 		$(if $(ONLY),--only $(ONLY),--update docs/frameworks.md)
+	@$(if $(filter-out main,$(ONLY)),true,target/frameworks/main/bin/python -m pytest -q python/tests/test_matrix.py)
 
 .PHONY: bench-store
 bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and updates docs/bench. QUICK=1: a smoke run.

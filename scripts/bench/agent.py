@@ -1,7 +1,7 @@
 """Measures the agent's side beside 0.3's, on the machine at hand: `make bench-agent`.
 
-Both sides run the same code (side.py), each measurement in a process of its own, in turns and round by round, so
-that whatever else the machine does hits both. Figures are medians over the rounds.
+Both sides run the same code (side.py), each measurement in a process of its own, in turns and round by round,
+so that whatever else the machine does hits both. Figures are medians over the rounds.
 """
 
 from __future__ import annotations

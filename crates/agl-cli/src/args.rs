@@ -25,9 +25,9 @@ pub(crate) enum Command {
     /// Asks a model server what it can do, and says what to do about what it can't.
     Doctor(DoctorOptions),
     /// Has a store give out no more tasks; what is being worked on goes on.
-    Pause(StoreAddress),
+    Pause(ServedStore),
     /// Has a store give out tasks again.
-    Resume(StoreAddress),
+    Resume(ServedStore),
     /// Looks after the file of a store.
     #[command(subcommand)]
     Db(DbCommand),
@@ -47,9 +47,8 @@ pub(crate) struct StoreAddress {
     #[arg(long, value_name = "URL|FILE", default_value = "http://127.0.0.1:4747")]
     pub(crate) store: String,
 
-    /// Key of the server. Better use the variable: others on this machine can see a command line.
-    #[arg(long, env = agl_types::ApiKey::VARIABLE, hide_env_values = true)]
-    pub(crate) key: Option<String>,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
 }
 
 #[derive(Debug, Args)]
@@ -430,7 +429,7 @@ pub(crate) enum Capture {
 
 /// A store that is served somewhere.
 #[derive(Debug, Args)]
-pub(crate) struct StoreAddress {
+pub(crate) struct ServedStore {
     /// URL of the store.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4747")]
     pub(crate) server: String,

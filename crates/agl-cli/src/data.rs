@@ -8,14 +8,13 @@ use agl_export::{ExportOptions, FileFormat, ImportFormat, Kind, Selection};
 use agl_store::{SqliteOptions, SqliteStore, Store};
 use agl_trace::advantage::Estimator;
 use agl_trace::{AgentOptions, AgentRule, Outcome, TrainingOptions};
-use agl_types::ApiKey;
 
 use crate::args::{
     AdvantageKind, ExportCommand, ExportFormat, ExportKind, FilterOptions, ImportCommand, ImportKind,
     StoreAddress, TrainingArguments,
 };
-use crate::console;
 use crate::error::Error;
+use crate::{console, key};
 
 /// Writes training data out of a store.
 pub(crate) fn export(command: &ExportCommand) -> Result<(), Error> {
@@ -89,7 +88,7 @@ fn over<T>(
     runtime.block_on(async {
         if address.store.contains("://") {
             let defaults = ClientOptions::from_env()?;
-            let key = address.key.as_deref().map(ApiKey::new).transpose()?;
+            let key = key::read(&address.key)?;
             let options = ClientOptions { key: key.or(defaults.key.clone()), ..defaults };
             return work(Arc::new(Client::new(&address.store, options)?)).await;
         }

@@ -4,7 +4,7 @@ use agl_client::{Client, ClientOptions};
 use agl_store::Store as _;
 use agl_types::QueueState;
 
-use crate::args::StoreAddress;
+use crate::args::ServedStore;
 use crate::error::Error;
 use crate::{console, key};
 
@@ -12,7 +12,7 @@ use crate::{console, key};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pauses or resumes the queue of a store.
-pub(crate) fn set(address: &StoreAddress, state: QueueState) -> Result<(), Error> {
+pub(crate) fn set(address: &ServedStore, state: QueueState) -> Result<(), Error> {
     let from_environment = ClientOptions::from_env()?;
     let key = key::read(&address.key)?;
     let client =

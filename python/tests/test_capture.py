@@ -219,9 +219,12 @@ async def test_an_address_that_names_an_attempt_is_a_gateway_s(tracer: OtelTrace
     with FakeVLLM(owned_by="somebody") as gateway:
         url = gateway.base_url.replace("/v1", "/rollout/r/attempt/a/v1")
         async with tracer.trace_context():
-            await asyncio.to_thread(_post_httpx, f"{url}/chat/completions", CHAT)
+            body = await asyncio.to_thread(_post_httpx, f"{url}/chat/completions", CHAT)
         assert gateway.probes == 0
         assert gateway.requests[0]["return_token_ids"] is True
+    # A gateway shows them to agents, who may count on that.
+    assert json.loads(body)["prompt_token_ids"] == ids_of(f"{SYSTEM} {PROMPT}")
+    _check(tracer.get_last_trace()[0], "chat")
 
 
 async def test_other_requests_are_none_of_our_business(server: FakeVLLM, tracer: OtelTracer) -> None:

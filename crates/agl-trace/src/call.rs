@@ -186,7 +186,8 @@ impl LlmCall {
             request["tools"] = self.tools.iter().map(Tool::to_chat).collect();
         }
         let Usage { prompt_tokens, completion_tokens } = self.usage;
-        let total_tokens = prompt_tokens.zip(completion_tokens).map(|(prompt, completion)| prompt + completion);
+        let total_tokens =
+            prompt_tokens.zip(completion_tokens).map(|(prompt, completion)| prompt + completion);
         let choice = |(index, choice): (usize, &Choice)| {
             let ids = (!choice.token_ids.is_empty()).then_some(&choice.token_ids);
             json!({

@@ -18,6 +18,7 @@ __all__ = [
     "agent_of_span",
     "atif",
     "auto_triplets",
+    "call_as_chat",
     "calls_of_tree",
     "chat_attributes",
     "cli_main",
@@ -195,6 +196,9 @@ def agent_of_span(span: Span) -> str | None:
 
 def auto_triplets(spans: bytes, options: bytes) -> bytes:
     """Triplets of any trace, and how they were found."""
+
+def call_as_chat(span: bytes) -> bytes:
+    """The call that one span records, as request and response of OpenAI's chat API."""
 
 def read_calls(spans: bytes) -> bytes:
     """Every call of a trace, whoever recorded it."""

@@ -15,8 +15,11 @@ import pytest
 import requests
 from fake_vllm import FakeVLLM, ids_of
 
+import agentlightning as agl
 from agentlightning.adapter import TracerTraceToTriplet
+from agentlightning.emitter import operation
 from agentlightning.instrumentation import asking
+from agentlightning.semconv import AGL_OPERATION
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Span
@@ -219,9 +222,41 @@ async def test_an_address_that_names_an_attempt_is_a_gateway_s(tracer: OtelTrace
     with FakeVLLM(owned_by="somebody") as gateway:
         url = gateway.base_url.replace("/v1", "/rollout/r/attempt/a/v1")
         async with tracer.trace_context():
-            await asyncio.to_thread(_post_httpx, f"{url}/chat/completions", CHAT)
+            body = await asyncio.to_thread(_post_httpx, f"{url}/chat/completions", CHAT)
         assert gateway.probes == 0
         assert gateway.requests[0]["return_token_ids"] is True
+    # A gateway shows them to agents, who may count on that.
+    assert json.loads(body)["prompt_token_ids"] == ids_of(f"{SYSTEM} {PROMPT}")
+    _check(tracer.get_last_trace()[0], "chat")
+
+
+async def test_calls_through_our_gateway_count_once(server: FakeVLLM) -> None:
+    store = InMemoryLightningStore()
+    params = {"model": "hosted_vllm/m", "api_base": server.base_url}
+    proxy = agl.LLMProxy(model_list=[{"model_name": "m", "litellm_params": params}], store=store)
+    await proxy.start()
+    tracer = OtelTracer()
+    with tracer.lifespan(store):
+        rollout = await store.start_rollout(input="x")
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+        base_url = f"{proxy.as_resource().get_base_url(**ids)}/v1"
+        async with tracer.trace_context(**ids):
+            with operation(name="agent"):
+                async with openai.AsyncOpenAI(base_url=base_url, api_key="k") as client:
+                    seen = await client.chat.completions.create(**CHAT)  # type: ignore[call-overload]
+                    stream = await client.chat.completions.create(**CHAT, stream=True)  # type: ignore[call-overload]
+                    assert [chunk async for chunk in stream]
+                    await client.responses.create(**RESPONSES)  # type: ignore[call-overload]
+    await proxy.stop()
+    # What the gateway shows to agents stays.
+    assert seen.model_extra["prompt_token_ids"] == ids_of(f"{SYSTEM} {PROMPT}")
+    spans = await store.query_spans(**ids)
+    ours = [span for span in spans if span.name == "openai.chat.completion"]
+    assert len(ours) == 3
+    assert {span.parent_id for span in ours} == {span.span_id for span in spans if span.name == AGL_OPERATION}
+    assert len(TracerTraceToTriplet().adapt(spans)) == 3
+    triplets = agl.AutoTraceAdapter().adapt(spans)
+    assert [triplet.response["token_ids"] for triplet in triplets] == [ids_of(REPLY)] * 3
 
 
 async def test_other_requests_are_none_of_our_business(server: FakeVLLM, tracer: OtelTracer) -> None:

@@ -18,7 +18,7 @@ CHECK = Path(__file__).parent / "frameworks" / "check.py"
 CASES = {
     "openai_sdk": 4,
     "anthropic_sdk": 2,
-    "http": 3,
+    "http": 4,
     "langchain_agents": 8,
     "langgraph_agents": 3,
     "openai_agents_sdk": 7,

@@ -148,6 +148,20 @@ async def test_a_call_that_others_see_too_counts_once(tracer: OtelTracer, name: 
     assert triplet.metadata["response_id"] == completion.id
 
 
+async def test_a_call_that_others_write_beside_ours_counts_once(tracer: OtelTracer) -> None:
+    with FakeVLLM() as server:
+        async with tracer.trace_context():
+            client = openai.OpenAI(base_url=server.base_url, api_key="k")
+            completion = client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "one two"}]
+            )
+            attributes = {**GENAI, "gen_ai.response.id": completion.id}
+            with trace_api.get_tracer("theirs").start_as_current_span("chat m", attributes=attributes):
+                pass
+    assert [span.name for span in tracer.get_last_trace()] == ["openai.chat.completion", "chat m"]
+    assert len(_triplets(tracer)) == 1
+
+
 async def test_other_spans_stay_what_they_are(tracer: OtelTracer) -> None:
     others: list[tuple[str, dict[str, Any]]] = [
         ("POST", {"http.request.method": "POST"}),

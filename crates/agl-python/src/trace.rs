@@ -56,6 +56,15 @@ pub(crate) fn read_calls<'py>(py: Python<'py>, spans: &[u8]) -> PyResult<Bound<'
     of_spans(py, spans, agl_trace::read_calls)
 }
 
+/// The call that one span records, as the request and the response of OpenAI's chat API; null when it records none.
+#[pyo3::pyfunction]
+pub(crate) fn call_as_chat<'py>(py: Python<'py>, span: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    answer(py, || {
+        let call = agl_trace::read_call(&read::<Span>(span)?, &[]);
+        reply(&call.map(|call| call.to_request_and_response()))
+    })
+}
+
 /// The messages and tools of every call of a trace, as 0.3's `TraceToMessages` has them.
 #[pyo3::pyfunction]
 pub(crate) fn trace_to_messages<'py>(py: Python<'py>, spans: &[u8]) -> PyResult<Bound<'py, PyBytes>> {

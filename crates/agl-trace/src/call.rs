@@ -176,6 +176,42 @@ impl LlmCall {
         })
     }
 
+    /// The request and the response of OpenAI's chat API that say the same: what [`chat_call`](crate::chat_call) reads.
+    #[must_use]
+    pub fn to_request_and_response(&self) -> (Value, Value) {
+        let mut request = Value::Object(self.parameters.clone());
+        request["model"] = self.model.clone().into();
+        request["messages"] = self.messages.iter().map(Message::to_chat).collect();
+        if !self.tools.is_empty() {
+            request["tools"] = self.tools.iter().map(Tool::to_chat).collect();
+        }
+        let Usage { prompt_tokens, completion_tokens } = self.usage;
+        let total_tokens =
+            prompt_tokens.zip(completion_tokens).map(|(prompt, completion)| prompt + completion);
+        let choice = |(index, choice): (usize, &Choice)| {
+            let ids = (!choice.token_ids.is_empty()).then_some(&choice.token_ids);
+            json!({
+                "index": index,
+                "message": choice.message.to_chat(),
+                "finish_reason": choice.finish_reason,
+                "token_ids": ids,
+            })
+        };
+        let prompt_token_ids = (!self.prompt_token_ids.is_empty()).then_some(&self.prompt_token_ids);
+        let response = json!({
+            "id": self.response_id,
+            "model": self.response_model,
+            "choices": self.choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": completion_tokens,
+                "total_tokens": total_tokens,
+            },
+            "prompt_token_ids": prompt_token_ids,
+        });
+        (request, response)
+    }
+
     /// The prompt and the first answer as messages of OpenAI's chat API.
     #[must_use]
     pub fn to_chat(&self) -> Vec<Value> {

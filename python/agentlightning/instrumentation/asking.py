@@ -75,9 +75,15 @@ def known(base_url: str, model: str) -> bool | None:
     return None if verdict is None or time.monotonic() >= verdict.until else verdict.knows
 
 
+def names_attempt(base_url: str) -> bool:
+    """Whether this is an attempt's address at a gateway, which asks for token ids by itself and shows them to
+    the agent."""
+    return _ATTEMPT.search(base_url) is not None
+
+
 def _proxied(base_url: str) -> bool:
     """Whether this is the address of a gateway: among the active resources, or one that names an attempt."""
-    if _ATTEMPT.search(base_url):
+    if names_attempt(base_url):
         return True
     for resource in (active_resources.get() or {}).values():
         if isinstance(resource, ProxyLLM):

@@ -159,11 +159,18 @@ class Exchange:
     """
 
     def __init__(
-        self, call: Call, body: Mapping[str, Any], extras: Mapping[str, Any], *, streamed: bool
+        self,
+        call: Call,
+        body: Mapping[str, Any],
+        extras: Mapping[str, Any],
+        *,
+        streamed: bool,
+        shown: bool,
     ) -> None:
         self.call = call
         self.streamed = streamed
-        self.asked = frozenset(extras)
+        # What is to be taken out of the response again, unless the agent would have got it without us.
+        self.asked = frozenset() if shown else frozenset(extras)
         self.body = json.dumps({**body, **extras}, ensure_ascii=False).encode() if extras else None
         """What to send instead of the agent's own body; None for that."""
         self._scope = _logical.get()
@@ -469,7 +476,8 @@ class Candidate:
                 scope.failure = None
             extras = self.dialect.extras(self.body) if knows_token_ids else {}
             streamed = self.dialect.is_streamed(path, self.body)
-            return Exchange(call, self.body, extras, streamed=streamed)
+            shown = asking.names_attempt(self.base_url)
+            return Exchange(call, self.body, extras, streamed=streamed, shown=shown)
         except Exception:
             logger.exception("A model call can't be recorded.")
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
@@ -89,6 +89,8 @@ class Step:
         )
         self.inputs: Any = None
         """What the framework has given in, where that is written only if nothing else says it."""
+        self.forget: Callable[[], object] = lambda: None
+        """What is done when it has ended."""
         self._done = False
         self._previous: otel_context.Context | None = None
         session.add_closer(self.end)
@@ -116,6 +118,7 @@ class Step:
             return
         self._done = True
         self.session.remove_closer(self.end)
+        self.forget()
         try:
             if outputs is not None:
                 text = text_of(outputs)
@@ -158,6 +161,8 @@ class Steps:
             return None
         self._spans.add(step.span)
         self._steps[key] = step
+        # Also when its trace ends, and nobody has said that the step has.
+        step.forget = lambda: self._steps.pop(key, None)
         step.enter()
         return step
 
@@ -269,8 +274,9 @@ def recorded(describe: Describe, result: Callable[[Any], Any] | None = None) -> 
 
             async def streamed_async(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
                 items = _iterate(_begin(describe, args, kwargs), original(*args, **kwargs), picked)
-                async for item in items:
-                    yield item
+                async with aclosing(items):
+                    async for item in items:
+                        yield item
 
             return streamed_async
         if inspect.isgeneratorfunction(original):
@@ -316,7 +322,7 @@ async def _await(step: Step | None, value: Any, picked: Callable[[Any], Any]) ->
         return result
 
 
-async def _iterate(step: Step | None, items: Any, picked: Callable[[Any], Any]) -> AsyncIterator[Any]:
+async def _iterate(step: Step | None, items: Any, picked: Callable[[Any], Any]) -> AsyncGenerator[Any, None]:
     last: list[Any] = []
     with _inside(step, picked) as done:
         async with aclosing(items):

@@ -67,6 +67,8 @@ class AgentOpsTracer(OtelTracer):
 
         if self.agentops_managed:
             os.environ.setdefault("AGENTOPS_API_KEY", "dummy")
+            # Otherwise it leaves a file in whatever folder the agent runs in.
+            os.environ.setdefault("AGENTOPS_LOGGING_TO_FILE", "FALSE")
             instrumentation.initialize(self._provider())
         else:
             instrumentation.join()

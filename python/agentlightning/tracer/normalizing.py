@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentlightning.types import Event, Span
+    from agentlightning.types import Span
 
 LLM_CALL = "openai.chat.completion"
 """The name of a model call's span."""
@@ -22,14 +22,14 @@ ORIGINAL_NAME = "agentlightning.original_name"
 
 _IS_CALL = re.compile(r"openai\.chat\.completion")
 _OPERATIONS = frozenset({"chat", "text_completion", "generate_content"})
-_INDEXED = re.compile(r"^llm\.(input|output)_messages\.(\d+)\.message\.(.+)$")
-_TOOL_CALL = re.compile(r"^tool_calls\.(\d+)\.tool_call\.(id|function\.name|function\.arguments)$")
-_PART = re.compile(r"^contents\.(\d+)\.message_content\.(text|type)$")
 
 
-def normalize(span: Span, calls: Sequence[Mapping[str, Any]]) -> None:
-    """Reads a span that is none of our calls; `calls` are the attributes of those of ours that were made
-    inside."""
+def normalize(span: Span, calls: Sequence[Mapping[str, Any]], answered: Container[str]) -> None:
+    """Reads a span that is none of our calls.
+
+    `calls` are the attributes of those of ours that were made inside, `answered` the ids of the responses to
+    all of ours in the trace.
+    """
     attributes = span.attributes
     if "gen_ai.agent.name" in attributes and "agent.name" not in attributes:
         # By this name all readers know an agent.
@@ -43,7 +43,10 @@ def normalize(span: Span, calls: Sequence[Mapping[str, Any]]) -> None:
         return
     if _IS_CALL.search(span.name) or "agentlightning.operation.name" in attributes:
         return
-    read = _read(attributes, span.events)
+    if attributes.get("gen_ai.response.id") in answered:
+        # Of a call of ours, but written beside it, as callbacks do.
+        return
+    read = _read(span)
     if read is None:
         return
     from agentlightning.instrumentation.attributes import request_attributes, response_attributes
@@ -71,138 +74,21 @@ def _same_call(attributes: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]
     return same[-1] if same else {}
 
 
-def _read(
-    attributes: Mapping[str, Any], events: Sequence[Event]
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def _read(span: Span) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The request and the response of a call in OpenAI's chat form; None if the span is that of no call."""
-    if attributes.get("openinference.span.kind") == "LLM":
-        return _openinference(attributes)
-    if attributes.get("gen_ai.operation.name") in _OPERATIONS:
-        return _genai(attributes, events)
-    if "llm.request.type" in attributes and "gen_ai.completion.0.role" in attributes:
-        # OpenLLMetry has our names for messages, so that the rest will do.
-        return _frame(attributes, [], [])
-    return None
-
-
-def _frame(
-    attributes: Mapping[str, Any], messages: list[Any], choices: list[dict[str, Any]]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the conventions have in common, around the messages."""
-
-    def first(*names: str) -> Any:
-        return next((attributes[name] for name in names if attributes.get(name) is not None), None)
-
-    usage = {
-        "prompt_tokens": first(
-            "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"
-        ),
-        "completion_tokens": first(
-            "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"
-        ),
-    }
-    total = first("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total")
-    if total is None and None not in usage.values():
-        total = sum(usage.values())
-    request = {"messages": messages, "model": first("gen_ai.request.model", "llm.model_name")}
-    response: dict[str, Any] = {
-        "model": first("gen_ai.response.model", "llm.model_name"),
-        "id": first("gen_ai.response.id"),
-        "usage": {**usage, "total_tokens": total},
-        "choices": choices,
-    }
-    return request, response
-
-
-def _genai(
-    attributes: Mapping[str, Any], events: Sequence[Event]
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """OpenTelemetry's conventions: messages as JSON text, or as events of the span before that."""
-    inputs = [
-        *_json(attributes.get("gen_ai.system_instructions")),
-        *_json(attributes.get("gen_ai.input.messages")),
-    ]
-    outputs = _json(attributes.get("gen_ai.output.messages"))
-    prompt = [_from_parts(message) for message in inputs]
-    choices = [_choice(_from_parts(message), message, number) for number, message in enumerate(outputs)]
-    for event in events:
-        kind, fields = event.name, dict(event.attributes or {})
-        if kind == "gen_ai.choice":
-            message = _json(fields.get("message")) or [
-                {"role": "assistant", "content": fields.get("content")}
-            ]
-            choices.append(_choice(message[0], fields, len(choices)))
-        elif kind.startswith("gen_ai.") and kind.endswith(".message"):
-            role = kind.split(".")[1]
-            prompt.append({"role": role, "content": fields.get("content"), "tool_call_id": fields.get("id")})
-    if not prompt and not choices and "gen_ai.prompt.0.role" not in attributes:
+    if not _may_be_call(span.attributes):
         return None
-    return _frame(attributes, prompt, choices)
+    from agentlightning import _core
+
+    read = json.loads(_core.call_as_chat(span.model_dump_json().encode()))
+    return read if read is not None and (read[0]["messages"] or read[1]["choices"]) else None
 
 
-def _choice(message: dict[str, Any], source: Mapping[str, Any], number: int) -> dict[str, Any]:
-    return {"index": number, "message": message, "finish_reason": source.get("finish_reason")}
-
-
-def _from_parts(message: Any) -> dict[str, Any]:
-    """A message of OpenTelemetry's, which consists of parts, or a part of the system's instructions."""
-    if not isinstance(message, Mapping):
-        return {"role": "user", "content": str(message)}
-    if "parts" not in message:
-        role = message.get("role") or "system"
-        return {"role": role, "content": message.get("content")}
-    read: dict[str, Any] = {"role": message.get("role"), "content": None}
-    for part in message["parts"]:
-        match part.get("type"):
-            case "text":
-                read["content"] = (read["content"] or "") + str(part.get("content"))
-            case "reasoning":
-                read["reasoning_content"] = str(part.get("content"))
-            case "tool_call":
-                arguments = part.get("arguments")
-                text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-                function = {"name": part.get("name"), "arguments": text}
-                call = {"id": part.get("id"), "type": "function", "function": function}
-                read.setdefault("tool_calls", []).append(call)
-            case "tool_call_response":
-                result = part.get("response", part.get("result"))
-                read["role"], read["tool_call_id"] = "tool", part.get("id")
-                read["content"] = result if isinstance(result, str) else json.dumps(result)
-            case _:
-                read["content"] = (read["content"] or "") + json.dumps(part)
-    return read
-
-
-def _openinference(attributes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """OpenInference's: flattened messages."""
-    sides: dict[str, dict[int, dict[str, Any]]] = {"input": {}, "output": {}}
-    for key, value in attributes.items():
-        found = _INDEXED.match(key)
-        if found is None:
-            continue
-        side, number, field = found.groups()
-        message = sides[side].setdefault(int(number), {"role": None, "content": None})
-        if field in ("role", "content", "tool_call_id"):
-            message[field] = value
-        elif part := _PART.match(field):
-            if part.group(2) == "text":
-                message["content"] = (message["content"] or "") + str(value)
-        elif call := _TOOL_CALL.match(field):
-            calls = message.setdefault("tool_calls", [])
-            while len(calls) <= int(call.group(1)):
-                calls.append({"type": "function", "function": {}})
-            made, name = calls[int(call.group(1))], call.group(2)
-            (made if name == "id" else made["function"])[name.rpartition(".")[2]] = value
-    prompt = [sides["input"][number] for number in sorted(sides["input"])]
-    said = [sides["output"][number] for number in sorted(sides["output"])]
-    return _frame(attributes, prompt, [_choice(message, {}, number) for number, message in enumerate(said)])
-
-
-def _json(text: Any) -> list[Any]:
-    if not isinstance(text, str):
-        return []
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return []
-    return value if isinstance(value, list) else [value]
+def _may_be_call(attributes: Mapping[str, Any]) -> bool:
+    """What can be seen at a glance; most spans record none."""
+    return (
+        attributes.get("gen_ai.operation.name") in _OPERATIONS
+        or attributes.get("openinference.span.kind") == "LLM"
+        or attributes.get("langsmith.span.kind") == "llm"
+        or "llm.request.type" in attributes
+    )

@@ -92,6 +92,7 @@ class TraceSession:
         self._parents: dict[int, int] = {}
         self._calls_inside: dict[int, list[dict[str, Any]]] = {}
         self._calls: dict[int, dict[str, Any]] = {}
+        self._answered: set[str] = set()
         self._conversations: dict[str, list[Any]] = {}
         self._is_draining = False
         # Only touched on the processor's loop.
@@ -139,6 +140,8 @@ class TraceSession:
             call = self._calls.get(span.get_span_context().span_id)
             if call is not None:
                 call.update(attributes)
+            if attributes.get("gen_ai.response.id"):
+                self._answered.add(attributes["gen_ai.response.id"])
 
     def has_calls_inside(self, span: trace_api.Span) -> bool:
         """Whether we have recorded a model call inside of a span that is still open."""
@@ -208,7 +211,11 @@ class TraceSession:
         if record.span is None:
             span = Span.from_opentelemetry(record.readable, self.rollout_id, self.attempt_id, sequence_id)
             if record.calls is not None:
-                normalize(span, record.calls)
+                try:
+                    normalize(span, record.calls, self._answered)
+                except Exception:
+                    # It is stored as it is.
+                    logger.exception("Span %r could not be read.", span.name)
             if self.store is not None:
                 span.resource.attributes = {
                     **span.resource.attributes,

@@ -66,7 +66,7 @@ ENVIRONMENTS = {
         (
             Sample("openai_sdk", "OpenAI SDK", "openai"),
             Sample("anthropic_sdk", "Anthropic SDK", "anthropic"),
-            Sample("http", "httpx, requests", "httpx"),
+            Sample("http", "httpx, requests, aiohttp", "httpx"),
             Sample("litellm_sdk", "LiteLLM", "litellm"),
             Sample("langchain_agents", "LangChain", "langchain"),
             Sample("langgraph_agents", "LangGraph", "langgraph"),

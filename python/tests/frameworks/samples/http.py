@@ -1,4 +1,4 @@
-"""No SDK at all: httpx and requests."""
+"""No SDK at all: httpx, requests and aiohttp."""
 
 import httpx
 import requests
@@ -30,8 +30,21 @@ def with_requests(url: str) -> None:
             pass
 
 
+async def with_aiohttp(url: str) -> None:
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/chat/completions", json=CHAT) as response:
+            await response.json()
+        async with session.post(f"{url}/chat/completions", json=STREAMED) as response:
+            async for _ in response.content:
+                pass
+
+
 CASES = {
     "httpx": Case(with_httpx, 2, ("*",)),
     "httpx, async": Case(with_httpx_async, 2, ("*",)),
     "requests": Case(with_requests, 2, ("*",)),
+    # Nothing is asked for there, and a stream has no usage of its own accord.
+    "aiohttp": Case(with_aiohttp, 2, ("*",), token_ids=False, usage=False),
 }

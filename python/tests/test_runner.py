@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from store_server import StoreServer
@@ -578,6 +578,30 @@ async def test_an_outage_is_ridden_out() -> None:
     assert rollout is not None
     assert rollout.status == "succeeded"
     assert (store.dequeues, store.updates) == (0, 0)
+
+
+async def test_a_store_s_own_methods_are_called() -> None:
+    class Own(InMemoryLightningStore):
+        calls: ClassVar[list[str]] = []
+
+        async def dequeue_rollout(self, worker_id: str | None = None, *, wait: float | None = None) -> Any:
+            self.calls.append("dequeue_rollout")
+            return await super().dequeue_rollout(worker_id=worker_id, wait=wait)
+
+        async def add_many_spans(self, spans: Any) -> Any:
+            self.calls.append(f"add_many_spans {len(spans)}")
+            return await super().add_many_spans(spans)
+
+        async def update_attempt(self, *args: Any, **kwargs: Any) -> Any:
+            self.calls.append("update_attempt")
+            return await super().update_attempt(*args, **kwargs)
+
+    store = Own()
+    await store.add_resources({})
+    await store.enqueue_rollout(input="t")
+    with _runner(max_rollouts=1).run_context(agent=Agent(lambda task: 1.0), store=store) as runner:
+        await runner.iter()
+    assert Own.calls == ["dequeue_rollout", "add_many_spans 1", "add_many_spans 2", "update_attempt"]
 
 
 async def test_workers_of_one_process_share_agent_and_nothing_else(store: InMemoryLightningStore) -> None:

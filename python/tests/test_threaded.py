@@ -102,7 +102,14 @@ async def test_a_task_cancelled_with_the_turn_on_its_way_passes_it_on() -> None:
 
 
 async def test_a_loop_that_was_closed_in_the_queue_keeps_nobody_out() -> None:
-    inner = Fragile()
+    may_go_on = asyncio.Event()
+
+    class Held(Fragile):
+        async def get_rollout_by_id(self, rollout_id: str) -> agl.Rollout | None:
+            await may_go_on.wait()
+            return await super().get_rollout_by_id(rollout_id)
+
+    inner = Held()
     store = agl.LightningStoreThreaded(inner)
     first = asyncio.create_task(store.get_rollout_by_id("r"))
     await asyncio.sleep(0)
@@ -119,6 +126,8 @@ async def test_a_loop_that_was_closed_in_the_queue_keeps_nobody_out() -> None:
         loop.close()
 
     await asyncio.to_thread(queue_up)
+    # Only now, or the lock might have been passed on to a loop that was still open.
+    may_go_on.set()
     await first
     await asyncio.wait_for(store.get_rollout_by_id("r"), 30)
     assert inner.calls == 2

@@ -21,7 +21,7 @@ from agentlightning.runner.base import Runner
 from agentlightning.store.client_server import LightningStoreServer
 from agentlightning.store.delegate import innermost
 from agentlightning.store.errors import StoreUnavailableError
-from agentlightning.store.native import Claim, NativeStore, is_whole
+from agentlightning.store.native import Claim, NativeStore
 from agentlightning.store.threaded import LightningStoreThreaded
 from agentlightning.tracer.base import get_active_tracer
 from agentlightning.tracer.otel import OtelTracer
@@ -893,10 +893,10 @@ async def _ask(shift: _Shift, worker_name: str) -> Claim | None:
 
 
 def _native_behind(store: LightningStore) -> NativeStore | None:
-    """The store of the Rust core that calls end up at, unless somebody has put methods of their own before it."""
+    """The store of the Rust core that calls end up at, unless somebody has put methods of their own there."""
     while type(store) in (LightningStoreServer, LightningStoreThreaded):
         store = cast("DelegatingStore", store)._target()
-    return store if isinstance(store, NativeStore) and is_whole(type(store)) else None
+    return store if isinstance(store, NativeStore) and store.is_whole else None
 
 
 def _can_wait(store: LightningStore) -> bool:

@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args
 
 from pydantic import BaseModel, Discriminator, Tag, TypeAdapter
 
@@ -33,13 +33,20 @@ from agentlightning.types import (
 )
 from agentlightning.types.tracer import STORED
 
-from .base import INTERFACE, UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
+from .base import (
+    INTERFACE,
+    UNSET,
+    LightningStore,
+    LightningStoreCapabilities,
+    LightningStoreStatistics,
+    Unset,
+)
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["Claim", "NativeStore", "is_whole"]
+__all__ = ["Claim", "NativeStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +94,13 @@ class NativeStore(LightningStore):
     from a server. Everything returned is the caller's own, except that the spans given to `add_span` and
     `add_many_spans` are returned themselves.
     """
+
+    is_whole: ClassVar[bool] = True
+    """Whether no method of the interface is somebody's own, which would want to be called."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.is_whole = all(getattr(cls, name) is getattr(NativeStore, name) for name in INTERFACE)
 
     @abstractmethod
     def _core(self) -> _core.Store:
@@ -237,6 +251,9 @@ class NativeStore(LightningStore):
     async def append_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """Stores spans under the next sequence ids of their rollouts, in this order, and returns those that
         were new. The spans given carry their sequence ids afterwards."""
+        if not self.is_whole:
+            # Somebody's own add_many_spans wants to see them.
+            return await super().append_spans(spans)
         if not spans:
             return []
         by_key = {(span.rollout_id, span.attempt_id, span.span_id): span for span in reversed(spans)}
@@ -617,11 +634,3 @@ def _optional(kind: type[T], answer: bytes) -> T | None:
 def _page_of(kind: Any, answer: bytes, context: Any = None) -> PaginatedResult[Any]:
     page: PaginatedResult[Any] = _reader(PaginatedResult[kind]).validate_json(answer, context=context)
     return page
-
-
-@cache
-def is_whole(kind: type[LightningStore]) -> bool:
-    """Whether a class of stores has the methods of the Rust core, and none of its own instead."""
-    return issubclass(kind, NativeStore) and all(
-        getattr(kind, name) is getattr(NativeStore, name) for name in INTERFACE
-    )

@@ -923,3 +923,28 @@ def test_run_context_tears_down_only_what_was_set_up(caplog: pytest.LogCaptureFi
         pass
     assert calls == ["runner"]
     assert "Error during runner teardown" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:Passing `store`:DeprecationWarning")
+async def test_a_store_given_to_one_trace_holds_for_that_trace_only() -> None:
+    worker_s, other = InMemoryLightningStore(), InMemoryLightningStore()
+    tracer = OtelTracer()
+
+    async def record(name: str, given: InMemoryLightningStore | None) -> tuple[str, Any, Any]:
+        store = worker_s if given is None else given
+        rollout = await store.start_rollout(input=name)
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+        async with tracer.trace_context(store=given, **ids):
+            agl.emit_message(f"{name} begins")
+            await asyncio.sleep(0.01)
+            agl.emit_message(f"{name} ends")
+        return name, store, rollout
+
+    with tracer.lifespan(worker_s):
+        # One after the other, and side by side.
+        recorded = [await record("first", other), await record("second", None)]
+        recorded += await asyncio.gather(record("third", other), record("fourth", None))
+    for name, store, rollout in recorded:
+        messages = [get_message_value(span) for span in await store.query_spans(rollout.rollout_id)]
+        assert messages == [f"{name} begins", f"{name} ends"]
+    assert [(await store.statistics()).get("total_spans") for store in (worker_s, other)] == [4, 4]

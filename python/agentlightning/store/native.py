@@ -95,12 +95,16 @@ class NativeStore(LightningStore):
     `add_many_spans` are returned themselves.
     """
 
-    is_whole: ClassVar[bool] = True
-    """Whether no method of the interface is somebody's own, which would want to be called."""
+    _has_own_methods: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.is_whole = all(getattr(cls, name) is getattr(NativeStore, name) for name in INTERFACE)
+        cls._has_own_methods = any(getattr(cls, name) is not getattr(NativeStore, name) for name in INTERFACE)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no method of the interface is somebody's own, which would want to be called."""
+        return not self._has_own_methods and vars(self).keys().isdisjoint(INTERFACE)
 
     @abstractmethod
     def _core(self) -> _core.Store:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
 import itertools
 import logging
 import os
@@ -187,6 +189,12 @@ class TraceSession:
             self._records.append(record)
             if self.store is None:
                 return False
+            try:
+                # Here rather than on the processor's thread, which is to make as few objects as it can.
+                self._convert(record, len(self._records))
+            except Exception:
+                # It is tried again there, and counted as lost.
+                logger.debug("Span %r has no form that can be stored.", readable.name, exc_info=True)
             if may_wait:
                 self._changed.wait_for(lambda: len(self._pending) < MAX_PENDING_SPANS, timeout=10.0)
             if len(self._pending) >= MAX_PENDING_SPANS:
@@ -332,8 +340,12 @@ async def _submit(
 ) -> Sequence[Span]:
     """Stores spans under sequence ids that the store issues in this order, and returns those that were
     new."""
+    from agentlightning.store.base import LightningStore
+
     try:
-        return await store.append_spans(spans)
+        if _appends(store):
+            return await store.append_spans(spans)
+        return await LightningStore.append_spans(store, spans)
     except NotImplementedError:
         # A store of somebody's own that only takes spans one at a time.
         stored: list[Span] = []
@@ -342,6 +354,19 @@ async def _submit(
             if added is not None:
                 stored.append(added)
         return stored
+
+
+def _appends(store: LightningStore) -> bool:
+    """Whether a store issues sequence ids as it stores, and nobody has put something of their own in
+    between."""
+    if "add_many_spans" in vars(store):
+        return False
+    for cls in type(store).__mro__:
+        if "append_spans" in vars(cls):
+            return True
+        if "add_many_spans" in vars(cls):
+            return False
+    return False
 
 
 # Which trace the code that runs in this context belongs to.
@@ -441,7 +466,8 @@ class LightningSpanProcessor(SpanProcessor):
                 self._loop_thread = threading.Thread(
                     target=_run_loop, args=(loop,), name="otel-loop", daemon=True
                 )
-                self._loop_thread.start()
+                # Not in the trace of whoever happens to be first.
+                contextvars.Context().run(self._loop_thread.start)
             return self._loop
 
     def shutdown(self) -> None:
@@ -462,10 +488,27 @@ class LightningSpanProcessor(SpanProcessor):
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
+    gc.callbacks.append(_collect_without_loop(threading.current_thread(), loop))
     try:
         loop.run_forever()
     finally:
         loop.close()
+
+
+def _collect_without_loop(
+    thread: threading.Thread, loop: asyncio.AbstractEventLoop
+) -> Callable[[str, dict[str, int]], None]:
+    """Hides our loop from finalizers of the agent's objects when they happen to be collected on our thread.
+
+    SDKs close their clients on whatever loop they find running there, and ours is none of theirs: the sockets
+    belong to another, which must not be touched from here.
+    """
+
+    def collecting(phase: str, info: dict[str, int]) -> None:
+        if threading.current_thread() is thread and loop.is_running():
+            asyncio._set_running_loop(None if phase == "start" else loop)
+
+    return collecting
 
 
 class OtelSpanRecordingContext:

@@ -310,6 +310,27 @@ async def test_cancellation_is_never_a_reason_to_try_again(
     assert (attempt.sequence_id, attempt.status, attempt.metadata["reason"]) == (1, "failed", "cancelled")
 
 
+async def test_a_timeout_that_the_store_sees_first_is_told_as_one(store: InMemoryLightningStore) -> None:
+    started = asyncio.Event()
+
+    async def hanging(task: Any) -> float:
+        started.set()
+        await asyncio.sleep(300)
+        return 1.0
+
+    await store.add_resources({})
+    rollout = await store.enqueue_rollout(input="hang", mode="val")
+    agent = AsyncAgent(hanging)
+    with _runner(max_rollouts=1, recall_interval=0.02).run_context(agent=agent, store=store) as runner:
+        running = asyncio.create_task(runner.iter())
+        await asyncio.wait_for(started.wait(), 60)
+        attempt = await store.get_latest_attempt(rollout.rollout_id)
+        assert attempt is not None
+        await store.update_attempt(rollout.rollout_id, attempt.attempt_id, status="timeout")
+        await asyncio.wait_for(running, 60)
+    assert await _states(store, rollout) == ["started", "failed timeout"]
+
+
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_an_agent_whose_rollout_is_cancelled_is_given_up(
     store: InMemoryLightningStore, kind: str

@@ -1,8 +1,8 @@
 //! One store call by name: JSON in, JSON out. The structs of agl-types say what the JSON looks like.
 
-use agl_store::{RandomIds, SpanDraft, Store, SystemClock};
+use agl_store::{SpanDraft, Store};
 use agl_types::{
-    AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, NamedResources, RolloutUpdate,
+    AttemptEnd, AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, NamedResources, RolloutUpdate,
     SequenceIdRequest, Span, WorkerUpdate,
 };
 use serde::de::DeserializeOwned;
@@ -56,17 +56,11 @@ struct UpdateAttempt {
 }
 
 #[derive(Deserialize)]
-struct BeginAttempt {
-    worker_id: Option<String>,
-    wait: Option<f64>,
-}
-
-#[derive(Deserialize)]
 struct EndAttempt {
     rollout_id: String,
     attempt_id: String,
-    spans: Vec<Span>,
-    update: AttemptUpdate,
+    #[serde(flatten)]
+    end: AttemptEnd,
 }
 
 #[derive(Deserialize)]
@@ -112,13 +106,13 @@ pub(crate) async fn dispatch(store: &dyn Store, method: &str, json: &[u8]) -> Ou
             reply(&store.dequeue_many_rollouts(request).await?.into_iter().next())
         }
         "dequeue_many_rollouts" => reply(&store.dequeue_many_rollouts(read(json)?).await?),
-        "begin_attempt" => {
-            let BeginAttempt { worker_id, wait } = read(json)?;
-            reply(&agl_runner::claim(store, worker_id, wait, (&SystemClock, &RandomIds)).await?)
+        "claim_rollout" => {
+            let request = DequeueRequest { limit: 1, ..read(json)? };
+            reply(&store.claim_rollouts(request).await?.into_iter().next())
         }
         "end_attempt" => {
-            let EndAttempt { rollout_id, attempt_id, spans, update } = read(json)?;
-            reply(&agl_runner::finish(store, (&rollout_id, &attempt_id), spans, update).await?)
+            let EndAttempt { rollout_id, attempt_id, end } = read(json)?;
+            reply(&store.end_attempt(&rollout_id, &attempt_id, end).await?)
         }
         "start_attempt" => {
             let StartAttempt { rollout_id, worker_id } = read(json)?;

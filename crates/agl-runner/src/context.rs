@@ -6,7 +6,7 @@ use agl_store::{Clock, IdSource};
 use agl_trace::{RewardDimension, attributes, chat_attributes, reward_attributes, tool_call_attributes};
 use agl_types::{
     Attempt, AttemptedRollout, Attributes, Llm, NamedResources, PromptTemplate, Resource, Rollout, Span,
-    StatusCode, TraceStatus, ids, semconv,
+    StatusCode, ids, semconv,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -435,9 +435,8 @@ impl RolloutContext {
 }
 
 /// Makes a state event of a span: of the attempt, or of a part of it.
-pub(crate) fn state_span(span: Span, event: &str, part: Option<&str>, failure: Option<&Failure>) -> Span {
-    let mut span = span.with_attribute(semconv::STATE_EVENT, event);
-    span.status = TraceStatus::new(StatusCode::Ok);
+fn state_span(span: Span, event: &str, part: Option<&str>, failure: Option<&Failure>) -> Span {
+    let mut span = span.with_state(event);
     if let Some(part) = part {
         span = span.with_attribute(semconv::STATE_NAME, part);
     }

@@ -15,7 +15,6 @@ mod retry;
 mod runner;
 mod sink;
 mod snapshot;
-mod steps;
 mod stop;
 
 pub use agent::{Agent, AnyAgent, BoxError, Outcome};
@@ -29,5 +28,4 @@ pub use retry::Patience;
 pub use runner::{Runner, RunnerOptions, RunnerReport};
 pub use sink::SpanSink;
 pub use snapshot::machine_snapshot;
-pub use steps::{Claim, claim, finish};
 pub use stop::StopSignal;

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from agentlightning.emitter.exception import emit_exception, exception_attributes
 from agentlightning.emitter.reward import emit_reward, find_final_reward
@@ -26,7 +26,7 @@ from agentlightning.store.threaded import LightningStoreThreaded
 from agentlightning.tracer.base import get_active_tracer
 from agentlightning.tracer.otel import OtelTracer
 from agentlightning.tracer.resources import active_resources
-from agentlightning.types import Span, SpanCoreFields
+from agentlightning.types import AttemptedRollout, Span, SpanCoreFields
 from agentlightning.utils.system_snapshot import system_snapshot
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from agentlightning.store.delegate import DelegatingStore
     from agentlightning.tracer.base import Tracer
     from agentlightning.types import (
-        AttemptedRollout,
         AttemptStatus,
         Hook,
         NamedResources,
@@ -135,6 +134,7 @@ class LitAgentRunner(Runner[T]):
         self._agent = agent
         self._hooks: Sequence[Hook] = ()
         self._store: LightningStore | None = None
+        self._native: NativeStore | None = None
         self._shift: _Shift | None = None
 
     # Setting up
@@ -164,20 +164,21 @@ class LitAgentRunner(Runner[T]):
     def init_worker(self, worker_id: int, store: LightningStore, **kwargs: Any) -> None:
         """Takes the store and the worker's number, and sets the tracer up."""
         self._store = store
+        self._native = _native_behind(store)
         self.worker_id = worker_id
         self._tracer.init_worker(worker_id, store)
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Lets go of the agent that `init` was given."""
         self._agent = self._own_agent
-        self._store = None
+        self._store = self._native = None
         self._hooks = []
         self._tracer.teardown()
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Lets go of the store."""
         self.worker_id = None
-        self._store = None
+        self._store = self._native = None
         self._tracer.teardown_worker(worker_id)
 
     @property
@@ -249,40 +250,55 @@ class LitAgentRunner(Runner[T]):
 
     async def _work(self, shift: _Shift, worker_name: str) -> None:
         """Runs one rollout after the other."""
-        while (claim := await self._claim(shift, worker_name)) is not None:
-            await self._step_impl(claim.attempted, claim=claim)
+        while (claimed := await self._claim(shift, worker_name)) is not None:
+            attempted, claim = claimed
+            await self._step_impl(attempted, claim=claim)
 
-    async def _claim(self, shift: _Shift, worker_name: str) -> Claim | None:
+    async def _claim(self, shift: _Shift, worker_name: str) -> _Claimed | None:
         """The next rollout for this worker; None once the shift is over."""
         async with shift.turn:
             idle_since: float | None = None
             while not shift.is_over():
                 has_waited = shift.can_wait
                 try:
-                    claim = await self._dequeue(shift, worker_name)
+                    claimed = await self._dequeue(shift, worker_name)
                 except StoreUnavailableError as exc:
                     logger.warning("%s The store can't be reached: %s", self._log_prefix(), exc)
-                    claim, has_waited = None, False
-                if claim is not None:
+                    claimed, has_waited = None, False
+                if claimed is not None:
                     shift.claimed += 1
-                    return claim
+                    return claimed
                 if not has_waited:
                     idle_since = idle_since or time.monotonic()
                     await self._sleep(self._idle_interval(time.monotonic() - idle_since), shift)
         return None
 
-    async def _dequeue(self, shift: _Shift, worker_name: str) -> Claim | None:
+    async def _dequeue(self, shift: _Shift, worker_name: str) -> _Claimed | None:
         """Asks the store for a rollout. What has been claimed when this is cancelled is not forgotten."""
-        asking = asyncio.ensure_future(_ask(shift, worker_name))
+        asking = asyncio.ensure_future(self._ask(shift, worker_name))
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError as exc:
             await asyncio.wait([asking], timeout=_CANCEL_SECONDS)
             if asking.done() and not asking.cancelled() and asking.exception() is None:
-                claim = asking.result()
-                if claim is not None:
-                    await self._report(claim.attempted, exc)
+                claimed = asking.result()
+                if claimed is not None:
+                    await self._report(claimed[0], exc)
             raise
+
+    async def _ask(self, shift: _Shift, worker_name: str) -> _Claimed | None:
+        if self._native is not None:
+            try:
+                claim = await self._native.claim_rollout(worker_name, wait=_WAIT_SECONDS)
+            except NotImplementedError:
+                # The server is one of 0.3.
+                self._native = None
+            else:
+                return None if claim is None else (claim.attempted, claim)
+        # A store that can wait answers the moment there is work; others are asked again and again.
+        options = {"wait": _WAIT_SECONDS} if shift.can_wait else {}
+        attempted = await shift.store.dequeue_rollout(worker_id=worker_name, **options)
+        return None if attempted is None else (attempted, None)
 
     def _idle_interval(self, idle_seconds: float) -> float:
         """How long to leave an empty queue alone: longer, the longer it has been empty.
@@ -350,7 +366,7 @@ class LitAgentRunner(Runner[T]):
         hooks_started = False
         started = time.monotonic()
         try:
-            if claim is None or not claim.has_started:
+            if claim is None:
                 await self._tell(claimed, lambda: emit_started(propagate=False))
             resources = await self._fetch_resources(claimed, claim)
             await self._call_hooks("on_rollout_start", rollout=claimed)
@@ -402,7 +418,7 @@ class LitAgentRunner(Runner[T]):
             ResourcesMissing: if there are none.
         """
         store, resources_id = self.get_store(), claimed.resources_id
-        if claim is not None and claim.has_resources:
+        if claim is not None:
             update = claim.resources
         elif resources_id is not None:
             update = await self._insist(lambda: store.get_resources_by_id(resources_id))
@@ -462,8 +478,8 @@ class LitAgentRunner(Runner[T]):
                     break
                 if left <= recall:
                     raise AttemptTimedOut(f"the agent has not ended within timeout_seconds={limit}")
-                if (status := await self._end_of(claimed)) is not None:
-                    raise RolloutCancelled(f"the rollout became {status} while the agent was at work")
+                if (ended := await self._ended(claimed)) is not None:
+                    raise ended
         except BaseException:
             await _cancel(task)
             raise
@@ -471,7 +487,7 @@ class LitAgentRunner(Runner[T]):
             raise RuntimeError("the agent was cancelled from within")
         return task.result()
 
-    async def _end_of(self, claimed: AttemptedRollout) -> str | None:
+    async def _ended(self, claimed: AttemptedRollout) -> Exception | None:
         """How somebody else has ended the rollout; None if nobody has, or the store does not say."""
         call = self.get_store().get_rollout_by_id(claimed.rollout_id)
         try:
@@ -479,7 +495,13 @@ class LitAgentRunner(Runner[T]):
         except Exception as exc:
             logger.debug("%s No news of the rollout: %r", self._log_prefix(claimed.rollout_id), exc)
             return None
-        return rollout.status if rollout is not None and rollout.status in _ENDED else None
+        if rollout is None or rollout.status not in _ENDED:
+            return None
+        latest = rollout.attempt if isinstance(rollout, AttemptedRollout) else None
+        if latest and latest.attempt_id == claimed.attempt.attempt_id and latest.status == "timeout":
+            # The store's clock was the first to say so.
+            return AttemptTimedOut("the store has seen the attempt's time run out")
+        return RolloutCancelled(f"the rollout became {rollout.status} while the agent was at work")
 
     async def _call_agent(self, claimed: AttemptedRollout, resources: NamedResources) -> RolloutRawResult:
         """Calls the agent's method for the rollout's mode, an async one here and any other in a thread of
@@ -538,13 +560,17 @@ class LitAgentRunner(Runner[T]):
         may_be_over = isinstance(failure, (AttemptTimedOut, RolloutCancelled))
         ids = claimed.rollout_id, claimed.attempt.attempt_id
         spans = _as_spans(ids, last_words)
-        native = _native_behind(store)
 
         async def report() -> None:
             is_over = may_be_over and await self._given_up_already(store, claimed)
-            if native is not None and not is_over:
-                await native.end_attempt(*ids, spans=spans, status=status, **changes)
-                return
+            if self._native is not None and not is_over:
+                try:
+                    await self._native.end_attempt(*ids, spans=spans, status=status, **changes)
+                except NotImplementedError:
+                    # The server is one of 0.3.
+                    self._native = None
+                else:
+                    return
             if spans:
                 await store.append_spans(spans)
             if not is_over:
@@ -763,12 +789,15 @@ class LitAgentRunner(Runner[T]):
         return stop
 
 
+# A rollout with the attempt at it, and what has come with it from a store that gives more.
+_Claimed: TypeAlias = "tuple[AttemptedRollout, Claim | None]"
+
+
 class _Shift:
     """One call of `iter`: what its places share."""
 
     def __init__(self, store: LightningStore, event: ExecutionEvent | None, max_rollouts: int | None) -> None:
         self.store = store
-        self.native = _native_behind(store)
         self.can_wait = _can_wait(store)
         self.claimed = 0
         self.closed = False
@@ -878,18 +907,6 @@ async def _in_thread(function: Callable[[], Any], *, name: str) -> Any:
 
     threading.Thread(target=run, args=(contextvars.copy_context(),), name=name, daemon=True).start()
     return await future
-
-
-async def _ask(shift: _Shift, worker_name: str) -> Claim | None:
-    """Asks a store for a rollout, and what its attempt begins with if that is to be had in the same call."""
-    if shift.native is not None:
-        return await shift.native.begin_attempt(worker_name, wait=_WAIT_SECONDS)
-    # A store that can wait answers the moment there is work; others are asked again and again.
-    options = {"wait": _WAIT_SECONDS} if shift.can_wait else {}
-    attempted = await shift.store.dequeue_rollout(worker_id=worker_name, **options)
-    if attempted is None:
-        return None
-    return Claim(attempted=attempted, resources=None, has_resources=False, has_started=False)
 
 
 def _native_behind(store: LightningStore) -> NativeStore | None:

@@ -75,16 +75,12 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 
 class Claim(BaseModel):
-    """A rollout that was claimed, with what its attempt begins with."""
+    """A rollout that was claimed, with what a runner begins with."""
 
     attempted: AttemptedRollout
     """The rollout and the attempt at it."""
     resources: ResourcesUpdate | None
-    """The resources that it names, or else the latest."""
-    has_resources: bool
-    """Whether the resources could be looked for."""
-    has_started: bool
-    """Whether the attempt's start could be noted."""
+    """The resources that it names, or else the latest; None when there are none."""
 
 
 class NativeStore(LightningStore):
@@ -201,9 +197,13 @@ class NativeStore(LightningStore):
         state: dict[str, bool] = json.loads(await self._call("queue_state"))
         return state["paused"]
 
-    async def begin_attempt(self, worker_id: str, *, wait: float) -> Claim | None:
-        """`dequeue_rollout`, the look for resources and the note of the start that a runner makes next."""
-        return _optional(Claim, await self._call("begin_attempt", worker_id=worker_id, wait=wait))
+    async def claim_rollout(self, worker_id: str, *, wait: float) -> Claim | None:
+        """`dequeue_rollout`, which also finds the resources and stores the state event of the start.
+
+        Raises:
+            NotImplementedError: if the server is one of 0.3.
+        """
+        return _optional(Claim, await self._call("claim_rollout", worker_id=worker_id, wait=wait))
 
     async def end_attempt(
         self,
@@ -214,7 +214,11 @@ class NativeStore(LightningStore):
         status: AttemptStatus,
         metadata: dict[str, Any] | Unset = UNSET,
     ) -> None:
-        """`append_spans` and then `update_attempt`, a runner's last words on an attempt."""
+        """`append_spans` and then `update_attempt`, or neither: a runner's last words on an attempt.
+
+        Raises:
+            NotImplementedError: if the server is one of 0.3.
+        """
         await self._call(
             "end_attempt",
             rollout_id=rollout_id,

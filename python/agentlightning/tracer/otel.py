@@ -488,10 +488,12 @@ class LightningSpanProcessor(SpanProcessor):
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    gc.callbacks.append(_collect_without_loop(threading.current_thread(), loop))
+    collecting = _collect_without_loop(threading.current_thread(), loop)
+    gc.callbacks.append(collecting)
     try:
         loop.run_forever()
     finally:
+        gc.callbacks.remove(collecting)
         loop.close()
 
 

@@ -107,6 +107,7 @@ test-peer: $(PEER_VENV)/ready ## Runs 0.3's trainer and 1.0's controller, from P
 test-frameworks: wheel ## Runs agents of every framework, newest versions, and prints what was recorded. ONLY=environment: some.
 	@$(BIN)/python python/tests/frameworks/matrix.py --wheel $(WHEELS)/*.whl --environments target/frameworks \
 		$(if $(ONLY),--only $(ONLY),--update docs/frameworks.md)
+	@$(if $(filter-out main,$(ONLY)),true,target/frameworks/main/bin/python -m pytest -q python/tests/test_matrix.py)
 
 .PHONY: bench-store
 bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and updates docs/bench. QUICK=1: a smoke run.
@@ -115,12 +116,20 @@ bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and u
 
 # A release build of our package, for figures.
 BENCH_VENV := target/bench-venv
-.PHONY: bench-traces
-bench-traces: $(VENV)/ready $(PEER_VENV)/ready ## Measures our adapters against those of 0.3 and updates docs/bench. QUICK=1: a smoke run.
+.PHONY: bench-package
+bench-package: $(VENV)/ready
 	@test -d $(BENCH_VENV) || $(PYTHON) -m venv $(BENCH_VENV)
 	@rm -rf target/bench-wheels && $(BIN)/maturin build --quiet --release --out target/bench-wheels
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --requirement requirements/dev.txt
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --force-reinstall --no-deps target/bench-wheels/*.whl
+
+.PHONY: bench-agent
+bench-agent: bench-package $(PEER_VENV)/ready ## Measures the agent's side against 0.3's and updates docs/bench. QUICK=1: a smoke run.
+	@$(PYTHON) scripts/bench/agent.py --ours $(BENCH_VENV)/bin/python --peer $(PEER_VENV)/bin/python \
+		$(if $(QUICK),--quick,--out docs/bench)
+
+.PHONY: bench-traces
+bench-traces: bench-package $(PEER_VENV)/ready ## Measures our adapters against those of 0.3 and updates docs/bench. QUICK=1: a smoke run.
 	@cargo build --release --locked --quiet -p agl-trace --example merge_rate
 	@$(PYTHON) scripts/bench_traces/run.py --ours $(BENCH_VENV)/bin/python --peer $(PEER_VENV)/bin/python \
 		--merge target/release/examples/merge_rate $(if $(QUICK),--quick,--out docs/bench)

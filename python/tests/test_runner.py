@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from store_server import StoreServer
@@ -310,6 +310,27 @@ async def test_cancellation_is_never_a_reason_to_try_again(
     assert (attempt.sequence_id, attempt.status, attempt.metadata["reason"]) == (1, "failed", "cancelled")
 
 
+async def test_a_timeout_that_the_store_sees_first_is_told_as_one(store: InMemoryLightningStore) -> None:
+    started = asyncio.Event()
+
+    async def hanging(task: Any) -> float:
+        started.set()
+        await asyncio.sleep(300)
+        return 1.0
+
+    await store.add_resources({})
+    rollout = await store.enqueue_rollout(input="hang", mode="val")
+    agent = AsyncAgent(hanging)
+    with _runner(max_rollouts=1, recall_interval=0.02).run_context(agent=agent, store=store) as runner:
+        running = asyncio.create_task(runner.iter())
+        await asyncio.wait_for(started.wait(), 60)
+        attempt = await store.get_latest_attempt(rollout.rollout_id)
+        assert attempt is not None
+        await store.update_attempt(rollout.rollout_id, attempt.attempt_id, status="timeout")
+        await asyncio.wait_for(running, 60)
+    assert await _states(store, rollout) == ["started", "failed timeout"]
+
+
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_an_agent_whose_rollout_is_cancelled_is_given_up(
     store: InMemoryLightningStore, kind: str
@@ -578,6 +599,30 @@ async def test_an_outage_is_ridden_out() -> None:
     assert rollout is not None
     assert rollout.status == "succeeded"
     assert (store.dequeues, store.updates) == (0, 0)
+
+
+async def test_a_store_s_own_methods_are_called() -> None:
+    class Own(InMemoryLightningStore):
+        calls: ClassVar[list[str]] = []
+
+        async def dequeue_rollout(self, worker_id: str | None = None, *, wait: float | None = None) -> Any:
+            self.calls.append("dequeue_rollout")
+            return await super().dequeue_rollout(worker_id=worker_id, wait=wait)
+
+        async def add_many_spans(self, spans: Any) -> Any:
+            self.calls.append(f"add_many_spans {len(spans)}")
+            return await super().add_many_spans(spans)
+
+        async def update_attempt(self, *args: Any, **kwargs: Any) -> Any:
+            self.calls.append("update_attempt")
+            return await super().update_attempt(*args, **kwargs)
+
+    store = Own()
+    await store.add_resources({})
+    await store.enqueue_rollout(input="t")
+    with _runner(max_rollouts=1).run_context(agent=Agent(lambda task: 1.0), store=store) as runner:
+        await runner.iter()
+    assert Own.calls == ["dequeue_rollout", "add_many_spans 1", "add_many_spans 2", "update_attempt"]
 
 
 async def test_workers_of_one_process_share_agent_and_nothing_else(store: InMemoryLightningStore) -> None:
@@ -899,3 +944,28 @@ def test_run_context_tears_down_only_what_was_set_up(caplog: pytest.LogCaptureFi
         pass
     assert calls == ["runner"]
     assert "Error during runner teardown" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:Passing `store`:DeprecationWarning")
+async def test_a_store_given_to_one_trace_holds_for_that_trace_only() -> None:
+    worker_s, other = InMemoryLightningStore(), InMemoryLightningStore()
+    tracer = OtelTracer()
+
+    async def record(name: str, given: InMemoryLightningStore | None) -> tuple[str, Any, Any]:
+        store = worker_s if given is None else given
+        rollout = await store.start_rollout(input=name)
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+        async with tracer.trace_context(store=given, **ids):
+            agl.emit_message(f"{name} begins")
+            await asyncio.sleep(0.01)
+            agl.emit_message(f"{name} ends")
+        return name, store, rollout
+
+    with tracer.lifespan(worker_s):
+        # One after the other, and side by side.
+        recorded = [await record("first", other), await record("second", None)]
+        recorded += await asyncio.gather(record("third", other), record("fourth", None))
+    for name, store, rollout in recorded:
+        messages = [get_message_value(span) for span in await store.query_spans(rollout.rollout_id)]
+        assert messages == [f"{name} begins", f"{name} ends"]
+    assert [(await store.statistics()).get("total_spans") for store in (worker_s, other)] == [4, 4]

@@ -629,8 +629,10 @@ async def test_a_cancelled_run_takes_its_runners_along() -> None:
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(running, 20)
     (rollout,) = await trainer.store.query_rollouts()
-    assert rollout.status == "cancelled"
-    assert rollout.attempt.status == "failed"  # type: ignore[union-attr]
+    # The runner's report may be first, or the algorithm's call-off.
+    assert rollout.status in ("cancelled", "failed")
+    attempt = rollout.attempt  # type: ignore[union-attr]
+    assert (attempt.status, attempt.metadata["reason"]) == ("failed", "cancelled")
 
 
 def test_hooks_and_back_references() -> None:

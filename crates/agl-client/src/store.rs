@@ -8,10 +8,11 @@ use agl_store::{
 };
 use agl_types::v1;
 use agl_types::{
-    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRequest,
-    EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport, PurgeRequest, QueueState,
-    ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest,
-    SortOrder, Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+    Attempt, AttemptEnd, AttemptQuery, AttemptUpdate, AttemptedRollout, Claim, DequeueRequest,
+    EnqueueRequest, EnqueueRolloutRequest, EventQuery, NamedResources, Page, Patch, PurgeReport,
+    PurgeRequest, QueueState, ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate,
+    RolloutView, SequenceIdRequest, SortOrder, Span, SpanQuery, StartRollout, WaitRequest, Worker,
+    WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;
 use reqwest::Method;
@@ -137,6 +138,36 @@ impl Client {
         Ok(Page { items: Vec::new(), limit: JUST_COUNT, ..page })
     }
 
+    /// Claims work by this route; where there is none, the server is asked again for as long as the caller waits.
+    async fn claim<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        request: DequeueRequest,
+    ) -> Result<Vec<T>, Error> {
+        if request.limit <= 0 {
+            return Ok(Vec::new());
+        }
+        let started = Instant::now();
+        let wait = request.wait.filter(|seconds| *seconds > 0.0);
+        // A wait beyond what a duration can hold is for ever.
+        let limit = wait.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+        loop {
+            let slice = limit.map(|limit| limit.saturating_sub(started.elapsed()).min(WAIT_SLICE));
+            let ask = DequeueRequest { wait: slice.map(|slice| slice.as_secs_f64()), ..request.clone() };
+            let longer = slice.unwrap_or_default();
+            let asked = Instant::now();
+            let claimed: Vec<T> = self.change_patiently(Method::POST, path, &ask, longer).await?.value;
+            let Some(limit) = limit.filter(|_| claimed.is_empty()) else { return Ok(claimed) };
+            if asked.elapsed() < longer.mul_f64(WAITED_OUT) {
+                // It is about to stop, or is one of 0.3, which does not wait.
+                tokio::time::sleep(LOOK_AGAIN.min(limit.saturating_sub(started.elapsed()))).await;
+            }
+            if started.elapsed() >= limit {
+                return Ok(claimed);
+            }
+        }
+    }
+
     /// Sends spans to a server that takes no batches.
     async fn add_one_by_one(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
         let mut added = Vec::with_capacity(drafts.len());
@@ -237,30 +268,20 @@ impl Store for Client {
     }
 
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error> {
-        if request.limit <= 0 {
-            return Ok(Vec::new());
-        }
-        let started = Instant::now();
-        let wait = request.wait.filter(|seconds| *seconds > 0.0);
-        // A wait beyond what a duration can hold is for ever.
-        let limit = wait.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
-        loop {
-            let slice = limit.map(|limit| limit.saturating_sub(started.elapsed()).min(WAIT_SLICE));
-            let ask = DequeueRequest { wait: slice.map(|slice| slice.as_secs_f64()), ..request.clone() };
-            let longer = slice.unwrap_or_default();
-            let asked = Instant::now();
-            let path = ["queues", "rollouts", "dequeue"];
-            let claimed: Vec<AttemptedRollout> =
-                self.change_patiently(Method::POST, &path, &ask, longer).await?.value;
-            let Some(limit) = limit.filter(|_| claimed.is_empty()) else { return Ok(claimed) };
-            if asked.elapsed() < longer.mul_f64(WAITED_OUT) {
-                // It is about to stop, or is one of 0.3, which does not wait.
-                tokio::time::sleep(LOOK_AGAIN.min(limit.saturating_sub(started.elapsed()))).await;
-            }
-            if started.elapsed() >= limit {
-                return Ok(claimed);
-            }
-        }
+        self.claim(&["queues", "rollouts", "dequeue"], request).await
+    }
+
+    async fn claim_rollouts(&self, request: DequeueRequest) -> Result<Vec<Claim>, Error> {
+        self.claim(&["queues", "rollouts", "claim"], request).await
+    }
+
+    async fn end_attempt(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        end: AttemptEnd,
+    ) -> Result<Attempt, Error> {
+        self.change(&["rollouts", rollout_id, "attempts", attempt_id, "end"], &end).await
     }
 
     async fn queue_state(&self) -> Result<QueueState, Error> {

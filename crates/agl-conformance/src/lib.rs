@@ -27,7 +27,7 @@ use agl_store::{Clock, Error, ManualClock, Store};
 use agl_types::{
     Attempt, AttemptStatus, AttemptUpdate, AttemptedRollout, Attributes, EnqueueRolloutRequest, JsonMap, Llm,
     NamedResources, Resource, Rollout, RolloutConfig, RolloutQuery, RolloutStatus, RolloutUpdate, Span,
-    StartRollout, Worker, bytes_attribute,
+    SpanQuery, StartRollout, Worker, bytes_attribute,
 };
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy as _, any};
@@ -129,6 +129,11 @@ impl Subject {
         self.store.update_rollout(rollout_id, update).await.unwrap()
     }
 
+    async fn spans(&self, rollout_id: &str) -> Vec<Span> {
+        let query = SpanQuery { rollout_id: rollout_id.to_owned(), ..SpanQuery::default() };
+        self.store.query_spans(query).await.unwrap().items
+    }
+
     async fn add_span(&self, attempt: &Attempt, span_id: u64, sequence_id: i64) -> Option<Span> {
         self.store.add_span(span(attempt, span_id, sequence_id)).await.unwrap()
     }
@@ -216,7 +221,8 @@ macro_rules! conformance_tests {
                 failure_outside_the_retry_condition_is_final, ends_have_times, terminal_statuses_stick,
                 reopening_clears_the_end, updates_touch_only_what_they_name, unknown_ids_are_not_found,
                 metadata_of_an_attempt_changes_no_status, latest_names_the_highest_attempt,
-                rollouts_round_trip, a_cancelled_attempt_is_not_tried_again, a_pause_holds_until_it_is_over;
+                rollouts_round_trip, a_cancelled_attempt_is_not_tried_again, a_pause_holds_until_it_is_over,
+                a_claim_brings_resources_and_notes_the_start, an_end_stores_the_last_spans_first;
             spans: attributes_of_any_type_are_kept, attributes_without_end_are_refused, written_spans_are_spans, a_span_is_kept_and_is_a_heartbeat, a_duplicate_is_refused_and_is_no_heartbeat,
                 a_partly_duplicate_batch_keeps_the_new_spans, duplicates_within_a_batch_are_stored_once,
                 span_ids_are_unique_within_an_attempt_only, one_counter_serves_all_attempts,
@@ -247,7 +253,7 @@ macro_rules! conformance_tests {
                 a_wait_ends_with_the_last_rollout, answers_keep_the_order_asked_for,
                 a_wait_that_runs_out_returns_what_has_ended, all_waiters_wake, a_reopened_rollout_is_waited_for_again,
                 a_wait_can_be_dropped;
-            once: making_something_twice_makes_it_once, a_retried_dequeue_returns_the_same_claim,
+            once: making_something_twice_makes_it_once, a_retried_dequeue_returns_the_same_claim, a_retried_claim_and_end_happen_once,
                 retried_spans_are_answered_as_new, a_retried_update_does_not_undo_what_came_after,
                 a_key_stands_for_one_request, concurrent_retries_share_one_answer;
             feed: every_change_is_told_in_order, the_feed_is_filtered, the_feed_resumes,

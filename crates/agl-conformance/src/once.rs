@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use agl_store::{IdempotencyKey, Store};
 use agl_types::{
-    AttemptStatus, AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, QueueState, RolloutQuery,
-    RolloutUpdate, StartRollout, WorkerUpdate,
+    AttemptEnd, AttemptStatus, AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, QueueState,
+    RolloutQuery, RolloutUpdate, StartRollout, WorkerUpdate,
 };
 
 use crate::{Subject, model, span};
@@ -67,6 +67,30 @@ pub async fn a_retried_dequeue_returns_the_same_claim(s: &Subject) {
     let late = s.enqueue("d").await;
     let claimed = store.dequeue_many_rollouts(request).await.unwrap();
     assert_eq!(claimed[0].rollout.rollout_id, late.rollout_id);
+}
+
+/// The same goes for a claim with all that a runner begins with, and for a runner's last word.
+pub async fn a_retried_claim_and_end_happen_once(s: &Subject) {
+    let resources = s.store.update_resources("rs", model("m")).await.unwrap();
+    for task in ["a", "b"] {
+        s.enqueue(task).await;
+    }
+    let store = once(s, "claim", 1);
+    let request = DequeueRequest { worker_id: Some("w".to_owned()), ..DequeueRequest::default() };
+    let claims = store.claim_rollouts(request.clone()).await.unwrap();
+    let again = store.claim_rollouts(request).await.unwrap();
+    let attempt = &claims[0].attempted.attempt;
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].attempted.attempt.attempt_id, attempt.attempt_id);
+    assert_eq!(again[0].resources.as_ref(), Some(&resources));
+
+    let store = once(s, "end", 2);
+    let update = AttemptUpdate { status: AttemptStatus::Failed.into(), ..AttemptUpdate::default() };
+    let end = AttemptEnd { spans: vec![span(attempt, 7, 0)], update };
+    let ended = store.end_attempt(&attempt.rollout_id, &attempt.attempt_id, end.clone()).await.unwrap();
+    assert_eq!(store.end_attempt(&attempt.rollout_id, &attempt.attempt_id, end).await.unwrap(), ended);
+    assert_eq!(s.spans(&attempt.rollout_id).await.len(), 2);
+    assert_eq!(s.dequeue().await.unwrap().rollout.input, "b");
 }
 
 /// Spans that a first call has stored are the answer of the second too, and those that were there before are not.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use agl_types::AttemptStatus::{Failed, Running, Succeeded, Unresponsive};
 use agl_types::{
-    Attempt, AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, Patch, QueueState, RolloutConfig,
-    RolloutMode, RolloutQuery, RolloutStatus, RolloutUpdate, WorkerStatus,
+    Attempt, AttemptEnd, AttemptUpdate, DequeueRequest, EnqueueRolloutRequest, Patch, QueueState,
+    RolloutConfig, RolloutMode, RolloutQuery, RolloutStatus, RolloutUpdate, WorkerStatus, semconv,
 };
 use serde_json::{Value, json};
 
-use crate::{START, Subject, assert_not_found, config, object};
+use crate::{START, Subject, assert_not_found, config, model, object, span};
 
 /// A started rollout is being prepared, with its first attempt, and is not in the queue.
 pub async fn start_rollout_skips_the_queue(s: &Subject) {
@@ -347,6 +347,59 @@ pub async fn a_pause_holds_until_it_is_over(s: &Subject) {
     s.report(&started.attempt, Succeeded).await;
     assert!(!set(false).await);
     assert_eq!(s.dequeue().await.unwrap().rollout.rollout_id, rollout_id);
+}
+
+/// A claim is a dequeue that brings the resources of the rollout, or else the latest, and leaves a state event.
+pub async fn a_claim_brings_resources_and_notes_the_start(s: &Subject) {
+    let bare = s.enqueue("bare").await;
+    let early = s.enqueue("early").await;
+    let resources = s.store.update_resources("rs", model("m")).await.unwrap();
+    let pinned =
+        EnqueueRolloutRequest { resources_id: Some("rs".to_owned()), ..EnqueueRolloutRequest::new("pinned") };
+    let pinned = s.store.enqueue_rollout(pinned).await.unwrap();
+    let request = |limit| DequeueRequest { limit, worker_id: Some("w".to_owned()), wait: None };
+    assert_eq!(s.store.claim_rollouts(request(0)).await.unwrap(), []);
+
+    let first = s.store.claim_rollouts(request(1)).await.unwrap();
+    let newer = s.store.add_resources(model("newer")).await.unwrap();
+    let others = s.store.claim_rollouts(request(9)).await.unwrap();
+    assert_eq!(s.store.claim_rollouts(request(1)).await.unwrap(), []);
+    let claims: Vec<_> = first.iter().chain(&others).collect();
+    let expected = [(&bare, &resources), (&early, &newer), (&pinned, &resources)];
+    assert_eq!(claims.len(), expected.len());
+    for (claim, (rollout, resources)) in claims.into_iter().zip(expected) {
+        assert_eq!(claim.attempted.rollout.rollout_id, rollout.rollout_id);
+        assert_eq!(claim.attempted.attempt.worker_id.as_deref(), Some("w"));
+        assert_eq!(claim.resources.as_ref(), Some(resources));
+        let spans = s.spans(&rollout.rollout_id).await;
+        let [started] = spans.as_slice() else { panic!("{spans:?}") };
+        assert_eq!((started.name.as_str(), started.sequence_id), (semconv::AGL_STATE, 1));
+        assert_eq!(started.attempt_id, claim.attempted.attempt.attempt_id);
+        assert_eq!(started.attributes[semconv::STATE_EVENT], semconv::STATE_STARTED);
+        assert_eq!(s.status(&rollout.rollout_id).await, RolloutStatus::Running);
+    }
+}
+
+/// The last spans of an attempt are stored before its end shows, under the next sequence ids, whatever they say.
+pub async fn an_end_stores_the_last_spans_first(s: &Subject) {
+    let attempt = s.start().await.attempt;
+    s.add_span(&attempt, 1, 4).await.unwrap();
+    let update = AttemptUpdate { status: Succeeded.into(), ..AttemptUpdate::default() };
+    let elsewhere = Attempt { attempt_id: "at-none".to_owned(), ..attempt.clone() };
+    let spans = vec![span(&elsewhere, 3, 1), span(&attempt, 2, 9)];
+    let end = AttemptEnd { spans, update };
+    let unknown = s.store.end_attempt(&attempt.rollout_id, "at-none", end.clone()).await;
+    assert_not_found(unknown, "at-none");
+    assert_eq!(s.spans(&attempt.rollout_id).await.len(), 1);
+
+    let ended = s.store.end_attempt(&attempt.rollout_id, &attempt.attempt_id, end).await.unwrap();
+    assert_eq!((ended.status, ended.end_time), (Succeeded, Some(START)));
+    assert_eq!(s.status(&attempt.rollout_id).await, RolloutStatus::Succeeded);
+    let spans = s.spans(&attempt.rollout_id).await;
+    let numbers: Vec<_> = spans.iter().map(|span| (span.span_id.as_str(), span.sequence_id)).collect();
+    let id = agl_types::ids::span_id;
+    assert_eq!(numbers, [(id(1).as_str(), 4), (id(3).as_str(), 5), (id(2).as_str(), 6)]);
+    assert!(spans.iter().all(|span| span.attempt_id == attempt.attempt_id));
 }
 
 /// Nothing but a status or a worker says anything about the state.

@@ -2,7 +2,7 @@
 
 use agl_store::{SpanDraft, Store};
 use agl_types::{
-    AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, NamedResources, RolloutUpdate,
+    AttemptEnd, AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, NamedResources, RolloutUpdate,
     SequenceIdRequest, Span, WorkerUpdate,
 };
 use serde::de::DeserializeOwned;
@@ -56,6 +56,14 @@ struct UpdateAttempt {
 }
 
 #[derive(Deserialize)]
+struct EndAttempt {
+    rollout_id: String,
+    attempt_id: String,
+    #[serde(flatten)]
+    end: AttemptEnd,
+}
+
+#[derive(Deserialize)]
 struct UpdateWorker {
     worker_id: String,
     update: WorkerUpdate,
@@ -98,6 +106,14 @@ pub(crate) async fn dispatch(store: &dyn Store, method: &str, json: &[u8]) -> Ou
             reply(&store.dequeue_many_rollouts(request).await?.into_iter().next())
         }
         "dequeue_many_rollouts" => reply(&store.dequeue_many_rollouts(read(json)?).await?),
+        "claim_rollout" => {
+            let request = DequeueRequest { limit: 1, ..read(json)? };
+            reply(&store.claim_rollouts(request).await?.into_iter().next())
+        }
+        "end_attempt" => {
+            let EndAttempt { rollout_id, attempt_id, end } = read(json)?;
+            reply(&store.end_attempt(&rollout_id, &attempt_id, end).await?)
+        }
         "start_attempt" => {
             let StartAttempt { rollout_id, worker_id } = read(json)?;
             reply(&store.start_attempt(&rollout_id, worker_id).await?)

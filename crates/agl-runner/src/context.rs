@@ -6,7 +6,7 @@ use agl_store::{Clock, IdSource};
 use agl_trace::{RewardDimension, attributes, chat_attributes, reward_attributes, tool_call_attributes};
 use agl_types::{
     Attempt, AttemptedRollout, Attributes, Llm, NamedResources, PromptTemplate, Resource, Rollout, Span,
-    StatusCode, TraceStatus, ids, semconv,
+    StatusCode, ids, semconv,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -352,17 +352,7 @@ impl RolloutContext {
         part: Option<&str>,
         failure: Option<&Failure>,
     ) -> Result<(), Error> {
-        let mut span = self.new_span(semconv::AGL_STATE).with_attribute(semconv::STATE_EVENT, event);
-        span.status = TraceStatus::new(StatusCode::Ok);
-        if let Some(part) = part {
-            span = span.with_attribute(semconv::STATE_NAME, part);
-        }
-        if let Some(failure) = failure {
-            span.attributes.extend(failure.attributes());
-            span = span.with_attribute(semconv::STATE_REASON, failure.reason);
-            span.status.status_code = StatusCode::Error;
-            span.status.description = Some(failure.message.clone());
-        }
+        let span = state_span(self.new_span(semconv::AGL_STATE), event, part, failure);
         self.emit_span(span).await
     }
 
@@ -442,6 +432,21 @@ impl RolloutContext {
         operation.end().await?;
         result
     }
+}
+
+/// Makes a state event of a span: of the attempt, or of a part of it.
+fn state_span(span: Span, event: &str, part: Option<&str>, failure: Option<&Failure>) -> Span {
+    let mut span = span.with_state(event);
+    if let Some(part) = part {
+        span = span.with_attribute(semconv::STATE_NAME, part);
+    }
+    if let Some(failure) = failure {
+        span.attributes.extend(failure.attributes());
+        span = span.with_attribute(semconv::STATE_REASON, failure.reason);
+        span.status.status_code = StatusCode::Error;
+        span.status.description = Some(failure.message.clone());
+    }
+    span
 }
 
 impl LastingSpan {

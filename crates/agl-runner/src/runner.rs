@@ -418,22 +418,31 @@ impl RunningAttempt {
         Failure::timeout(format!("the attempt took longer than {} s", limit.as_secs_f64()))
     }
 
-    /// Returns when somebody else has ended the attempt or the rollout.
+    /// Returns when somebody else has ended the rollout.
     async fn recalled(&self) -> Failure {
         let every = self.runner.options.recall_interval;
         if every.is_zero() {
             return std::future::pending().await;
         }
+        let AttemptedRollout { rollout, attempt } = &self.attempted;
         loop {
             sleep(every).await;
-            let rollout = self.runner.store.get_rollout_by_id(&self.attempted.rollout.rollout_id).await;
             // A store that does not answer recalls nothing.
-            if let Ok(Some(view)) = rollout
-                && view.rollout.status.is_terminal()
-            {
-                let status = view.rollout.status;
-                return Failure::cancelled(format!("the rollout became {status} meanwhile"));
+            let Ok(Some(view)) = self.runner.store.get_rollout_by_id(&rollout.rollout_id).await else {
+                continue;
+            };
+            let status = view.rollout.status;
+            if !status.is_terminal() {
+                continue;
             }
+            let latest = view.attempt.filter(|latest| latest.attempt_id == attempt.attempt_id);
+            return match latest.map(|latest| latest.status) {
+                // The store's clock was the first to say so.
+                Some(AttemptStatus::Timeout) => {
+                    Failure::timeout("the store has seen the attempt's time run out")
+                }
+                _ => Failure::cancelled(format!("the rollout became {status} meanwhile")),
+            };
         }
     }
 

@@ -17,9 +17,9 @@ use agl_runner::{
 use agl_store::{MemoryStore, Store};
 use agl_trace::find_final_reward;
 use agl_types::{
-    Attempt, AttemptQuery, AttemptStatus, EnqueueRolloutRequest, Llm, NamedResources, PromptTemplate,
-    Resource, Rollout, RolloutConfig, RolloutStatus, RolloutUpdate, Span, SpanQuery, StartRollout,
-    TemplateEngine, WorkerStatus, semconv,
+    Attempt, AttemptQuery, AttemptStatus, AttemptUpdate, EnqueueRolloutRequest, Llm, NamedResources,
+    PromptTemplate, Resource, Rollout, RolloutConfig, RolloutStatus, RolloutUpdate, Span, SpanQuery,
+    StartRollout, TemplateEngine, WorkerStatus, semconv,
 };
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -208,6 +208,22 @@ async fn a_hanging_agent_is_given_up_when_its_time_is_up_and_tried_again() {
     assert_eq!(spans.len(), 2);
     let expected = ["started", "failed timeout", "started", "failed timeout"];
     assert_eq!(states(&store, &rollout_id).await, expected);
+}
+
+#[tokio::test]
+async fn a_timeout_that_the_store_sees_first_is_told_as_one() {
+    let store = Arc::new(MemoryStore::new());
+    let rollout_id = enqueue(&store, "hang", None).await;
+    let running = tokio::spawn({
+        let runner = runner(&store, Some(1));
+        async move { runner.run(&StopSignal::new()).await }
+    });
+    let attempt = until(async || attempts(&store, &rollout_id).await.pop()).await;
+    let update = AttemptUpdate { status: AttemptStatus::Timeout.into(), ..AttemptUpdate::default() };
+    store.update_attempt(&rollout_id, &attempt.attempt_id, update).await.unwrap();
+    assert_eq!(running.await.unwrap(), RunnerReport { timed_out: 1, ..RunnerReport::default() });
+    let states = states(&store, &rollout_id).await;
+    assert_eq!(states, ["started", "failed timeout"]);
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use agl_types::v1;
 use agl_types::{
-    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
-    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState, ResourcesQuery,
-    ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery,
-    StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
+    Attempt, AttemptEnd, AttemptQuery, AttemptUpdate, AttemptedRollout, Claim, DequeueRequest,
+    EnqueueRolloutRequest, EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState,
+    ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest,
+    Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate,
 };
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use crate::metrics::{self, Transaction};
 use crate::query::Selection;
 use crate::raw::{RawSpan, write_out};
 use crate::work::controller::{self, Deletion};
-use crate::work::{NewSpan, Work};
+use crate::work::{NewSpan, Work, resources_for};
 use crate::{
     Capabilities, Clock, Error, IdSource, IdempotencyKey, PassedOver, Retention, SpanDraft, Statistics,
     Store, Subscription, WrittenDraft,
@@ -200,6 +200,36 @@ impl<B: Backend> LocalStore<B> {
         outcome
     }
 
+    /// Claims work in a transaction, again and again for as long as there is none and the caller waits.
+    async fn claim<T>(
+        &self,
+        call: &'static str,
+        request: DequeueRequest,
+        claim: fn(&mut Work<'_>, &DequeueRequest) -> Result<Vec<T>, Error>,
+    ) -> Result<Vec<T>, Error>
+    where
+        Vec<T>: Replay,
+    {
+        let lane = lane(usize::try_from(request.limit).unwrap_or_default());
+        let wait = request.wait.filter(|seconds| *seconds > 0.0 && request.limit > 0);
+        let mut waiting = wait.map(|seconds| (moment_in(seconds), self.inner.backend.signals().idle()));
+        loop {
+            let asked = request.clone();
+            let claimed = self.write(call, lane, move |work| claim(work, &asked)).await?;
+            match &mut waiting {
+                Some((deadline, idle)) if claimed.is_empty() => match deadline {
+                    None => idle.work().await,
+                    Some(moment) => {
+                        if tokio::time::timeout_at(*moment, idle.work()).await.is_err() {
+                            return Ok(claimed);
+                        }
+                    }
+                },
+                _ => return Ok(claimed),
+            }
+        }
+    }
+
     /// Removes the spans of these rollouts, or of all that ended before a moment, in transactions that are short.
     async fn remove_spans(
         &self,
@@ -244,6 +274,16 @@ fn lane(items: usize) -> Lane {
 fn page<T>(found: Found<T>, limit: i64, offset: i64) -> Page<T> {
     let (items, total) = found;
     Page { items, limit, offset, total }
+}
+
+/// Writes spans out, so that the one writer of the backend does not have to.
+fn write_drafts(drafts: &[SpanDraft]) -> Result<Vec<WrittenDraft>, Error> {
+    let write = |SpanDraft { span, has_sequence_id }: &SpanDraft| {
+        // One that could be stored but not be read again would take the other spans of its rollout with it.
+        span.check_attributes().map_err(|deep| Error::invalid(deep.field.clone(), deep.to_string()))?;
+        Ok(WrittenDraft { span: write_out(span)?, has_sequence_id: *has_sequence_id })
+    };
+    drafts.iter().map(write).collect()
 }
 
 /// Whether a rollout has no spans at all.
@@ -313,25 +353,28 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error> {
-        let lane = lane(usize::try_from(request.limit).unwrap_or_default());
-        let wait = request.wait.filter(|seconds| *seconds > 0.0 && request.limit > 0);
-        let mut waiting = wait.map(|seconds| (moment_in(seconds), self.inner.backend.signals().idle()));
-        loop {
-            let asked = request.clone();
-            let claim = move |work: &mut Work<'_>| work.dequeue(&asked);
-            let claimed = self.write("dequeue_many_rollouts", lane, claim).await?;
-            match &mut waiting {
-                Some((deadline, idle)) if claimed.is_empty() => match deadline {
-                    None => idle.work().await,
-                    Some(moment) => {
-                        if tokio::time::timeout_at(*moment, idle.work()).await.is_err() {
-                            return Ok(claimed);
-                        }
-                    }
-                },
-                _ => return Ok(claimed),
-            }
-        }
+        self.claim("dequeue_many_rollouts", request, |work, request| work.dequeue(request)).await
+    }
+
+    async fn claim_rollouts(&self, request: DequeueRequest) -> Result<Vec<Claim>, Error> {
+        self.claim("claim_rollouts", request, |work, request| work.claim(request)).await
+    }
+
+    async fn end_attempt(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        end: AttemptEnd,
+    ) -> Result<Attempt, Error> {
+        let (rollout_id, attempt_id) = (rollout_id.to_owned(), attempt_id.to_owned());
+        let AttemptEnd { spans, update } = end;
+        let place =
+            |span: Span| SpanDraft { span: span.placed(&rollout_id, &attempt_id, 0), has_sequence_id: false };
+        let written = write_drafts(&spans.into_iter().map(place).collect::<Vec<_>>())?;
+        self.write("end_attempt", lane(written.len()), move |work| {
+            work.end_attempt(&rollout_id, &attempt_id, written, update)
+        })
+        .await
     }
 
     async fn queue_state(&self) -> Result<QueueState, Error> {
@@ -352,13 +395,7 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn add_span_drafts(&self, drafts: Vec<SpanDraft>) -> Result<Vec<Span>, Error> {
-        // Written out here, so that the one writer of the backend does not have to.
-        let write = |SpanDraft { span, has_sequence_id }: &SpanDraft| {
-            // One that could be stored but not be read again would take the other spans of its rollout with it.
-            span.check_attributes().map_err(|deep| Error::invalid(deep.field.clone(), deep.to_string()))?;
-            Ok(WrittenDraft { span: write_out(span)?, has_sequence_id: *has_sequence_id })
-        };
-        let written = drafts.iter().map(write).collect::<Result<Vec<_>, Error>>()?;
+        let written = write_drafts(&drafts)?;
         let new = self.write("add_span_drafts", lane(drafts.len()), |work| work.add_spans(written)).await?;
         let mut spans: Vec<Option<Span>> = drafts.into_iter().map(|draft| Some(draft.span)).collect();
         let placed = new.into_iter().filter_map(|NewSpan { index, sequence_id }| {
@@ -418,11 +455,7 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn get_latest_resources(&self) -> Result<Option<ResourcesUpdate>, Error> {
-        let latest = |read: &dyn Read| match read.latest_resources_id()? {
-            Some(resources_id) => read.resources(&resources_id, None),
-            None => Ok(None),
-        };
-        self.read("get_latest_resources", latest).await
+        self.read("get_latest_resources", |read| resources_for(read, None)).await
     }
 
     async fn add_resources(&self, resources: NamedResources) -> Result<ResourcesUpdate, Error> {

@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
-use agl_types::{Attempt, AttemptedRollout, QueueState, ResourcesUpdate, Rollout, Span, SpanQuery, Worker};
+use agl_types::{
+    Attempt, AttemptedRollout, Claim, QueueState, ResourcesUpdate, Rollout, Span, SpanQuery, Worker,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Error;
 use crate::backend::{Part, Read};
 use crate::query::Selection;
-use crate::work::NewSpan;
+use crate::work::{NewSpan, resources_for};
 
 /// For how many seconds a receipt is kept at least.
 pub(crate) const KEPT: f64 = 24.0 * 3600.0;
@@ -86,6 +88,20 @@ impl Replay for AttemptedRollout {
 
     fn replay((rollout_id, attempt_id): Self::Receipt, read: &dyn Read) -> Result<Self, Error> {
         Ok(Self { rollout: rollout(read, &rollout_id)?, attempt: attempt(read, &rollout_id, &attempt_id)? })
+    }
+}
+
+impl Replay for Claim {
+    type Receipt = (String, String);
+
+    fn receipt(&self) -> Option<Self::Receipt> {
+        self.attempted.receipt()
+    }
+
+    fn replay(receipt: Self::Receipt, read: &dyn Read) -> Result<Self, Error> {
+        let attempted = AttemptedRollout::replay(receipt, read)?;
+        let resources = resources_for(read, attempted.rollout.resources_id.as_deref())?;
+        Ok(Self { attempted, resources })
     }
 }
 

@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use agl_types::v1;
 use agl_types::{
-    Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest,
-    EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState, ResourcesQuery,
-    ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest, Span, SpanQuery,
-    StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate, WrittenSpan,
+    Attempt, AttemptEnd, AttemptQuery, AttemptUpdate, AttemptedRollout, Claim, DequeueRequest,
+    EnqueueRolloutRequest, EventQuery, JsonMap, NamedResources, Page, PurgeReport, PurgeRequest, QueueState,
+    ResourcesQuery, ResourcesUpdate, Rollout, RolloutQuery, RolloutUpdate, RolloutView, SequenceIdRequest,
+    Span, SpanQuery, StartRollout, WaitRequest, Worker, WorkerQuery, WorkerUpdate, WrittenSpan,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -146,6 +146,31 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Claims up to `limit` rollouts from the head of the queue. With `wait`, and nothing there, the call waits
     /// that many seconds for something to claim and returns the moment there is.
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error>;
+
+    /// Like [`Store::dequeue_many_rollouts`], and in the same step finds the resources of each rollout and stores the
+    /// state event that its attempt has started: all that a runner begins with.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] from a store without this shortcut.
+    async fn claim_rollouts(&self, request: DequeueRequest) -> Result<Vec<Claim>, Error> {
+        let _ = request;
+        Err(unsupported("claim_rollouts"))
+    }
+
+    /// Stores the last spans of an attempt and changes the attempt, or neither: a runner's last word.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown rollout or attempt; [`Error::Unsupported`] from a store without this
+    /// shortcut.
+    async fn end_attempt(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        end: AttemptEnd,
+    ) -> Result<Attempt, Error> {
+        let _ = (rollout_id, attempt_id, end);
+        Err(unsupported("end_attempt"))
+    }
 
     /// Whether the queue gives out work.
     async fn queue_state(&self) -> Result<QueueState, Error> {

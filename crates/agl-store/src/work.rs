@@ -10,14 +10,15 @@ use std::sync::Arc;
 
 use agl_types::lifecycle::{self, Effect, Event, State, WorkerEvent};
 use agl_types::{
-    Attempt, AttemptUpdate, AttemptedRollout, DequeueRequest, EnqueueRolloutRequest, NamedResources,
-    PurgeReport, QueueState, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, StartRollout,
-    StoreEvent, Worker, WorkerUpdate, WrittenSpan, ids,
+    Attempt, AttemptUpdate, AttemptedRollout, Claim, DequeueRequest, EnqueueRolloutRequest, NamedResources,
+    PurgeReport, QueueState, ResourcesUpdate, Rollout, RolloutUpdate, SequenceIdRequest, Span, StartRollout,
+    StoreEvent, Worker, WorkerUpdate, WrittenSpan, ids, semconv,
 };
 use indexmap::IndexMap;
 
-use crate::backend::{Aftermath, Deadline, Ended, Part, Receipt, Tx};
+use crate::backend::{Aftermath, Deadline, Ended, Part, Read, Receipt, Tx};
 use crate::idempotency::{IdempotencyKey, KEPT, Replay};
+use crate::raw::write_out;
 use crate::{Error, IdSource, PassedOver, WrittenDraft};
 
 /// How many overdue rollouts one transaction deals with at most, so that it stays short.
@@ -42,6 +43,20 @@ pub(crate) struct NewSpan {
     pub(crate) index: usize,
     /// The number that it has now.
     pub(crate) sequence_id: i64,
+}
+
+/// The resources of this id, or else those written last.
+pub(crate) fn resources_for(
+    read: &dyn Read,
+    resources_id: Option<&str>,
+) -> Result<Option<ResourcesUpdate>, Error> {
+    match resources_id {
+        Some(resources_id) => read.resources(resources_id, None),
+        None => match read.latest_resources_id()? {
+            Some(resources_id) => read.resources(&resources_id, None),
+            None => Ok(None),
+        },
+    }
 }
 
 /// One operation at work in its transaction.
@@ -197,6 +212,35 @@ impl<'a> Work<'a> {
             head = if is_enough { None } else { self.tx.queue_head()? };
         }
         Ok(claimed)
+    }
+
+    /// Claims rollouts, finds their resources and notes that they have started.
+    pub(crate) fn claim(&mut self, request: &DequeueRequest) -> Result<Vec<Claim>, Error> {
+        let mut claims = Vec::new();
+        for attempted in self.dequeue(request)? {
+            let resources = resources_for(&*self.tx, attempted.rollout.resources_id.as_deref())?;
+            let Attempt { rollout_id, attempt_id, .. } = &attempted.attempt;
+            let trace_id = ids::trace_id(self.ids.next(), self.ids.next());
+            let span = ids::span_id(self.ids.next());
+            let started = Span::new(semconv::AGL_STATE, trace_id, span, self.now, self.now)
+                .placed(rollout_id, attempt_id, 0)
+                .with_state(semconv::STATE_STARTED);
+            self.add_spans(vec![WrittenDraft { span: write_out(&started)?, has_sequence_id: false }])?;
+            claims.push(Claim { attempted, resources });
+        }
+        Ok(claims)
+    }
+
+    /// Stores the last spans of an attempt, and changes the attempt.
+    pub(crate) fn end_attempt(
+        &mut self,
+        rollout_id: &str,
+        attempt_id: &str,
+        spans: Vec<WrittenDraft>,
+        update: AttemptUpdate,
+    ) -> Result<Attempt, Error> {
+        self.add_spans(spans)?;
+        self.update_attempt(rollout_id, attempt_id, update)
     }
 
     /// Pauses or resumes the queue.

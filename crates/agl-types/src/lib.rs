@@ -32,13 +32,14 @@ pub use feed::{EventKind, EventQuery, FeedItem, Gap, StoreEvent};
 pub use page::{FilterLogic, Page, SortOrder, UNLIMITED};
 pub use patch::Patch;
 pub use requests::{
-    AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, EnqueueRolloutRequest, PurgeReport,
-    PurgeRequest, QueueState, ResourcesQuery, RolloutQuery, RolloutUpdate, SequenceIdRequest, SpanQuery,
-    StartRollout, WaitRequest, WorkerQuery, WorkerUpdate,
+    AttemptEnd, AttemptQuery, AttemptUpdate, DequeueRequest, EnqueueRequest, EnqueueRolloutRequest,
+    PurgeReport, PurgeRequest, QueueState, ResourcesQuery, RolloutQuery, RolloutUpdate, SequenceIdRequest,
+    SpanQuery, StartRollout, WaitRequest, WorkerQuery, WorkerUpdate,
 };
 pub use resource::{Llm, NamedResources, PromptTemplate, Resource, ResourcesUpdate, TemplateEngine};
 pub use rollout::{
-    Attempt, AttemptStatus, AttemptedRollout, Rollout, RolloutConfig, RolloutMode, RolloutStatus, RolloutView,
+    Attempt, AttemptStatus, AttemptedRollout, Claim, Rollout, RolloutConfig, RolloutMode, RolloutStatus,
+    RolloutView,
 };
 pub use span::{Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus};
 pub use triplet::Triplet;

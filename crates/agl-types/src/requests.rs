@@ -3,7 +3,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    AttemptStatus, FilterLogic, JsonMap, Patch, RolloutConfig, RolloutMode, RolloutStatus, SortOrder,
+    AttemptStatus, FilterLogic, JsonMap, Patch, RolloutConfig, RolloutMode, RolloutStatus, SortOrder, Span,
     UNLIMITED, WorkerStatus,
 };
 
@@ -71,6 +71,15 @@ impl Default for DequeueRequest {
     fn default() -> Self {
         Self { limit: 1, worker_id: None, wait: None }
     }
+}
+
+/// How an attempt has ended, and what remains to be recorded of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AttemptEnd {
+    /// Spans to be stored first, under the next sequence ids of the rollout, in this order.
+    pub spans: Vec<Span>,
+    /// What changes in the attempt then.
+    pub update: AttemptUpdate,
 }
 
 /// Whether the queue gives out work.

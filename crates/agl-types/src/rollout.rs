@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::JsonMap;
+use crate::{JsonMap, ResourcesUpdate};
 
 macro_rules! wire_enum {
     ($(#[doc = $doc:literal])* $name:ident {
@@ -309,6 +309,15 @@ pub struct AttemptedRollout {
     pub rollout: Rollout,
     /// The attempt at it.
     pub attempt: Attempt,
+}
+
+/// A rollout that was claimed together with all that a runner needs to begin: see `claim_rollouts` of a store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Claim {
+    /// The rollout and the attempt at it.
+    pub attempted: AttemptedRollout,
+    /// The resources that the rollout names, or else the latest; none when there are none.
+    pub resources: Option<ResourcesUpdate>,
 }
 
 /// A rollout as queries show it: with its latest attempt, if there has been one.

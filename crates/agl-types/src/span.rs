@@ -2,10 +2,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::JsonMap;
 use crate::attributes::{AttributeError, Attributes, check, is_plain_attribute, make_plain};
 use crate::extra::deserialize_with_extra;
 use crate::rollout::wire_enum;
+use crate::{JsonMap, semconv};
 
 wire_enum! {
     /// OpenTelemetry's status code of a span.
@@ -271,5 +271,12 @@ impl Span {
     pub fn with_attribute(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.attributes.insert(key.into(), value.into());
         self
+    }
+
+    /// The same span as a state event: [`semconv::STATE_STARTED`] and the like.
+    #[must_use]
+    pub fn with_state(mut self, event: &str) -> Self {
+        self.status = TraceStatus::new(StatusCode::Ok);
+        self.with_attribute(semconv::STATE_EVENT, event)
     }
 }

@@ -11,28 +11,31 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
-from agentlightning.emitter.exception import emit_exception
+from agentlightning.emitter.exception import emit_exception, exception_attributes
 from agentlightning.emitter.reward import emit_reward, find_final_reward
 from agentlightning.emitter.state import emit_failed, emit_finished, emit_started
 from agentlightning.litagent.litagent import running_runner
 from agentlightning.runner.base import Runner
-from agentlightning.store.delegate import DelegatingStore
+from agentlightning.store.client_server import LightningStoreServer
+from agentlightning.store.delegate import innermost
 from agentlightning.store.errors import StoreUnavailableError
+from agentlightning.store.native import Claim, NativeStore
+from agentlightning.store.threaded import LightningStoreThreaded
 from agentlightning.tracer.base import get_active_tracer
 from agentlightning.tracer.otel import OtelTracer
 from agentlightning.tracer.resources import active_resources
-from agentlightning.types import Span, SpanCoreFields
+from agentlightning.types import AttemptedRollout, Span, SpanCoreFields
 from agentlightning.utils.system_snapshot import system_snapshot
 
 if TYPE_CHECKING:
     from agentlightning.execution.events import ExecutionEvent
     from agentlightning.litagent.litagent import LitAgent
     from agentlightning.store.base import LightningStore
+    from agentlightning.store.delegate import DelegatingStore
     from agentlightning.tracer.base import Tracer
     from agentlightning.types import (
-        AttemptedRollout,
         AttemptStatus,
         Hook,
         NamedResources,
@@ -131,6 +134,7 @@ class LitAgentRunner(Runner[T]):
         self._agent = agent
         self._hooks: Sequence[Hook] = ()
         self._store: LightningStore | None = None
+        self._native: NativeStore | None = None
         self._shift: _Shift | None = None
 
     # Setting up
@@ -160,20 +164,21 @@ class LitAgentRunner(Runner[T]):
     def init_worker(self, worker_id: int, store: LightningStore, **kwargs: Any) -> None:
         """Takes the store and the worker's number, and sets the tracer up."""
         self._store = store
+        self._native = _native_behind(store)
         self.worker_id = worker_id
         self._tracer.init_worker(worker_id, store)
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Lets go of the agent that `init` was given."""
         self._agent = self._own_agent
-        self._store = None
+        self._store = self._native = None
         self._hooks = []
         self._tracer.teardown()
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Lets go of the store."""
         self.worker_id = None
-        self._store = None
+        self._store = self._native = None
         self._tracer.teardown_worker(worker_id)
 
     @property
@@ -246,9 +251,10 @@ class LitAgentRunner(Runner[T]):
     async def _work(self, shift: _Shift, worker_name: str) -> None:
         """Runs one rollout after the other."""
         while (claimed := await self._claim(shift, worker_name)) is not None:
-            await self._step_impl(claimed)
+            attempted, claim = claimed
+            await self._step_impl(attempted, claim=claim)
 
-    async def _claim(self, shift: _Shift, worker_name: str) -> AttemptedRollout | None:
+    async def _claim(self, shift: _Shift, worker_name: str) -> _Claimed | None:
         """The next rollout for this worker; None once the shift is over."""
         async with shift.turn:
             idle_since: float | None = None
@@ -267,11 +273,9 @@ class LitAgentRunner(Runner[T]):
                     await self._sleep(self._idle_interval(time.monotonic() - idle_since), shift)
         return None
 
-    async def _dequeue(self, shift: _Shift, worker_name: str) -> AttemptedRollout | None:
+    async def _dequeue(self, shift: _Shift, worker_name: str) -> _Claimed | None:
         """Asks the store for a rollout. What has been claimed when this is cancelled is not forgotten."""
-        # A store that can wait answers the moment there is work; others are asked again and again.
-        options = {"wait": _WAIT_SECONDS} if shift.can_wait else {}
-        asking = asyncio.ensure_future(shift.store.dequeue_rollout(worker_id=worker_name, **options))
+        asking = asyncio.ensure_future(self._ask(shift, worker_name))
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError as exc:
@@ -279,8 +283,22 @@ class LitAgentRunner(Runner[T]):
             if asking.done() and not asking.cancelled() and asking.exception() is None:
                 claimed = asking.result()
                 if claimed is not None:
-                    await self._report(claimed, exc)
+                    await self._report(claimed[0], exc)
             raise
+
+    async def _ask(self, shift: _Shift, worker_name: str) -> _Claimed | None:
+        if self._native is not None:
+            try:
+                claim = await self._native.claim_rollout(worker_name, wait=_WAIT_SECONDS)
+            except NotImplementedError:
+                # The server is one of 0.3.
+                self._native = None
+            else:
+                return None if claim is None else (claim.attempted, claim)
+        # A store that can wait answers the moment there is work; others are asked again and again.
+        options = {"wait": _WAIT_SECONDS} if shift.can_wait else {}
+        attempted = await shift.store.dequeue_rollout(worker_id=worker_name, **options)
+        return None if attempted is None else (attempted, None)
 
     def _idle_interval(self, idle_seconds: float) -> float:
         """How long to leave an empty queue alone: longer, the longer it has been empty.
@@ -336,20 +354,21 @@ class LitAgentRunner(Runner[T]):
             raise RuntimeError("Failed to fetch completed rollout by id after step.")
         return rollout
 
-    async def _step_impl(self, claimed: AttemptedRollout, raise_on_exception: bool = False) -> str:
+    async def _step_impl(
+        self, claimed: AttemptedRollout, raise_on_exception: bool = False, *, claim: Claim | None = None
+    ) -> str:
         """Runs one attempt from its claim to its report, and returns the rollout's id."""
         rollout_id, attempt_id = claimed.rollout_id, claimed.attempt.attempt_id
         # Only what has come all the way is a success; cancellation in particular is not.
         failure: BaseException | None = None
         spans: list[Any] = []
+        last_words: list[SpanCoreFields] = []
         hooks_started = False
         started = time.monotonic()
         try:
-            telling = asyncio.ensure_future(self._tell(claimed, lambda: emit_started(propagate=False)))
-            try:
-                resources = await self._fetch_resources(claimed)
-            finally:
-                await telling
+            if claim is None:
+                await self._tell(claimed, lambda: emit_started(propagate=False))
+            resources = await self._fetch_resources(claimed, claim)
             await self._call_hooks("on_rollout_start", rollout=claimed)
             hooks_started = True
             async with self._tracer.trace_context(
@@ -362,7 +381,10 @@ class LitAgentRunner(Runner[T]):
                     self._record_exception(exc)
                     raise
                 await self._call_hooks("on_trace_end", tracer=self._tracer, rollout=claimed)
-            spans = await self._post_process_rollout_result(claimed, result)
+            if self._hooks:
+                spans = await self._post_process_rollout_result(claimed, result)
+            else:
+                spans, last_words = await self._take_result(claimed, result)
             logger.info(
                 "%s Completed in %.2fs. Collected %d span(s). Final reward: %s",
                 self._log_prefix(rollout_id),
@@ -386,17 +408,19 @@ class LitAgentRunner(Runner[T]):
         finally:
             if hooks_started:
                 await self._call_hooks("on_rollout_end", rollout=claimed, spans=spans)
-            await self._report(claimed, failure)
+            await self._report(claimed, failure, last_words)
         return rollout_id
 
-    async def _fetch_resources(self, claimed: AttemptedRollout) -> NamedResources:
+    async def _fetch_resources(self, claimed: AttemptedRollout, claim: Claim | None) -> NamedResources:
         """The resources that the rollout names, or else the latest.
 
         Raises:
             ResourcesMissing: if there are none.
         """
         store, resources_id = self.get_store(), claimed.resources_id
-        if resources_id is not None:
+        if claim is not None:
+            update = claim.resources
+        elif resources_id is not None:
             update = await self._insist(lambda: store.get_resources_by_id(resources_id))
         else:
             update = await self._insist(store.get_latest_resources)
@@ -454,8 +478,8 @@ class LitAgentRunner(Runner[T]):
                     break
                 if left <= recall:
                     raise AttemptTimedOut(f"the agent has not ended within timeout_seconds={limit}")
-                if (status := await self._end_of(claimed)) is not None:
-                    raise RolloutCancelled(f"the rollout became {status} while the agent was at work")
+                if (ended := await self._ended(claimed)) is not None:
+                    raise ended
         except BaseException:
             await _cancel(task)
             raise
@@ -463,7 +487,7 @@ class LitAgentRunner(Runner[T]):
             raise RuntimeError("the agent was cancelled from within")
         return task.result()
 
-    async def _end_of(self, claimed: AttemptedRollout) -> str | None:
+    async def _ended(self, claimed: AttemptedRollout) -> Exception | None:
         """How somebody else has ended the rollout; None if nobody has, or the store does not say."""
         call = self.get_store().get_rollout_by_id(claimed.rollout_id)
         try:
@@ -471,7 +495,13 @@ class LitAgentRunner(Runner[T]):
         except Exception as exc:
             logger.debug("%s No news of the rollout: %r", self._log_prefix(claimed.rollout_id), exc)
             return None
-        return rollout.status if rollout is not None and rollout.status in _ENDED else None
+        if rollout is None or rollout.status not in _ENDED:
+            return None
+        latest = rollout.attempt if isinstance(rollout, AttemptedRollout) else None
+        if latest and latest.attempt_id == claimed.attempt.attempt_id and latest.status == "timeout":
+            # The store's clock was the first to say so.
+            return AttemptTimedOut("the store has seen the attempt's time run out")
+        return RolloutCancelled(f"the rollout became {rollout.status} while the agent was at work")
 
     async def _call_agent(self, claimed: AttemptedRollout, resources: NamedResources) -> RolloutRawResult:
         """Calls the agent's method for the rollout's mode, an async one here and any other in a thread of
@@ -506,29 +536,45 @@ class LitAgentRunner(Runner[T]):
         except Exception:
             logger.exception("%s The agent's exception could not be recorded.", self._log_prefix())
 
-    async def _report(self, claimed: AttemptedRollout, failure: BaseException | None) -> None:
-        """Tells the store how the attempt has ended: well, without a failure."""
+    async def _report(
+        self,
+        claimed: AttemptedRollout,
+        failure: BaseException | None,
+        last_words: Sequence[SpanCoreFields] = (),
+    ) -> None:
+        """Tells the store how the attempt has ended: well, without a failure. `last_words` are stored
+        before."""
         store = self.get_store()
         status: AttemptStatus = "succeeded"
         changes: dict[str, Any] = {}
         if failure is not None:
             status = "timeout" if isinstance(failure, AttemptTimedOut) else "failed"
+            reason, recorded = _reason(failure), exception_attributes(failure)
             changes["metadata"] = {
                 **(claimed.attempt.metadata or {}),
-                "reason": _reason(failure),
-                "failure": {"type": type(failure).__name__, "message": str(failure)},
+                "reason": reason,
+                "failure": {"type": recorded["exception.type"], "message": recorded["exception.message"]},
             }
-        may_be_over = isinstance(failure, (AttemptTimedOut, RolloutCancelled))
-        if failure is not None:
             # Kept from the tracer, which may be what has failed.
-            await self._tell(claimed, lambda: emit_failed(failure, reason=_reason(failure), propagate=False))
+            last_words = [emit_failed(failure, reason=reason, propagate=False)]
+        may_be_over = isinstance(failure, (AttemptTimedOut, RolloutCancelled))
+        ids = claimed.rollout_id, claimed.attempt.attempt_id
+        spans = _as_spans(ids, last_words)
 
         async def report() -> None:
-            if may_be_over and await self._given_up_already(store, claimed):
-                return
-            await store.update_attempt(
-                claimed.rollout_id, claimed.attempt.attempt_id, status=status, **changes
-            )
+            is_over = may_be_over and await self._given_up_already(store, claimed)
+            if self._native is not None and not is_over:
+                try:
+                    await self._native.end_attempt(*ids, spans=spans, status=status, **changes)
+                except NotImplementedError:
+                    # The server is one of 0.3.
+                    self._native = None
+                else:
+                    return
+            if spans:
+                await store.append_spans(spans)
+            if not is_over:
+                await store.update_attempt(*ids, status=status, **changes)
 
         try:
             await self._insist(report)
@@ -570,12 +616,20 @@ class LitAgentRunner(Runner[T]):
             TypeError: for a result that is neither None, a number nor a list.
             ValueError: for a list that is not all spans of one kind.
         """
+        spans, last_words = await self._take_result(rollout, raw_result)
+        await self._store_cores((rollout.rollout_id, rollout.attempt.attempt_id), last_words)
+        return spans
+
+    async def _take_result(
+        self, rollout: AttemptedRollout, raw_result: RolloutRawResult
+    ) -> tuple[list[Any], list[SpanCoreFields]]:
+        """Stores the spans that the agent has returned; gives those that there are, and those that are to
+        follow: the reward, and the attempt's end."""
         result = _checked(raw_result)
         ids = rollout.rollout_id, rollout.attempt.attempt_id
         finished = emit_finished(propagate=False)
         if result is None:
-            await self._store_cores(ids, [finished])
-            return list(self._tracer.get_last_trace())
+            return list(self._tracer.get_last_trace()), [finished]
         if isinstance(result, (bool, int)):
             logger.warning(
                 "%s Reward is not a number of type float but %r. Auto converting to float.",
@@ -583,23 +637,17 @@ class LitAgentRunner(Runner[T]):
                 result,
             )
         if isinstance(result, (int, float)):
-            trace = list(self._tracer.get_last_trace())
-            await self._store_cores(ids, [emit_reward(float(result), propagate=False), finished])
-            return trace
+            reward = emit_reward(float(result), propagate=False)
+            return list(self._tracer.get_last_trace()), [reward, finished]
         if not result:
             logger.warning(
                 "%s The agent returned an empty list of spans.", self._log_prefix(rollout.rollout_id)
             )
-        spans = await self._store_spans(ids, result)
-        await self._store_cores(ids, [finished])
-        return spans
+        return await self._store_spans(ids, result), [finished]
 
     async def _store_cores(self, ids: tuple[str, str], cores: Sequence[SpanCoreFields]) -> list[Span]:
         """Stores spans under the next sequence ids, in this order."""
-        store = self.get_store()
-        spans = [
-            Span.from_core_fields(core, rollout_id=ids[0], attempt_id=ids[1], sequence_id=0) for core in cores
-        ]
+        store, spans = self.get_store(), _as_spans(ids, cores)
         await self._insist(lambda: store.append_spans(spans))
         return spans
 
@@ -741,6 +789,10 @@ class LitAgentRunner(Runner[T]):
         return stop
 
 
+# A rollout with the attempt at it, and what has come with it from a store that gives more.
+_Claimed: TypeAlias = "tuple[AttemptedRollout, Claim | None]"
+
+
 class _Shift:
     """One call of `iter`: what its places share."""
 
@@ -857,8 +909,19 @@ async def _in_thread(function: Callable[[], Any], *, name: str) -> Any:
     return await future
 
 
+def _native_behind(store: LightningStore) -> NativeStore | None:
+    """The store of the Rust core that calls end up at, unless somebody has put methods of their own there."""
+    while type(store) in (LightningStoreServer, LightningStoreThreaded):
+        store = cast("DelegatingStore", store)._target()
+    return store if isinstance(store, NativeStore) and store.is_whole else None
+
+
 def _can_wait(store: LightningStore) -> bool:
     """Whether a store can be asked to wait for work; a user's own may not know how."""
-    while isinstance(store, DelegatingStore):
-        store = store._target()
-    return "wait" in inspect.signature(store.dequeue_rollout).parameters
+    return "wait" in inspect.signature(innermost(store).dequeue_rollout).parameters
+
+
+def _as_spans(ids: tuple[str, str], cores: Sequence[SpanCoreFields]) -> list[Span]:
+    return [
+        Span.from_core_fields(core, rollout_id=ids[0], attempt_id=ids[1], sequence_id=0) for core in cores
+    ]

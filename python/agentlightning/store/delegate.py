@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import INTERFACE, LightningStore
 
-__all__ = ["DelegatingStore"]
+__all__ = ["DelegatingStore", "innermost"]
 
 
 class DelegatingStore(LightningStore):
@@ -16,6 +16,13 @@ class DelegatingStore(LightningStore):
 
     def _target(self) -> LightningStore:
         raise NotImplementedError
+
+
+def innermost(store: LightningStore) -> LightningStore:
+    """The store that calls end up at."""
+    while isinstance(store, DelegatingStore):
+        store = store._target()
+    return store
 
 
 def _delegate(name: str) -> Any:

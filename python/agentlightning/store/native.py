@@ -8,9 +8,9 @@ import warnings
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args
 
-from pydantic import Discriminator, Tag, TypeAdapter
+from pydantic import BaseModel, Discriminator, Tag, TypeAdapter
 
 from agentlightning import _core
 from agentlightning._native import as_exception, call, encode, next_event
@@ -33,13 +33,20 @@ from agentlightning.types import (
 )
 from agentlightning.types.tracer import STORED
 
-from .base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
+from .base import (
+    INTERFACE,
+    UNSET,
+    LightningStore,
+    LightningStoreCapabilities,
+    LightningStoreStatistics,
+    Unset,
+)
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["NativeStore"]
+__all__ = ["Claim", "NativeStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +74,15 @@ def _given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if not isinstance(value, Unset)}
 
 
+class Claim(BaseModel):
+    """A rollout that was claimed, with what a runner begins with."""
+
+    attempted: AttemptedRollout
+    """The rollout and the attempt at it."""
+    resources: ResourcesUpdate | None
+    """The resources that it names, or else the latest; None when there are none."""
+
+
 class NativeStore(LightningStore):
     """A store of the Rust core. It may be used from any thread and any event loop.
 
@@ -74,6 +90,17 @@ class NativeStore(LightningStore):
     from a server. Everything returned is the caller's own, except that the spans given to `add_span` and
     `add_many_spans` are returned themselves.
     """
+
+    _has_own_methods: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._has_own_methods = any(getattr(cls, name) is not getattr(NativeStore, name) for name in INTERFACE)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no method of the interface is somebody's own, which would want to be called."""
+        return not self._has_own_methods and vars(self).keys().isdisjoint(INTERFACE)
 
     @abstractmethod
     def _core(self) -> _core.Store:
@@ -170,6 +197,36 @@ class NativeStore(LightningStore):
         state: dict[str, bool] = json.loads(await self._call("queue_state"))
         return state["paused"]
 
+    async def claim_rollout(self, worker_id: str, *, wait: float) -> Claim | None:
+        """`dequeue_rollout`, which also finds the resources and stores the state event of the start.
+
+        Raises:
+            NotImplementedError: if the server is one of 0.3.
+        """
+        return _optional(Claim, await self._call("claim_rollout", worker_id=worker_id, wait=wait))
+
+    async def end_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: str,
+        *,
+        spans: Sequence[Span],
+        status: AttemptStatus,
+        metadata: dict[str, Any] | Unset = UNSET,
+    ) -> None:
+        """`append_spans` and then `update_attempt`, or neither: a runner's last words on an attempt.
+
+        Raises:
+            NotImplementedError: if the server is one of 0.3.
+        """
+        await self._call(
+            "end_attempt",
+            rollout_id=rollout_id,
+            attempt_id=attempt_id,
+            spans=[_fields_of(span) for span in spans],
+            update=_given(status=status, metadata=metadata),
+        )
+
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Makes another attempt at a rollout, whatever its status, beyond `max_attempts` if need be."""
         answer = await self._call("start_attempt", rollout_id=rollout_id, worker_id=worker_id)
@@ -202,6 +259,9 @@ class NativeStore(LightningStore):
     async def append_spans(self, spans: Sequence[Span]) -> Sequence[Span]:
         """Stores spans under the next sequence ids of their rollouts, in this order, and returns those that
         were new. The spans given carry their sequence ids afterwards."""
+        if not self.is_whole:
+            # Somebody's own add_many_spans wants to see them.
+            return await super().append_spans(spans)
         if not spans:
             return []
         by_key = {(span.rollout_id, span.attempt_id, span.span_id): span for span in reversed(spans)}

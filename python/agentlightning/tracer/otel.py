@@ -204,6 +204,11 @@ class TraceSession:
             is_first, self._is_draining = not self._is_draining, True
             return is_first
 
+    def is_empty(self) -> bool:
+        """Whether nothing was recorded."""
+        with self._changed:
+            return not self._records and not self._lost
+
     def spans(self) -> list[Span]:
         """The spans that have ended, in that order. Those not stored yet have provisional sequence ids."""
         with self._changed:
@@ -335,14 +340,12 @@ async def _submit(
 ) -> Sequence[Span]:
     """Stores spans under sequence ids that the store issues in this order, and returns those that were
     new."""
+    from agentlightning.store.base import LightningStore
+
     try:
         if _appends(store):
-            appended: Sequence[Span] = await store.append_spans(spans)
-            return appended
-        issued = await store.get_many_span_sequence_ids([(rollout_id, attempt_id)] * len(spans))
-        for span, sequence_id in zip(spans, issued, strict=True):
-            span.sequence_id = sequence_id
-        return await store.add_many_spans(spans)
+            return await store.append_spans(spans)
+        return await LightningStore.append_spans(store, spans)
     except NotImplementedError:
         # A store of somebody's own that only takes spans one at a time.
         stored: list[Span] = []
@@ -441,14 +444,14 @@ class LightningSpanProcessor(SpanProcessor):
 
     async def flush(self, session: TraceSession, timeout: float) -> Loss:
         """Waits until the spans of a trace have been stored; see `TraceSession.flush`."""
-        if session.store is None:
+        if session.store is None or session.is_empty():
             return _NO_LOSS
         future = asyncio.run_coroutine_threadsafe(session.flush(timeout), self._ensure_loop())
         return await asyncio.wrap_future(future)
 
     def flush_sync(self, session: TraceSession, timeout: float) -> Loss:
         """`flush`, for code that is not async."""
-        if session.store is None:
+        if session.store is None or session.is_empty():
             return _NO_LOSS
         return asyncio.run_coroutine_threadsafe(session.flush(timeout), self._ensure_loop()).result()
 
@@ -485,10 +488,12 @@ class LightningSpanProcessor(SpanProcessor):
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    gc.callbacks.append(_collect_without_loop(threading.current_thread(), loop))
+    collecting = _collect_without_loop(threading.current_thread(), loop)
+    gc.callbacks.append(collecting)
     try:
         loop.run_forever()
     finally:
+        gc.callbacks.remove(collecting)
         loop.close()
 
 
@@ -626,6 +631,11 @@ def _lend(provider: TracerProvider, processor: LightningSpanProcessor) -> None:
     trace_api._set_tracer_provider = set_and_join
 
 
+@cache
+def _tracer_of(provider: TracerProvider) -> trace_api.Tracer:
+    return provider.get_tracer(_TRACER_NAME)
+
+
 class OtelTracer(Tracer):
     """Records what OpenTelemetry sees inside a trace context, and takes it to the store.
 
@@ -714,7 +724,7 @@ class OtelTracer(Tracer):
         return self._tracer_provider
 
     def _tracer(self) -> trace_api.Tracer:
-        return self._provider().get_tracer(_TRACER_NAME)
+        return _tracer_of(self._provider())
 
     @with_active_tracer_context
     @asynccontextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from agentlightning.emitter.reward import find_final_reward
-from agentlightning.store.delegate import DelegatingStore
+from agentlightning.store.delegate import innermost
 from agentlightning.store.errors import StoreError
 from agentlightning.store.native import NativeStore
 
@@ -132,11 +132,11 @@ class RunMonitor:
 
     async def _follow(self, ready: asyncio.Event) -> None:
         try:
-            native = _native(self._store)
-            if native is None:
-                await self._look_again_and_again(ready)
+            store = innermost(self._store)
+            if isinstance(store, NativeStore):
+                await self._listen(store, ready)
             else:
-                await self._listen(native, ready)
+                await self._look_again_and_again(ready)
         except Exception as exc:
             logger.warning("The run is no longer followed: %s", exc)
 
@@ -249,10 +249,3 @@ def _first(attributes: Mapping[str, Any], names: tuple[str, ...], ids: str) -> i
             return int(value)
     listed = attributes.get(ids)
     return len(listed) if isinstance(listed, (list, tuple)) else None
-
-
-def _native(store: LightningStore) -> NativeStore | None:
-    """The store of the Rust core behind `store`, which tells what changes."""
-    while isinstance(store, DelegatingStore):
-        store = store._target()
-    return store if isinstance(store, NativeStore) else None

@@ -58,6 +58,10 @@ ENVIRONMENTS = {
             "dspy",
             "agentops",
             "weave",
+            # Of test_matrix.py, which wants every tracer.
+            "pytest",
+            "pytest-asyncio",
+            "pytest-timeout",
         ),
         (
             Sample("openai_sdk", "OpenAI SDK", "openai"),

@@ -1,4 +1,4 @@
-use agl_types::{Attempt, AttemptQuery, AttemptUpdate, AttemptedRollout, Page};
+use agl_types::{Attempt, AttemptEnd, AttemptQuery, AttemptUpdate, AttemptedRollout, Page};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -21,6 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(search))
         .routes(routes!(latest, update_latest, patch_latest))
         .routes(routes!(update, patch))
+        .routes(routes!(end))
 }
 
 /// Who does something.
@@ -157,4 +158,22 @@ async fn patch(
 ) -> Answer<Attempt> {
     let update: AttemptUpdate = body.parse()?;
     Ok(Json(body.store(&app).update_attempt(&rollout_id, &attempt_id, update).await?))
+}
+
+/// Stores the last spans of an attempt and changes the attempt, or neither.
+#[utoipa::path(
+    post,
+    path = "/rollouts/{rollout_id}/attempts/{attempt_id}/end",
+    operation_id = "end_attempt",
+    params(("rollout_id" = String, Path, description = "The rollout."), ("attempt_id" = String, Path, description = "The attempt."), Once),
+    request_body = AttemptEnd,
+    responses((status = 200, description = "The attempt as it is now.", body = Attempt), NotFound),
+)]
+async fn end(
+    State(app): State<App>,
+    Path((rollout_id, attempt_id)): Path<(String, String)>,
+    body: Body,
+) -> Answer<Attempt> {
+    let end: AttemptEnd = body.parse()?;
+    Ok(Json(body.store(&app).end_attempt(&rollout_id, &attempt_id, end).await?))
 }

@@ -1,7 +1,9 @@
-use agl_types::{AttemptedRollout, DequeueRequest, EnqueueRequest, QueueState, Rollout, WaitRequest};
+use agl_store::Error;
+use agl_types::{AttemptedRollout, Claim, DequeueRequest, EnqueueRequest, QueueState, Rollout, WaitRequest};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -15,6 +17,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(enqueue))
         .routes(routes!(dequeue))
+        .routes(routes!(claim))
         .routes(routes!(wait))
         .routes(routes!(state, set_state))
 }
@@ -49,12 +52,39 @@ async fn enqueue(State(app): State<App>, body: Body) -> Result<(StatusCode, Json
     responses((status = 200, description = "What was claimed; at most as many as asked for.", body = Vec<AttemptedRollout>)),
 )]
 async fn dequeue(State(app): State<App>, place: Place, body: Body) -> Answer<Vec<AttemptedRollout>> {
+    let (request, _waiting) = asked(&place, &body)?;
+    claimed(&app, body.store(&app).dequeue_many_rollouts(request)).await
+}
+
+/// Claims rollouts from the queue, with all that a runner begins with.
+///
+/// As a dequeue does, and in the same step finds the resources of each rollout and stores the state event that its
+/// attempt has started.
+#[utoipa::path(
+    post,
+    path = "/queues/rollouts/claim",
+    operation_id = "claim_rollouts",
+    params(Once),
+    request_body = Option<DequeueRequest>,
+    responses((status = 200, description = "What was claimed; at most as many as asked for.", body = Vec<Claim>)),
+)]
+async fn claim(State(app): State<App>, place: Place, body: Body) -> Answer<Vec<Claim>> {
+    let (request, _waiting) = asked(&place, &body)?;
+    claimed(&app, body.store(&app).claim_rollouts(request)).await
+}
+
+/// What is asked for, and the place among those who wait where it comes to that.
+fn asked(place: &Place, body: &Body) -> Result<(DequeueRequest, Option<OwnedSemaphorePermit>), ApiError> {
     let request: DequeueRequest = body.parse_or_default()?;
-    let _waiting = request.wait.filter(|seconds| *seconds > 0.0).map(|_| place.wait()).transpose()?;
-    let store = body.store(&app);
+    let waiting = request.wait.filter(|seconds| *seconds > 0.0).map(|_| place.wait()).transpose()?;
+    Ok((request, waiting))
+}
+
+/// What a claim gives; nothing when the server is about to stop.
+async fn claimed<T>(app: &App, claim: impl Future<Output = Result<Vec<T>, Error>>) -> Answer<Vec<T>> {
     tokio::select! {
         biased;
-        claimed = store.dequeue_many_rollouts(request) => Ok(Json(claimed?)),
+        claimed = claim => Ok(Json(claimed?)),
         () = app.stopping() => Ok(Json(Vec::new())),
     }
 }

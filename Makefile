@@ -19,8 +19,8 @@ PROFILE := dev
 export CARGO_TERM_COLOR ?= auto
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Prints what a stage is, runs it, and prints how long it took.
-stage = @echo "── $(1)"; start=$$SECONDS; { $(2); }; echo "── $(1): $$((SECONDS - start)) s"
+# Prints what a stage is, runs it, and prints how long it took. Without the `exit`, a failure before an && is none.
+stage = @echo "── $(1)"; start=$$SECONDS; { $(2); } || exit $$?; echo "── $(1): $$((SECONDS - start)) s"
 
 .PHONY: help
 help: ## Shows this list.

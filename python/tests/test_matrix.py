@@ -34,10 +34,11 @@ class Names(agl.TraceAdapter[list[str]]):
 
 
 def _adapters() -> dict[str, Any]:
-    """The adapters that there are."""
-    found: dict[str, Any] = {"tracer": agl.TracerTraceToTriplet(), "custom": Names()}
-    proxy = getattr(agl, "LlmProxyTraceToTriplet", None)
-    return found if proxy is None else {**found, "proxy": proxy()}
+    return {
+        "tracer": agl.TracerTraceToTriplet(),
+        "proxy": agl.LlmProxyTraceToTriplet(),
+        "custom": Names(),
+    }
 
 
 class All(agl.TraceAdapter[dict[str, Any]]):
@@ -119,5 +120,7 @@ def test_every_combination(tracer: Any, store: Any, strategy: str) -> None:
         assert triplet.response["token_ids"] == list(reversed(ids_of(task)))
         assert triplet.reward == float(len(task))
         assert {"agentlightning.message", "agentlightning.annotation"} <= set(made["custom"])
-        # It reads what a gateway has recorded, and here is none.
-        assert made.get("proxy", []) == []
+        # It reads token ids, whoever has recorded them.
+        (proxied,) = made["proxy"]
+        assert proxied.response == {"token_ids": triplet.response["token_ids"]}
+        assert (proxied.prompt["token_ids"], proxied.reward) == (triplet.prompt["token_ids"], triplet.reward)

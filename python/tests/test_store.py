@@ -544,7 +544,7 @@ async def test_the_base_class_has_it_all_and_does_nothing() -> None:
     base = LightningStore()
     assert not any(base.capabilities.values())
     assert await base.statistics() == {"name": "LightningStore"}
-    assert len(INTERFACE) == 32
+    assert len(INTERFACE) == 36
     with pytest.raises(NotImplementedError, match=r"dequeue_rollout\(\)"):
         await base.dequeue_rollout()
     with pytest.raises(NotImplementedError, match="otlp_traces_endpoint"):

@@ -21,12 +21,16 @@ class Fragile(agl.LightningStore):
         self.calls = 0
         self.fails = False
         self.ended = False
+        # Where there is one, calls do not go on before it is set.
+        self.gate: asyncio.Event | None = None
 
     async def get_rollout_by_id(self, rollout_id: str) -> agl.Rollout | None:
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         try:
             await asyncio.sleep(0.001)
+            if self.gate is not None:
+                await self.gate.wait()
             if self.fails:
                 raise RuntimeError("broken")
             self.calls += 1
@@ -103,6 +107,7 @@ async def test_a_task_cancelled_with_the_turn_on_its_way_passes_it_on() -> None:
 
 async def test_a_loop_that_was_closed_in_the_queue_keeps_nobody_out() -> None:
     inner = Fragile()
+    inner.gate = asyncio.Event()
     store = agl.LightningStoreThreaded(inner)
     first = asyncio.create_task(store.get_rollout_by_id("r"))
     await asyncio.sleep(0)
@@ -119,6 +124,7 @@ async def test_a_loop_that_was_closed_in_the_queue_keeps_nobody_out() -> None:
         loop.close()
 
     await asyncio.to_thread(queue_up)
+    inner.gate.set()
     await first
     await asyncio.wait_for(store.get_rollout_by_id("r"), 30)
     assert inner.calls == 2

@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentlightning.store.client_server import _access_host
+from agentlightning.store.client_server import access_host
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -100,7 +100,7 @@ class PythonServerLauncher:
         self.serve_context = serve_context
         self._host = args.host or "0.0.0.0"
         self._port = args.port or _free_port(self._host)
-        self._access_host = args.access_host or _access_host(self._host)
+        self._access_host = args.access_host or access_host(self._host)
         self._running: _InLoop | _InThread | _InProcesses | None = None
 
     def __getstate__(self) -> dict[str, Any]:

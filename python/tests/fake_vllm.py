@@ -65,6 +65,9 @@ class FakeVLLM:
 
 
 class _Server(ThreadingHTTPServer):
+    # Frameworks open many connections at once.
+    request_queue_size = 128
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         # Clients hang up in mid-stream; that is what some tests are about.
         pass

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapter import *  # noqa: F403
     from .algorithm import *  # noqa: F403
+    from .algorithm.verl import VERLNotSupportedError as VERLNotSupportedError
     from .client import *  # noqa: F403
     from .config import *  # noqa: F403
     from .emitter import *  # noqa: F403

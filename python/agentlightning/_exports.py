@@ -100,13 +100,16 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
         "TracerTraceToTriplet",
     ),
     "agentlightning.algorithm": (
+        "APO",
         "Algorithm",
         "Baseline",
         "FastAlgorithm",
         "RunProgress",
         "RunSummary",
+        "VERL",
         "algo",
     ),
+    "agentlightning.algorithm.verl": ("VERLNotSupportedError",),
     "agentlightning.emitter": (
         "emit_annotation",
         "emit_exception",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 import pytest_asyncio
 
 import agentlightning as agl
+
+# A shell has what it runs in the background ignore Ctrl+C, and so would all processes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STORES = ["memory", "sqlite", "client", "server", "threaded"]
 

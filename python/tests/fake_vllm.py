@@ -2,8 +2,8 @@
 library only.
 
 What it answers is a function of the request, so that tests know it: the last message's words in reverse
-order, unless the request says otherwise through the model's name (see `_reply`). Token ids are those of
-`ids_of`.
+order, unless the request says otherwise through the model's name (see `_reply`), or a test by `answer`. Token
+ids are those of `ids_of`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -37,6 +38,8 @@ class FakeVLLM:
         self.models_status = 200
         # Statuses that the next requests are answered with.
         self.failures: list[int] = []
+        # What is answered to a request; the usual where it returns None.
+        self.answer: Callable[[dict[str, Any]], str | None] = lambda body: None
         self._counter = 0
         self._lock = threading.Lock()
         fake = self
@@ -124,7 +127,12 @@ class _Handler(BaseHTTPRequestHandler):
         if body["model"] == "no-extras" and "return_token_ids" in body:
             self._send(400, {"error": {"message": "unknown field return_token_ids", "code": 400}})
             return
-        choices = [_choice(body, index) for index in range(body.get("n") or 1)]
+        if body["model"].endswith("no-temperature") and "temperature" in body:
+            message = "Unsupported value: 'temperature' does not support 1.0 with this model."
+            self._send(400, {"error": {"message": message, "type": "invalid_request_error"}})
+            return
+        text = self.server_state.answer(body)
+        choices = [_choice(body, index, text) for index in range(body.get("n") or 1)]
         if body.get("stream"):
             self._stream(body, choices)
         else:
@@ -234,7 +242,7 @@ def _logprobs(ids: list[int]) -> dict[str, Any]:
     }
 
 
-def _choice(body: dict[str, Any], index: int) -> dict[str, Any]:
+def _choice(body: dict[str, Any], index: int, text: str | None = None) -> dict[str, Any]:
     last = body["messages"][-1]
     call = _tool_call(body, last)
     if call is not None:
@@ -242,7 +250,12 @@ def _choice(body: dict[str, Any], index: int) -> dict[str, Any]:
         made = {"id": f"call-{number}", "type": "function", "function": call}
         message = {"role": "assistant", "content": None, "tool_calls": [made]}
         return {"index": index, "message": message, "finish_reason": "tool_calls", "ids": [1, 2, 3]}
-    reply = "{}" if body.get("response_format") else _reply(body, text_of(last.get("content")))
+    if text is not None:
+        reply = text
+    elif body.get("response_format"):
+        reply = "{}"
+    else:
+        reply = _reply(body, text_of(last.get("content")))
     if index:
         reply = f"{reply} {index}"
     message = {"role": "assistant", "content": reply}

@@ -429,6 +429,29 @@ def test_signals_to_all_processes_leave_no_attempt_half_written(
     assert {(attempt.status, attempt.metadata["reason"]) for attempt in attempts} == {("failed", "cancelled")}
 
 
+async def _leaves(store: Any, worker_id: int, event: Any) -> None:
+    await store.enqueue_rollout(input="left behind")
+
+
+def test_ctrl_c_is_none_of_the_runners_fault(caplog: pytest.LogCaptureFixture) -> None:
+    # It reaches them, too, and they may be gone long before the algorithm has wound up.
+    async def algorithm(store: Any, event: Any) -> None:
+        while not len(await store.query_rollouts()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(300)
+        finally:
+            await asyncio.sleep(1.5)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert _strategy(graceful_timeout=0.0).execute(algorithm, _leaves, InMemoryLightningStore()) is None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert "Giving up" not in caplog.text
+
+
 async def _rollouts_of(store: Any) -> list[Any]:
     return list(await store.query_rollouts())
 

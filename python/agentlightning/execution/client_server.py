@@ -238,10 +238,10 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                 crew.watch(asyncio.get_running_loop(), task)
                 deserted = asyncio.ensure_future(crew.watch_for_desertion(served.store, task))
                 try:
-                    result = await _until_done(task)
+                    result = await _until_done(task, lambda: crew.interrupt(deserted))
                 except asyncio.CancelledError:
                     crew.in_a_hurry = True
-                    if not crew.gave_up:
+                    if crew.interrupted or not crew.gave_up:
                         raise
                     # Called off, by the runners' failure (which `check` raises) or by `request_stop`.
                     result = None
@@ -350,15 +350,17 @@ async def _run_side(side: Coroutine[Any, Any, Any], event: ExecutionEvent) -> An
         raise
 
 
-async def _until_done(task: asyncio.Future[Any]) -> Any:
-    """Awaits a task; when this one is cancelled, the task is, and is given the time to end."""
+async def _until_done(task: asyncio.Future[Any], on_cancel: Callable[[], None]) -> Any:
+    """Awaits a task; when this one is cancelled, that is told, the task is cancelled, too, and is given the
+    time to end."""
     try:
-        return await task
+        await asyncio.wait([task])
     except asyncio.CancelledError:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        on_cancel()
+        task.cancel()
+        await asyncio.wait([task])
         raise
+    return task.result()
 
 
 class _Served:
@@ -410,6 +412,7 @@ class _Crew:
         self._thread_errors: list[tuple[str, BaseException]] = []
         self.gave_up = False
         self.deserted = False
+        self.interrupted = False
         self.in_a_hurry = False
 
     def start(self, count: int) -> None:
@@ -497,7 +500,7 @@ class _Crew:
         """
 
         def cancel() -> None:
-            if not algorithm.done():
+            if not (algorithm.done() or self.interrupted):
                 self.gave_up = True
                 algorithm.cancel()
 
@@ -517,6 +520,12 @@ class _Crew:
                     logger.debug("The algorithm had ended already.")
 
         threading.Thread(target=look, name="runner-watch", daemon=True).start()
+
+    def interrupt(self, watch: asyncio.Future[None]) -> None:
+        """Notes that everything is called off from outside. Runners that have ended by then, for Ctrl+C may
+        have reached them first, are no reason to give up."""
+        self.interrupted = True
+        watch.cancel()
 
     async def watch_for_desertion(self, store: LightningStore, algorithm: asyncio.Future[Any]) -> None:
         """Calls the algorithm off when no runner is left for what it waits for."""

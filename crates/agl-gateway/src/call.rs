@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agl_store::{Clock as _, SystemClock, WrittenDraft};
-use agl_types::WrittenSpan;
+use agl_types::{Span, WrittenSpan};
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::assemble::Assembly;
+use crate::blobs::{self, Blob};
 use crate::change::{self, Sent};
 use crate::dialect::responses::Telling;
 use crate::dialect::{self, Dialect, messages, responses};
@@ -516,9 +517,13 @@ impl Call {
             _ => responses::to_chat(sent),
         });
         let as_chat = as_chat.and_then(Result::ok);
+        let request = as_chat.as_ref().unwrap_or(sent);
+        let (short, blobs) = blobs::taken_out(request).unzip();
+        let told = end.told.as_ref();
+        let asked = told.and_then(|_| Some(blobs::taken_out(&self.request)?.0));
         let record = Record {
             kind: self.kind,
-            request: as_chat.as_ref().unwrap_or(sent),
+            request: short.as_ref().unwrap_or(request),
             response: &end.response,
             outcome: end.outcome,
             error: end.error,
@@ -533,20 +538,54 @@ impl Call {
             is_event: self.attempt.named == Named::Controlled,
             span_id: self.span_id.clone(),
             dialect: self.dialect,
-            exchange: end.told.as_ref().map(|told| (&self.request, told)),
+            exchange: told.map(|told| (asked.as_ref().unwrap_or(&self.request), told)),
         };
+        let call = record.into_span();
+        let blobs = self.new_blobs(blobs.unwrap_or_default()).await?;
+        let new: Vec<String> = blobs.iter().map(|blob| blob.span_id().to_owned()).collect();
         let Attempt { rollout_id, attempt_id, sequence_id, .. } = &self.attempt;
-        let span = record.into_span().placed(rollout_id, attempt_id, sequence_id.unwrap_or_default());
+        let mut drafts = Vec::with_capacity(1 + blobs.len());
+        for blob in blobs {
+            drafts.push(self.draft(blob.into_span(&call), None)?);
+        }
+        drafts.push(self.draft(call, *sequence_id)?);
+        let passed_over = self.gateway.store.ingest_spans(drafts).await;
+        match passed_over.map_err(|error| Refusal::of_store(&error))?.into_iter().next() {
+            None => {
+                new.iter().for_each(|span_id| self.gateway.blobs.add(rollout_id, attempt_id, span_id));
+                Ok(())
+            }
+            Some((reason, _)) => Err(Refusal::not_found(format!("the call could not be recorded: {reason}"))),
+        }
+    }
+
+    fn draft(&self, span: Span, sequence_id: Option<i64>) -> Result<WrittenDraft, Refusal> {
+        let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
+        let span = span.placed(rollout_id, attempt_id, sequence_id.unwrap_or_default());
         let span = WrittenSpan::of(&span).map_err(|error| {
             tracing::error!(%error, "a call has no JSON");
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the call could not be recorded")
         })?;
-        let draft = WrittenDraft { span, has_sequence_id: sequence_id.is_some() };
-        let passed_over = self.gateway.store.ingest_spans(vec![draft]).await;
-        match passed_over.map_err(|error| Refusal::of_store(&error))?.into_iter().next() {
-            None => Ok(()),
-            Some((reason, _)) => Err(Refusal::not_found(format!("the call could not be recorded: {reason}"))),
+        Ok(WrittenDraft { span, has_sequence_id: sequence_id.is_some() })
+    }
+
+    /// Those that the attempt does not have yet.
+    async fn new_blobs(&self, blobs: Vec<Blob>) -> Result<Vec<Blob>, Refusal> {
+        let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
+        let mut new = Vec::new();
+        for blob in blobs {
+            let id = blob.span_id();
+            if self.gateway.blobs.has(rollout_id, attempt_id, id) {
+                continue;
+            }
+            // Another gateway may have kept it, or this one before it was started anew.
+            if self.gateway.span(&self.attempt, id).await?.is_some() {
+                self.gateway.blobs.add(rollout_id, attempt_id, id);
+            } else {
+                new.push(blob);
+            }
         }
+        Ok(new)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agl_store::Store;
-use agl_types::{ApiKey, SpanQuery, ids, semconv, v1};
+use agl_types::{ApiKey, Span, SpanQuery, ids, semconv, v1};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::Error;
 use crate::access::{self, AttemptGrant, AttemptTokens};
 use crate::address::{self, Whose};
+use crate::blobs::{self, Kept};
 use crate::call::{Call, now, speaks};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
@@ -101,6 +102,8 @@ pub(crate) struct Inner {
     sessions: Sessions,
     gate: Gate,
     calls: TaskTracker,
+    /// The files that are in the store.
+    pub(crate) blobs: Kept,
 }
 
 impl Gateway {
@@ -118,6 +121,7 @@ impl Gateway {
             sessions: Sessions::new(Arc::clone(&store), options.session_idle),
             gate: Gate::new(options.max_parked, options.max_park),
             calls: TaskTracker::new(),
+            blobs: Kept::default(),
             store,
             options,
         })))
@@ -318,14 +322,7 @@ impl Inner {
             Refusal::bad("previous_response_id", message)
         };
         let span_id = previous.strip_prefix("resp_").ok_or_else(not_there)?;
-        let query = SpanQuery {
-            rollout_id: attempt.rollout_id.clone(),
-            attempt_id: Some(attempt.attempt_id.clone()),
-            span_id: Some(span_id.to_owned()),
-            ..SpanQuery::default()
-        };
-        let found = self.store.query_spans(query).await.map_err(|error| Refusal::of_store(&error))?;
-        let span = found.items.into_iter().next().ok_or_else(not_there)?;
+        let span = self.span(attempt, span_id).await?.ok_or_else(not_there)?;
         let kept = |name: &str| -> Option<Value> {
             let text = span.attributes.get(&format!("{}.{name}", semconv::GATEWAY))?.as_str()?;
             serde_json::from_str(text).ok()
@@ -334,9 +331,29 @@ impl Inner {
         // What was recorded had what went before it in front already.
         let mut input = responses::items(&asked);
         input.extend(told["output"].as_array().cloned().unwrap_or_default());
-        input.extend(responses::items(request));
-        request["input"] = input.into();
+        let mut input = Value::from(input);
+        for (reference, span_id) in blobs::references(&input) {
+            if let Some(span) = self.span(attempt, &span_id).await? {
+                blobs::put_back(&mut input, &reference, &span);
+            }
+        }
+        if let Value::Array(items) = &mut input {
+            items.extend(responses::items(request));
+        }
+        request["input"] = input;
         Ok(())
+    }
+
+    /// A span of an attempt by its id.
+    pub(crate) async fn span(&self, attempt: &Attempt, span_id: &str) -> Result<Option<Span>, Refusal> {
+        let query = SpanQuery {
+            rollout_id: attempt.rollout_id.clone(),
+            attempt_id: Some(attempt.attempt_id.clone()),
+            span_id: Some(span_id.to_owned()),
+            ..SpanQuery::default()
+        };
+        let found = self.store.query_spans(query).await.map_err(|error| Refusal::of_store(&error))?;
+        Ok(found.items.into_iter().next())
     }
 
     /// How many tokens a message would have. Nothing is generated that matters, so nothing is recorded.

@@ -7,6 +7,7 @@
 pub mod access;
 mod address;
 mod assemble;
+mod blobs;
 mod call;
 mod change;
 mod config;

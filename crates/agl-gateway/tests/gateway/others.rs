@@ -86,7 +86,7 @@ async fn an_image_is_kept_once_and_referred_to() {
         assert!(kept.contains(&reference) && !kept.contains("iVBOR"), "{kept}");
         let images: Vec<String> =
             read_calls(std::slice::from_ref(call))[0].image_urls().map(str::to_owned).collect();
-        assert_eq!(images, [reference.clone()], "readers find it");
+        assert_eq!(images, std::slice::from_ref(&reference), "readers find it");
     }
 }
 

@@ -18,7 +18,7 @@ use axum::{Json, body};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::Error;
@@ -38,6 +38,9 @@ use crate::upstream::{self, Client};
 
 /// How many registered models are remembered with how they are doing.
 const REMEMBERED: usize = 1024;
+
+/// How many calls may be answered and not recorded yet; more wait, so that a slow store is not outrun for ever.
+const UNRECORDED: usize = 256;
 
 /// When a call is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,6 +105,8 @@ pub(crate) struct Inner {
     sessions: Sessions,
     gate: Gate,
     calls: TaskTracker,
+    /// Room for calls that are answered and not recorded yet.
+    pub(crate) unrecorded: Semaphore,
     /// The files that are in the store.
     pub(crate) blobs: Kept,
 }
@@ -121,6 +126,7 @@ impl Gateway {
             sessions: Sessions::new(Arc::clone(&store), options.session_idle),
             gate: Gate::new(options.max_parked, options.max_park),
             calls: TaskTracker::new(),
+            unrecorded: Semaphore::new(UNRECORDED),
             blobs: Kept::default(),
             store,
             options,

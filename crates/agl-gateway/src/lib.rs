@@ -6,6 +6,7 @@
 
 pub mod access;
 mod address;
+mod answer;
 mod assemble;
 mod blobs;
 mod call;

@@ -4,6 +4,7 @@ use agl_types::v1::MODEL_REQUEST;
 use agl_types::{Attributes, Span, StatusCode, ids, is_plain_attribute, semconv};
 use serde_json::{Value, json};
 
+use crate::answer;
 use crate::dialect::Dialect;
 
 /// Bytes of the longest error text kept.
@@ -280,7 +281,7 @@ impl Record<'_> {
             "model": self.request["model"],
             "model_version": self.model_version.unwrap_or(0),
             "request": self.request,
-            "response": self.response,
+            "response": answer::spelled_out(self.response),
             "server": {"model": self.request["model"], "endpoint": self.backend, "version": self.model_version.unwrap_or(0)},
             "latency_ms": rounded(self.latency * 1e3),
             "http_status": self.http_status,
@@ -317,6 +318,7 @@ fn ids_of(choice: &Value) -> &Value {
 fn numbers(choice: &Value) -> Value {
     let logprobs = &choice["logprobs"];
     let numbers: Option<Vec<f64>> = match (&logprobs["content"], &logprobs["token_logprobs"]) {
+        (Value::String(tokens), _) => answer::numbers(tokens),
         (Value::Array(tokens), _) => tokens.iter().map(|token| token["logprob"].as_f64()).collect(),
         (_, Value::Array(numbers)) => numbers.iter().map(Value::as_f64).collect(),
         _ => None,

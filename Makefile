@@ -112,7 +112,14 @@ test-frameworks: wheel ## Runs agents of every framework, newest versions, and p
 .PHONY: bench-store
 bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and updates docs/bench. QUICK=1: a smoke run.
 	cargo build --release --locked --quiet -p agl-cli -p agl-bench
-	target/release/agl-bench --peer $(PEER_VENV)/bin/agl $(if $(QUICK),--quick,--out docs/bench)
+	target/release/agl-bench store --peer $(PEER_VENV)/bin/agl $(if $(QUICK),--quick,--out docs/bench)
+
+.PHONY: bench-gateway
+bench-gateway: $(PEER_VENV)/ready ## Measures the gateway against 0.3's LiteLLM and 1.0's and updates docs/bench. QUICK=1: a smoke run.
+	cargo build --release --locked --quiet -p agl-cli -p agl-bench
+	@controller=$$($(PYTHON) scripts/peer/controller_venv.py $(CONTROLLER_VENV)); \
+	target/release/agl-bench gateway --peer $(PEER_VENV)/bin/python $${controller:+--controller $$controller/agl-server} \
+		$(if $(QUICK),--quick,--out docs/bench)
 
 # A release build of our package, for figures.
 BENCH_VENV := target/bench-venv

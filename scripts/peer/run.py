@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from controller_venv import controller_python
+
 HERE = Path(__file__).resolve().parent
-REQUIREMENTS = HERE.parent.parent / "requirements" / "controller.txt"
 START, PART = 60.0, 900.0
 
 
@@ -84,34 +84,6 @@ def runs(name: str, python: Path, script: Path, agl: Path) -> bool:
     print("\n".join(counts) if passed else f"{said}\n{name}: FAILED ({status})", flush=True)
     print(f"── {name}: {time.monotonic() - started:.0f} s", flush=True)
     return passed
-
-
-def new_python() -> Path | None:
-    """A Python that agentlightning 1.0 runs on."""
-    candidates = [os.environ.get("CONTROLLER_PYTHON"), sys.executable]
-    candidates += [shutil.which(f"python3.{minor}") for minor in (14, 13, 12)]
-    candidates += sorted(Path.home().glob(".pyenv/versions/3.1[2-9]*/bin/python"))
-    for candidate in filter(None, candidates):
-        check = [str(candidate), "-c", "import sys, venv; sys.exit(sys.version_info < (3, 12))"]
-        if subprocess.run(check, capture_output=True).returncode == 0:
-            return Path(candidate)
-    return None
-
-
-def controller_python(folder: Path) -> Path | None:
-    """The Python of an environment with agentlightning 1.0, which is made if there is none."""
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.exists():
-        base = new_python()
-        if base is None:
-            return None
-        print(f"── agentlightning 1.0 in {folder}", flush=True)
-        subprocess.run([str(base), "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(REQUIREMENTS)], check=True
-        )
-        ready.touch()
-    return python
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::answer;
+
 /// Chunks of chat completions or completions, put together.
 #[derive(Debug, Default)]
 pub(crate) struct Assembly {
@@ -187,6 +189,8 @@ impl Choice {
 fn join(fields: &mut serde_json::Map<String, Value>, key: String, value: Value) {
     match (fields.get_mut(&key), value) {
         (Some(Value::Array(list)), Value::Array(more)) => list.extend(more),
+        // Lists that are kept as text.
+        (Some(Value::String(list)), Value::String(more)) => answer::join(list, &more),
         (Some(_), Value::Null) => {}
         (_, value) => {
             fields.insert(key, value);

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agl_store::{Clock as _, SystemClock, WrittenDraft};
-use agl_types::WrittenSpan;
+use agl_types::{Span, WrittenSpan};
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::answer;
 use crate::assemble::Assembly;
+use crate::blobs::{self, Blob};
 use crate::change::{self, Sent};
 use crate::dialect::responses::Telling;
 use crate::dialect::{self, Dialect, messages, responses};
@@ -37,6 +40,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const LONGEST_RETRY_AFTER: u64 = 60;
 /// How long the end of a stream is waited for once the answer is whole, for the sake of the connection.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// Bytes of a stream that go on together at most.
+const ENOUGH: usize = 64 << 10;
 
 /// How long what was taken from the queue may take to be written.
 const FLUSH: Duration = Duration::from_millis(10);
@@ -201,7 +207,7 @@ impl Call {
             let endpoint = if is_ours { self.kind.endpoint() } else { self.dialect.endpoint() };
             let returns_ids = is_ours && self.gateway.client.returns_ids(backend).await;
             let kind = is_ours.then_some(self.kind);
-            let sent = change::for_backend(
+            let mut sent = change::for_backend(
                 body,
                 request,
                 kind,
@@ -210,7 +216,7 @@ impl Call {
                 self.attempt.mode,
                 returns_ids,
             );
-            let body = sent.body.clone();
+            let body = std::mem::take(&mut sent.body);
             progress.sent = Some(sent);
             progress.is_translated = !is_native;
             progress.tries += 1;
@@ -308,14 +314,14 @@ impl Call {
     }
 
     async fn whole(
-        &self,
+        &mut self,
         progress: &Progress,
         status: StatusCode,
         headers: HeaderMap,
         body: Bytes,
         reply: oneshot::Sender<Response>,
     ) {
-        let parsed: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let parsed = answer::read(&body).unwrap_or_default();
         let added = progress.sent.as_ref().map(|sent| sent.added).unwrap_or_default();
         let is_answer = status.is_success() && parsed.is_object();
         let mut end = End {
@@ -373,7 +379,7 @@ impl Call {
 
     /// Records the call and sends the answer, in the order that capture says.
     async fn conclude(
-        &self,
+        &mut self,
         progress: &Progress,
         end: End,
         reply: oneshot::Sender<Response>,
@@ -389,6 +395,8 @@ impl Call {
                 let _ = reply.send(answer);
             }
             Capture::Async => {
+                let gateway = Arc::clone(&self.gateway);
+                let _room = gateway.unrecorded.acquire().await;
                 let _ = reply.send(answer);
                 self.record_or_warn(progress, end).await;
             }
@@ -396,7 +404,7 @@ impl Call {
     }
 
     async fn stream(
-        &self,
+        &mut self,
         progress: &Progress,
         status: StatusCode,
         headers: HeaderMap,
@@ -429,7 +437,7 @@ impl Call {
             started: self.started,
         };
         let mut source =
-            Source { response, events: Events::default(), next: Some(first), held: Bytes::new() };
+            Source { response, events: Events::default(), next: Some(Ok(Some(first))), held: Bytes::new() };
         let idle = progress.backend.as_ref().map_or(300.0, |backend| backend.entry.stream_timeout);
         let idle = Duration::try_from_secs_f64(idle).unwrap_or(Duration::MAX);
         let stopped = source.pump(&mut tee, &pieces, idle).await;
@@ -484,6 +492,8 @@ impl Call {
                 close(kept).await;
             }
             Capture::Async => {
+                let gateway = Arc::clone(&self.gateway);
+                let _room = gateway.unrecorded.acquire().await;
                 close(Ok(())).await;
                 self.record_or_warn(progress, end).await;
             }
@@ -494,7 +504,7 @@ impl Call {
         }
     }
 
-    async fn record_or_warn(&self, progress: &Progress, end: End) {
+    async fn record_or_warn(&mut self, progress: &Progress, end: End) {
         if let Err(refusal) = self.record(progress, end).await {
             let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
             tracing::error!(
@@ -506,9 +516,15 @@ impl Call {
         }
     }
 
-    /// Stores the span of the call.
-    async fn record(&self, progress: &Progress, end: End) -> Result<(), Refusal> {
-        let sent = progress.sent.as_ref().map_or(&self.request, |sent| &sent.request);
+    /// The span of the call and the files that it carries. The request is given up for it: what waits for the store
+    /// should be no more than what goes there.
+    fn span(&mut self, progress: &Progress, end: End) -> (Span, Vec<Blob>) {
+        self.body = Bytes::new();
+        let asked = std::mem::take(&mut self.request);
+        let translated = self.translated.take().filter(|_| progress.is_translated);
+        let before = translated.as_ref().map_or(&asked, |(_, chat)| chat);
+        let sent = progress.sent.as_ref().map(|sent| sent.request(before));
+        let sent = sent.as_ref().unwrap_or(&asked);
         let is_foreign = self.dialect != Dialect::OpenAi && !progress.is_translated;
         // Recorded in one shape, whatever was spoken.
         let as_chat = is_foreign.then(|| match self.dialect {
@@ -516,9 +532,13 @@ impl Call {
             _ => responses::to_chat(sent),
         });
         let as_chat = as_chat.and_then(Result::ok);
+        let request = as_chat.as_ref().unwrap_or(sent);
+        let (short, blobs) = blobs::taken_out(request).unzip();
+        let told = end.told.as_ref();
+        let short_asked = told.and_then(|_| Some(blobs::taken_out(&asked)?.0));
         let record = Record {
             kind: self.kind,
-            request: as_chat.as_ref().unwrap_or(sent),
+            request: short.as_ref().unwrap_or(request),
             response: &end.response,
             outcome: end.outcome,
             error: end.error,
@@ -533,20 +553,59 @@ impl Call {
             is_event: self.attempt.named == Named::Controlled,
             span_id: self.span_id.clone(),
             dialect: self.dialect,
-            exchange: end.told.as_ref().map(|told| (&self.request, told)),
+            exchange: told.map(|told| (short_asked.as_ref().unwrap_or(&asked), told)),
         };
+        (record.into_span(), blobs.unwrap_or_default())
+    }
+
+    /// Stores the span of the call.
+    async fn record(&mut self, progress: &Progress, end: End) -> Result<(), Refusal> {
+        let (call, blobs) = self.span(progress, end);
+        let blobs = self.new_blobs(blobs).await?;
+        let new: Vec<String> = blobs.iter().map(|blob| blob.span_id().to_owned()).collect();
         let Attempt { rollout_id, attempt_id, sequence_id, .. } = &self.attempt;
-        let span = record.into_span().placed(rollout_id, attempt_id, sequence_id.unwrap_or_default());
+        let mut drafts = Vec::with_capacity(1 + blobs.len());
+        for blob in blobs {
+            drafts.push(self.draft(blob.into_span(&call), None)?);
+        }
+        drafts.push(self.draft(call, *sequence_id)?);
+        let passed_over = self.gateway.store.ingest_spans(drafts).await;
+        match passed_over.map_err(|error| Refusal::of_store(&error))?.into_iter().next() {
+            None => {
+                new.iter().for_each(|span_id| self.gateway.blobs.add(rollout_id, attempt_id, span_id));
+                Ok(())
+            }
+            Some((reason, _)) => Err(Refusal::not_found(format!("the call could not be recorded: {reason}"))),
+        }
+    }
+
+    fn draft(&self, span: Span, sequence_id: Option<i64>) -> Result<WrittenDraft, Refusal> {
+        let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
+        let span = span.placed(rollout_id, attempt_id, sequence_id.unwrap_or_default());
         let span = WrittenSpan::of(&span).map_err(|error| {
             tracing::error!(%error, "a call has no JSON");
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the call could not be recorded")
         })?;
-        let draft = WrittenDraft { span, has_sequence_id: sequence_id.is_some() };
-        let passed_over = self.gateway.store.ingest_spans(vec![draft]).await;
-        match passed_over.map_err(|error| Refusal::of_store(&error))?.into_iter().next() {
-            None => Ok(()),
-            Some((reason, _)) => Err(Refusal::not_found(format!("the call could not be recorded: {reason}"))),
+        Ok(WrittenDraft { span, has_sequence_id: sequence_id.is_some() })
+    }
+
+    /// Those that the attempt does not have yet.
+    async fn new_blobs(&self, blobs: Vec<Blob>) -> Result<Vec<Blob>, Refusal> {
+        let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
+        let mut new = Vec::new();
+        for blob in blobs {
+            let id = blob.span_id();
+            if self.gateway.blobs.has(rollout_id, attempt_id, id) {
+                continue;
+            }
+            // Another gateway may have kept it, or this one before it was started anew.
+            if self.gateway.span(&self.attempt, id).await?.is_some() {
+                self.gateway.blobs.add(rollout_id, attempt_id, id);
+            } else {
+                new.push(blob);
+            }
         }
+        Ok(new)
     }
 }
 
@@ -582,7 +641,7 @@ impl Tee {
         if data.trim_ascii() == b"[DONE]" && !is_native {
             return true;
         }
-        let Ok(chunk) = serde_json::from_slice::<Value>(&data) else {
+        let Ok(chunk) = answer::read(&data) else {
             // A comment, or nothing that we know.
             out.extend_from_slice(&event.raw);
             return false;
@@ -673,8 +732,8 @@ impl Tee {
 struct Source {
     response: reqwest::Response,
     events: Events,
-    /// Bytes that were read already.
-    next: Option<Bytes>,
+    /// What was read already.
+    next: Option<reqwest::Result<Option<Bytes>>>,
     /// The last event and what follows it, which goes on when the call is recorded.
     held: Bytes,
 }
@@ -699,40 +758,43 @@ impl Source {
         idle: Duration,
     ) -> Stopped {
         loop {
-            let chunk = match self.next.take() {
-                Some(first) => Some(first),
+            let read = match self.next.take() {
+                Some(read) => read,
                 None => {
                     let read = tokio::select! {
                         read = tokio::time::timeout(idle, self.response.chunk()) => read,
                         () = pieces.closed() => return Stopped::Left,
                     };
-                    match read {
-                        Err(_) => {
-                            return Stopped::Broke(format!("said nothing for {} s", idle.as_secs_f64()));
-                        }
-                        Ok(Err(error)) => {
-                            return Stopped::Broke(format!("broke off: {}", upstream::cause(&error)));
-                        }
-                        Ok(Ok(chunk)) => chunk,
-                    }
+                    let Ok(read) = read else {
+                        return Stopped::Broke(format!("said nothing for {} s", idle.as_secs_f64()));
+                    };
+                    read
                 }
             };
-            let Some(chunk) = chunk else {
-                self.held = self.events.rest();
-                return Stopped::Ended { is_done: false };
+            let mut chunk = match read {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => {
+                    self.held = self.events.rest();
+                    return Stopped::Ended { is_done: false };
+                }
+                Err(error) => return Stopped::Broke(format!("broke off: {}", upstream::cause(&error))),
             };
-            self.events.feed(&chunk);
             let mut out = BytesMut::with_capacity(chunk.len());
             let is_done = loop {
-                match self.events.next() {
-                    Ok(Some(event)) if tee.take(&event, &mut out) => {
-                        self.held = event.raw;
-                        break true;
-                    }
-                    Ok(Some(_)) => {}
-                    Ok(None) => break false,
+                self.events.feed(&chunk);
+                match self.take_all(tee, &mut out) {
+                    Ok(true) => break true,
+                    Ok(false) => {}
                     Err(crate::sse::TooLong) => {
                         return Stopped::Broke("sent an event without an end".to_owned());
+                    }
+                }
+                // What is there already goes along; what is not is not waited for.
+                match self.response.chunk().now_or_never() {
+                    Some(Ok(Some(more))) if out.len() < ENOUGH => chunk = more,
+                    read => {
+                        self.next = read;
+                        break false;
                     }
                 }
             };
@@ -743,6 +805,17 @@ impl Source {
                 return Stopped::Ended { is_done };
             }
         }
+    }
+
+    /// Passes the events on that are complete. Returns whether the last is among them, which is held.
+    fn take_all(&mut self, tee: &mut Tee, out: &mut BytesMut) -> Result<bool, crate::sse::TooLong> {
+        while let Some(event) = self.events.next()? {
+            if tee.take(&event, out) {
+                self.held = event.raw;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Reads the rest, so that the connection can be used again.

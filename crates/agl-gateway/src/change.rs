@@ -24,8 +24,7 @@ pub(crate) struct Added {
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) body: Bytes,
-    /// The same, parsed.
-    pub(crate) request: Value,
+    changes: Changes,
     pub(crate) added: Added,
     /// Whether token ids are asked for, by whomever.
     pub(crate) wants_ids: bool,
@@ -42,12 +41,12 @@ pub(crate) fn for_backend(
     mode: Option<RolloutMode>,
     returns_ids: bool,
 ) -> Sent {
-    let mut changes = Changes { request, set: Vec::new(), dropped: Vec::new() };
+    let mut changes = Changes::default();
     for name in &entry.drop {
-        changes.drop(name);
+        changes.drop(request, name);
     }
     for (name, value) in entry.defaults.iter().filter(|(name, _)| request[name.as_str()].is_null()) {
-        changes.set(name, value.clone());
+        changes.set(request, name, value.clone());
     }
     let by_mode = match mode {
         Some(RolloutMode::Train) => Some(&entry.train),
@@ -55,7 +54,7 @@ pub(crate) fn for_backend(
         Some(RolloutMode::Test) | None => None,
     };
     for (name, value) in std::iter::once(&entry.set).chain(by_mode).flatten() {
-        changes.set(name, value.clone());
+        changes.set(request, name, value.clone());
     }
     let mut added = Added::default();
     let is_free = |name: &str| !entry.drop.iter().any(|dropped| dropped == name);
@@ -63,9 +62,9 @@ pub(crate) fn for_backend(
         returns_ids && matches!(kind, Some(Kind::Chat | Kind::Completions)) && is_free("return_token_ids");
     if !returns_ids {
         // An agent of ours asks for them whatever the model; another server might refuse what it does not know.
-        changes.drop("return_token_ids");
+        changes.drop(request, "return_token_ids");
     } else if wants_ids && request["return_token_ids"] != json!(true) {
-        changes.set("return_token_ids", json!(true));
+        changes.set(request, "return_token_ids", json!(true));
         added.token_ids = true;
     }
     if wants_ids && entry.logprobs.unwrap_or(true) && is_free("logprobs") {
@@ -74,7 +73,7 @@ pub(crate) fn for_backend(
             _ => (request["logprobs"].is_u64(), json!(1)),
         };
         if !is_there {
-            changes.set("logprobs", wanted);
+            changes.set(request, "logprobs", wanted);
             added.logprobs = true;
         }
     }
@@ -82,63 +81,73 @@ pub(crate) fn for_backend(
     if is_stream && is_free("stream_options") && request["stream_options"]["include_usage"] != json!(true) {
         let mut options = request["stream_options"].as_object().cloned().unwrap_or_default();
         options.insert("include_usage".to_owned(), json!(true));
-        changes.set("stream_options", options.into());
+        changes.set(request, "stream_options", options.into());
         added.usage = true;
     }
-    changes.set("model", model.into());
-    let (body, request) = changes.made(body);
-    Sent { body, request, added, wants_ids }
+    changes.set(request, "model", model.into());
+    Sent { body: changes.made(body, request), changes, added, wants_ids }
+}
+
+impl Sent {
+    /// The request as it went up, made of what it was before.
+    pub(crate) fn request(&self, before: &Value) -> Value {
+        self.changes.applied(before)
+    }
 }
 
 /// Changes to the members of a request.
-struct Changes<'r> {
-    request: &'r Value,
+#[derive(Debug, Clone, Default)]
+struct Changes {
     set: Vec<(String, Value)>,
     dropped: Vec<String>,
 }
 
-impl Changes<'_> {
+impl Changes {
     /// The last one to say something about a parameter is heard.
-    fn set(&mut self, name: &str, value: Value) {
+    fn set(&mut self, request: &Value, name: &str, value: Value) {
         self.set.retain(|(other, _)| other != name);
         self.dropped.retain(|other| other != name);
-        if self.request.get(name) != Some(&value) {
+        if request.get(name) != Some(&value) {
             self.set.push((name.to_owned(), value));
         }
     }
 
-    fn drop(&mut self, name: &str) {
+    fn drop(&mut self, request: &Value, name: &str) {
         self.set.retain(|(other, _)| other != name);
-        if self.request.get(name).is_some() && !self.dropped.iter().any(|other| other == name) {
+        if request.get(name).is_some() && !self.dropped.iter().any(|other| other == name) {
             self.dropped.push(name.to_owned());
         }
     }
 
-    /// The request with the changes made, as bytes and parsed.
-    fn made(self, body: &Bytes) -> (Bytes, Value) {
-        let Self { request, set, dropped } = self;
+    fn applied(&self, request: &Value) -> Value {
         let mut changed = request.clone();
-        if set.is_empty() && dropped.is_empty() {
-            return (body.clone(), changed);
-        }
         if let Value::Object(fields) = &mut changed {
-            for name in &dropped {
+            for name in &self.dropped {
                 fields.shift_remove(name);
             }
-            fields.extend(set.iter().cloned());
+            fields.extend(self.set.iter().cloned());
+        }
+        changed
+    }
+
+    /// The bytes of the request with the changes made.
+    fn made(&self, body: &Bytes, request: &Value) -> Bytes {
+        let Self { set, dropped } = self;
+        if set.is_empty() && dropped.is_empty() {
+            return body.clone();
         }
         let Some(found) = members(body, 0..body.len()) else {
             // It is an object: it was parsed as one.
-            return (changed.to_string().into(), changed);
+            return self.applied(request).to_string().into();
         };
         let is_dropped = |member: &Member| dropped.iter().any(|name| *name == member.name(body));
         let mut edits = Edits::default();
         let mut new = String::new();
         for (name, value) in set {
-            match found.iter().find(|member| member.name(body) == name) {
+            match found.iter().find(|member| member.name(body) == *name) {
                 Some(member) => edits.replace(member.value.clone(), value.to_string()),
                 None => {
-                    new.push_str(&format!("{}:{value},", Value::from(name)));
+                    new.push_str(&format!("{}:{value},", Value::from(name.as_str())));
                 }
             }
         }
@@ -153,7 +162,7 @@ impl Changes<'_> {
         );
         edits.replace(first..first, new);
         edits.cut(cuts(&found, is_dropped));
-        (edits.apply(body).into(), changed)
+        edits.apply(body).into()
     }
 }
 
@@ -217,7 +226,7 @@ mod tests {
         let bytes = Bytes::from_static(body.as_bytes());
         let request = serde_json::from_str(body).unwrap();
         let sent = for_backend(&bytes, &request, Some(Kind::Chat), entry, "m", mode, returns_ids);
-        assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap(), sent.request, "{body}");
+        assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap(), sent.request(&request), "{body}");
         (String::from_utf8(sent.body.to_vec()).unwrap(), sent)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agl_store::Store;
-use agl_types::{ApiKey, SpanQuery, ids, semconv, v1};
+use agl_types::{ApiKey, Span, SpanQuery, ids, semconv, v1};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -18,12 +18,13 @@ use axum::{Json, body};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::Error;
 use crate::access::{self, AttemptGrant, AttemptTokens};
 use crate::address::{self, Whose};
+use crate::blobs::{self, Kept};
 use crate::call::{Call, now, speaks};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
@@ -37,6 +38,9 @@ use crate::upstream::{self, Client};
 
 /// How many registered models are remembered with how they are doing.
 const REMEMBERED: usize = 1024;
+
+/// How many calls may be answered and not recorded yet; more wait, so that a slow store is not outrun for ever.
+const UNRECORDED: usize = 256;
 
 /// When a call is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,6 +105,10 @@ pub(crate) struct Inner {
     sessions: Sessions,
     gate: Gate,
     calls: TaskTracker,
+    /// Room for calls that are answered and not recorded yet.
+    pub(crate) unrecorded: Semaphore,
+    /// The files that are in the store.
+    pub(crate) blobs: Kept,
 }
 
 impl Gateway {
@@ -118,6 +126,8 @@ impl Gateway {
             sessions: Sessions::new(Arc::clone(&store), options.session_idle),
             gate: Gate::new(options.max_parked, options.max_park),
             calls: TaskTracker::new(),
+            unrecorded: Semaphore::new(UNRECORDED),
+            blobs: Kept::default(),
             store,
             options,
         })))
@@ -318,14 +328,7 @@ impl Inner {
             Refusal::bad("previous_response_id", message)
         };
         let span_id = previous.strip_prefix("resp_").ok_or_else(not_there)?;
-        let query = SpanQuery {
-            rollout_id: attempt.rollout_id.clone(),
-            attempt_id: Some(attempt.attempt_id.clone()),
-            span_id: Some(span_id.to_owned()),
-            ..SpanQuery::default()
-        };
-        let found = self.store.query_spans(query).await.map_err(|error| Refusal::of_store(&error))?;
-        let span = found.items.into_iter().next().ok_or_else(not_there)?;
+        let span = self.span(attempt, span_id).await?.ok_or_else(not_there)?;
         let kept = |name: &str| -> Option<Value> {
             let text = span.attributes.get(&format!("{}.{name}", semconv::GATEWAY))?.as_str()?;
             serde_json::from_str(text).ok()
@@ -334,9 +337,29 @@ impl Inner {
         // What was recorded had what went before it in front already.
         let mut input = responses::items(&asked);
         input.extend(told["output"].as_array().cloned().unwrap_or_default());
-        input.extend(responses::items(request));
-        request["input"] = input.into();
+        let mut input = Value::from(input);
+        for (reference, span_id) in blobs::references(&input) {
+            if let Some(span) = self.span(attempt, &span_id).await? {
+                blobs::put_back(&mut input, &reference, &span);
+            }
+        }
+        if let Value::Array(items) = &mut input {
+            items.extend(responses::items(request));
+        }
+        request["input"] = input;
         Ok(())
+    }
+
+    /// A span of an attempt by its id.
+    pub(crate) async fn span(&self, attempt: &Attempt, span_id: &str) -> Result<Option<Span>, Refusal> {
+        let query = SpanQuery {
+            rollout_id: attempt.rollout_id.clone(),
+            attempt_id: Some(attempt.attempt_id.clone()),
+            span_id: Some(span_id.to_owned()),
+            ..SpanQuery::default()
+        };
+        let found = self.store.query_spans(query).await.map_err(|error| Refusal::of_store(&error))?;
+        Ok(found.items.into_iter().next())
     }
 
     /// How many tokens a message would have. Nothing is generated that matters, so nothing is recorded.

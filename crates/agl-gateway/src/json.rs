@@ -160,42 +160,51 @@ fn string(text: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// The end of the value that begins at `at`.
-fn end_of_value(text: &[u8], mut at: usize) -> Option<usize> {
+fn end_of_value(text: &[u8], at: usize) -> Option<usize> {
+    match text.get(at)? {
+        b'"' => string(text, at),
+        b'{' | b'[' => end_of_nested(text, at),
+        _ => {
+            let rest = &text[at..];
+            let length = rest.iter().position(|byte| is_delimiter(*byte)).unwrap_or(rest.len());
+            (length > 0).then_some(at + length)
+        }
+    }
+}
+
+/// The end of the object or the array that begins at `at`. Answers are long and mostly within one: only what opens, closes or
+/// quotes is looked at.
+fn end_of_nested(text: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0_usize;
     loop {
-        match text.get(at)? {
-            b'"' => at = string(text, at)?,
-            b'{' | b'[' => {
-                depth += 1;
-                at += 1;
+        at += text.get(at..)?.iter().position(|byte| IS_STRUCTURE[usize::from(*byte)])?;
+        match text[at] {
+            b'"' => {
+                at = string(text, at)?;
                 continue;
             }
-            b'}' | b']' => {
-                depth = depth.checked_sub(1)?;
-                at += 1;
-            }
-            b',' | b':' | b' ' | b'\t' | b'\n' | b'\r' => {
-                if depth == 0 {
-                    return None;
-                }
-                at += 1;
-                continue;
-            }
-            _ => {
-                while text.get(at).is_some_and(|byte| {
-                    !matches!(
-                        byte,
-                        b',' | b':' | b' ' | b'\t' | b'\n' | b'\r' | b'}' | b']' | b'"' | b'{' | b'['
-                    )
-                }) {
-                    at += 1;
-                }
-            }
+            b'{' | b'[' => depth += 1,
+            _ => depth -= 1,
         }
+        at += 1;
         if depth == 0 {
             return Some(at);
         }
     }
+}
+
+const IS_STRUCTURE: [bool; 256] = {
+    let mut is = [false; 256];
+    let mut at = 0;
+    while at < b"\"{}[]".len() {
+        is[b"\"{}[]"[at] as usize] = true;
+        at += 1;
+    }
+    is
+};
+
+fn is_delimiter(byte: u8) -> bool {
+    matches!(byte, b',' | b':' | b' ' | b'\t' | b'\n' | b'\r' | b'}' | b']' | b'"' | b'{' | b'[')
 }
 
 #[cfg(test)]

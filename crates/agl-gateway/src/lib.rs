@@ -6,7 +6,9 @@
 
 pub mod access;
 mod address;
+mod answer;
 mod assemble;
+mod blobs;
 mod call;
 mod change;
 mod config;

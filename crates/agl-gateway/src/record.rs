@@ -4,6 +4,7 @@ use agl_types::v1::MODEL_REQUEST;
 use agl_types::{Attributes, Span, StatusCode, ids, is_plain_attribute, semconv};
 use serde_json::{Value, json};
 
+use crate::answer;
 use crate::dialect::Dialect;
 
 /// Bytes of the longest error text kept.
@@ -104,7 +105,8 @@ pub(crate) struct Record<'c> {
 impl Record<'_> {
     /// The span, not placed in an attempt yet.
     pub(crate) fn into_span(self) -> Span {
-        let untrainable = self.untrainable();
+        let logprobs: Vec<Value> = self.choices().map(numbers).collect();
+        let untrainable = self.untrainable(&logprobs);
         let mut attributes = match self.kind {
             Kind::Chat => agl_trace::chat_attributes(self.request, self.response),
             Kind::Completions => self.completion_attributes(),
@@ -136,9 +138,9 @@ impl Record<'_> {
         put(semconv::UNTRAINABLE, untrainable.into());
         if self.kind != Kind::Embeddings {
             // The first choice has the names that 0.3 knows; every one has those.
-            for (index, choice) in self.choices().enumerate() {
+            for (index, (choice, logprobs)) in self.choices().zip(logprobs).enumerate() {
                 put(&format!("{}.{index}.token_ids", name("choices")), ids_of(choice).clone());
-                put(&format!("{}.{index}.logprobs", name("choices")), numbers(choice));
+                put(&format!("{}.{index}.logprobs", name("choices")), logprobs);
             }
         }
         if let Some((request, response)) = self.exchange {
@@ -172,8 +174,8 @@ impl Record<'_> {
         self.response["choices"].as_array().map(Vec::as_slice).unwrap_or_default().iter()
     }
 
-    /// Why no training data can be made of this call, if that is so.
-    fn untrainable(&self) -> Option<String> {
+    /// Why no training data can be made of this call, if that is so. `logprobs` are those of its choices.
+    fn untrainable(&self, logprobs: &[Value]) -> Option<String> {
         if self.kind == Kind::Embeddings {
             return Some("embeddings have no tokens that a policy chose".to_owned());
         }
@@ -193,7 +195,7 @@ impl Record<'_> {
         }
         let mut prompt = 0;
         let mut response = 0;
-        for choice in self.choices() {
+        for (choice, probabilities) in self.choices().zip(logprobs) {
             let (Some(prompt_ids), Some(ids)) =
                 (prompt_ids_of(self.response, choice).as_array(), ids_of(choice).as_array())
             else {
@@ -202,7 +204,6 @@ impl Record<'_> {
             if prompt_ids.is_empty() || ids.is_empty() {
                 return Some("the model server returned an empty list of token ids".to_owned());
             }
-            let probabilities = numbers(choice);
             if let Some(list) = probabilities.as_array()
                 && list.len() != ids.len()
             {
@@ -280,7 +281,7 @@ impl Record<'_> {
             "model": self.request["model"],
             "model_version": self.model_version.unwrap_or(0),
             "request": self.request,
-            "response": self.response,
+            "response": answer::spelled_out(self.response),
             "server": {"model": self.request["model"], "endpoint": self.backend, "version": self.model_version.unwrap_or(0)},
             "latency_ms": rounded(self.latency * 1e3),
             "http_status": self.http_status,
@@ -317,6 +318,7 @@ fn ids_of(choice: &Value) -> &Value {
 fn numbers(choice: &Value) -> Value {
     let logprobs = &choice["logprobs"];
     let numbers: Option<Vec<f64>> = match (&logprobs["content"], &logprobs["token_logprobs"]) {
+        (Value::String(tokens), _) => answer::numbers(tokens),
         (Value::Array(tokens), _) => tokens.iter().map(|token| token["logprob"].as_f64()).collect(),
         (_, Value::Array(numbers)) => numbers.iter().map(Value::as_f64).collect(),
         _ => None,

@@ -80,6 +80,9 @@ pub const GATEWAY_CALL: &str = "litellm_request";
 pub const GATEWAY: &str = "agentlightning.gateway";
 /// Why no training data can be made of a call; absent when it can.
 pub const UNTRAINABLE: &str = "agentlightning.gateway.untrainable";
+/// Name of the span that has the bytes of an image or a file which calls only refer to, and prefix of its attributes: `sha256`
+/// (of the bytes, in hexadecimal), `media_type`, `size` (bytes) and `data` (base64).
+pub const BLOB: &str = "agentlightning.blob";
 /// OpenTelemetry's GenAI operation of a tool call; its span is named `execute_tool {tool}`.
 pub const GEN_AI_EXECUTE_TOOL: &str = "execute_tool";
 /// The GenAI operation that a span stands for.

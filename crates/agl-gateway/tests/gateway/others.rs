@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use agl_gateway::{AttemptGrant, GatewayOptions, ModelEntry, ModelList};
 use agl_store::MemoryStore;
+use agl_trace::read_calls;
 use agl_types::v1::{Model, RolloutCreate, State, StatusUpdate};
-use agl_types::{ApiKey, RolloutMode, RolloutQuery, RolloutStatus, SpanQuery};
+use agl_types::{ApiKey, RolloutMode, RolloutQuery, RolloutStatus, Span, SpanQuery};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -50,6 +51,62 @@ async fn embeddings_are_passed_on_and_counted() {
     assert_eq!(at(&span, "gen_ai.usage.input_tokens"), 2);
     assert_eq!(at(&span, "gen_ai.request.input"), r#"["a","b"]"#);
     assert!(of(&span, "untrainable").is_string());
+}
+
+#[tokio::test]
+async fn an_image_is_kept_once_and_referred_to() {
+    const IMAGE: &str = "data:image/png;base64,iVBORw0KGgo=";
+    const DIGEST: &str = "4c4b6a3be1314ab86138bef4314dde022e600960d8689a2c8f8631802d20dab6";
+    let engine = Engine::start().await;
+    let served = Served::start(&engine.url, &["m"]).await;
+    let booked = served.book(None).await;
+    let content =
+        json!([{"type": "text", "text": "a b"}, {"type": "image_url", "image_url": {"url": IMAGE}}]);
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": content}]});
+    let message = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": [
+        {"type": "text", "text": "a b"},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}},
+    ]}]});
+    for (endpoint, body) in [("chat/completions", &body), ("chat/completions", &body), ("messages", &message)]
+    {
+        assert_eq!(post(&format!("{}/{endpoint}", booked.base), body).await.status(), StatusCode::OK);
+        assert_eq!(engine.last().body["messages"][0]["content"], content, "the server gets the whole image");
+    }
+    let spans = served.spans(&booked).await;
+    let (blobs, calls): (Vec<&Span>, Vec<&Span>) =
+        spans.iter().partition(|span| span.name == "agentlightning.blob");
+    assert_eq!((blobs.len(), calls.len()), (1, 3));
+    let blob = |part: &str| at(blobs[0], &format!("agentlightning.blob.{part}"));
+    assert_eq!((blob("sha256"), blob("media_type")), (&json!(DIGEST), &json!("image/png")));
+    assert_eq!((blob("data"), blob("size")), (&json!("iVBORw0KGgo="), &json!(8)));
+    assert_eq!(blobs[0].parent_id.as_ref(), Some(&calls[0].span_id));
+    let reference = format!("sha256:{DIGEST}?type=image/png&size=8");
+    for call in calls {
+        let kept = at(call, "gen_ai.prompt.0.content").as_str().unwrap();
+        assert!(kept.contains(&reference) && !kept.contains("iVBOR"), "{kept}");
+        let images: Vec<String> =
+            read_calls(std::slice::from_ref(call))[0].image_urls().map(str::to_owned).collect();
+        assert_eq!(images, std::slice::from_ref(&reference), "readers find it");
+    }
+}
+
+#[tokio::test]
+async fn a_response_goes_on_from_one_with_an_image() {
+    const IMAGE: &str = "data:image/png;base64,iVBORw0KGgo=";
+    let engine = Engine::start().await;
+    let served = Served::start(&engine.url, &["m"]).await;
+    let booked = served.book(None).await;
+    let url = format!("{}/responses", booked.base);
+    let content = json!([{"type": "input_text", "text": "a b"}, {"type": "input_image", "image_url": IMAGE}]);
+    let asked = json!({"model": "m", "input": [{"role": "user", "content": content}]});
+    let (_, first) = read(post(&url, &asked).await).await;
+    let again = json!({"model": "m", "input": "c", "previous_response_id": first["id"]});
+    let (status, second) = read(post(&url, &again).await).await;
+    assert_eq!(status, StatusCode::OK, "{second}");
+    assert_eq!(engine.last().body["messages"][0]["content"][1]["image_url"]["url"], IMAGE);
+    let spans = served.spans(&booked).await;
+    let said = serde_json::to_string(&spans).unwrap();
+    assert_eq!(said.matches("iVBORw0KGgo=").count(), 1);
 }
 
 #[tokio::test]

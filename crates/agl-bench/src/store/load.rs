@@ -8,9 +8,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::Outcome;
+use crate::figures::percentile;
 use crate::http::{Answer, Connection};
-use crate::server::Server;
-use crate::shapes::{Claim, Template};
+use crate::store::server::Server;
+use crate::store::shapes::{Claim, Template};
 
 /// What an answer has to be, for the request to count.
 #[derive(Debug, Clone, Copy)]
@@ -79,9 +80,7 @@ impl Window {
 
     /// The latency that `share` of the requests did not exceed.
     pub(crate) fn latency(&self, share: f64) -> Duration {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
-        let rank = (self.latencies.len() as f64 * share) as usize;
-        self.latencies.get(rank.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or_default()
+        percentile(&self.latencies, share)
     }
 }
 
@@ -161,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_was_not_done_does_not_count() {
-        let answer = |status, body| Answer { status, body };
+        let answer = |status, body| Answer { status, body, first: Duration::ZERO };
         assert!(Wanted::Body(3).check(&answer(201, b"null" as &[u8])).unwrap());
         assert!(Wanted::Body(1000).check(&answer(201, b"null")).is_err());
         assert!(Wanted::Body(3).check(&answer(500, b"null")).is_err());

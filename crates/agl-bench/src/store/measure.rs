@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::load::{Stream, Wanted, Window, drive};
-use crate::report::{Figures, Machine, MemoryReport, MixedReport, OperationReport, Probe, Report};
-use crate::server::{Kind, Programs, Server};
-use crate::shapes::{self, Claim, Template};
+use crate::figures::{Machine, median, milliseconds};
+use crate::store::load::{Stream, Wanted, Window, drive};
+use crate::store::report::{Figures, MemoryReport, MixedReport, OperationReport, Probe, Report};
+use crate::store::server::{Kind, Programs, Server};
+use crate::store::shapes::{self, Claim, Template};
 use crate::{Outcome, block_on, say};
 
 /// How much to do.
@@ -224,7 +225,7 @@ pub(crate) async fn run(plan: Plan, choice: &Choice<'_>, programs: &Programs<'_>
         Some(_) => (Vec::new(), Vec::new()),
     };
     Ok(Report {
-        machine: machine(),
+        machine: Machine::this(),
         rounds: plan.rounds,
         window_s: plan.window.as_secs_f64(),
         operations,
@@ -292,15 +293,6 @@ fn figures(server: Kind, operation: Operation, windows: &[Window]) -> Figures {
         p50_ms: median(&|window| milliseconds(window.latency(0.5))),
         p99_ms: median(&|window| milliseconds(window.latency(0.99))),
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
 }
 
 async fn memory_and_mixed(
@@ -404,15 +396,4 @@ async fn mixed_run(
         written_per_second: spans_per_second(&written),
         probes: [probes.0, probes.1, probes.2, probes.3].into(),
     })
-}
-
-fn machine() -> Machine {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let processors = read("/proc/cpuinfo");
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    Machine {
-        processor: model.map_or_else(|| "an unnamed processor".to_owned(), |(_, name)| name.to_owned()),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-    }
 }

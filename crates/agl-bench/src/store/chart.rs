@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{OperationReport, Report, rounded};
-use crate::server::Kind;
+use crate::figures::rounded;
+use crate::store::report::{OperationReport, Report};
+use crate::store::server::Kind;
 
 const WIDTH: f64 = 920.0;
 /// Where the panels begin, and how wide each is.
@@ -175,7 +176,8 @@ impl Scale {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Figures, Machine};
+    use crate::figures::Machine;
+    use crate::store::report::Figures;
 
     #[test]
     fn the_chart_has_a_bar_for_every_ratio() {

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::Kind;
+use crate::figures::{Machine, head, rounded, times};
+use crate::store::server::Kind;
 
 /// One run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,14 +18,6 @@ pub(crate) struct Report {
     pub(crate) operations: Vec<OperationReport>,
     pub(crate) memory: Vec<MemoryReport>,
     pub(crate) mixed: Vec<MixedReport>,
-}
-
-/// Where it ran.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Machine {
-    pub(crate) processor: String,
-    pub(crate) cores: usize,
-    pub(crate) kernel: String,
 }
 
 /// One operation at one number of connections.
@@ -102,12 +95,8 @@ impl Report {
     /// Everything, as Markdown.
     pub(crate) fn tables(&self) -> String {
         let mut text = String::new();
-        let Machine { processor, cores, kernel } = &self.machine;
-        let _ = writeln!(
-            text,
-            "{cores} cores of {processor}, Linux {kernel}; medians of {} windows of {} s.",
-            self.rounds, self.window_s
-        );
+        let _ =
+            writeln!(text, "{}; medians of {} windows of {} s.", self.machine, self.rounds, self.window_s);
         let mut connections: Vec<usize> =
             self.operations.iter().map(|operation| operation.connections).collect();
         connections.dedup();
@@ -227,41 +216,5 @@ impl Report {
             }
             text.push('\n');
         }
-    }
-}
-
-fn head(text: &mut String, title: &str, columns: impl Iterator<Item = impl std::fmt::Display>) {
-    let _ = write!(text, "\n| {title} |");
-    let mut rule = "|---|".to_owned();
-    for column in columns {
-        let _ = write!(text, " {column} |");
-        rule.push_str("---:|");
-    }
-    let _ = writeln!(text, "\n{rule}");
-}
-
-/// A ratio in brackets.
-fn times(ratio: Option<f64>) -> String {
-    ratio.map_or_else(String::new, |ratio| format!(" ({}×)", rounded(ratio)))
-}
-
-/// Three digits that count.
-pub(crate) fn rounded(value: f64) -> String {
-    let decimals = match value {
-        99.95.. => 0,
-        9.995.. => 1,
-        _ => 2,
-    };
-    format!("{value:.decimals$}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn three_digits_count() {
-        let texts = [0.126, 9.99, 9.996, 99.94, 99.96, 12345.6].map(rounded);
-        assert_eq!(texts, ["0.13", "9.99", "10.0", "99.9", "100", "12346"]);
     }
 }

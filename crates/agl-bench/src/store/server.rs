@@ -1,7 +1,6 @@
 //! The servers under test, each a process of its own, and what the system knows about them.
 
-use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -16,13 +15,11 @@ use tokio::process::{Child, Command};
 
 use crate::Outcome;
 use crate::http::Connection;
-use crate::shapes::{self, Claim, Template};
+use crate::process;
+use crate::store::shapes::{self, Claim, Template};
 
 /// How long a server may take to answer for the first time; the peer imports a great deal.
 const START: Duration = Duration::from_secs(120);
-
-/// `USER_HZ`, which Linux fixes for what it tells programs.
-const TICKS_A_SECOND: u64 = 100;
 
 /// A server, and how it keeps what it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -81,7 +78,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start(kind: Kind, programs: &Programs<'_>) -> Outcome<Self> {
         let folder = tempfile::tempdir_in(programs.scratch)?;
-        let address = free_address()?;
+        let address = process::free_address()?;
         let program = if kind == Kind::Peer { programs.peer } else { programs.ours };
         let log = std::fs::File::create(folder.path().join("log"))?;
         let mut child = Command::new(std::path::absolute(program)?)
@@ -183,64 +180,13 @@ impl Server {
 
     /// The processor time that the server has used so far, with that of its children.
     pub(crate) fn processor_time(&self) -> Outcome<Duration> {
-        let ticks: u64 = self.processes()?.iter().map(|process| process.ticks).sum();
-        Ok(Duration::from_millis(ticks * 1000 / TICKS_A_SECOND))
+        process::processor_time(self.process)
     }
 
     /// The memory that is resident now, in MiB.
     pub(crate) fn resident_mib(&self) -> Outcome<f64> {
-        let mut kib = 0;
-        for process in self.processes()? {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", process.id))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-            kib += line.trim().trim_end_matches(" kB").parse::<u32>()?;
-        }
-        Ok(f64::from(kib) / 1024.0)
+        process::resident_mib(self.process)
     }
-
-    /// The server's process and those that came of it.
-    fn processes(&self) -> Outcome<Vec<Process>> {
-        let all: HashMap<u32, Process> = std::fs::read_dir("/proc")?
-            .filter_map(|entry| Process::read(entry.ok()?.file_name().to_str()?))
-            .map(|process| (process.id, process))
-            .collect();
-        let is_ours = |process: &&Process| {
-            let mut ancestor = Some(*process);
-            while let Some(process) = ancestor {
-                if process.id == self.process {
-                    return true;
-                }
-                ancestor = all.get(&process.parent);
-            }
-            false
-        };
-        Ok(all.values().filter(is_ours).copied().collect())
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Process {
-    id: u32,
-    parent: u32,
-    ticks: u64,
-}
-
-impl Process {
-    /// None for what is no process, or none any more.
-    fn read(name: &str) -> Option<Self> {
-        let id = name.parse().ok()?;
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        let (_, fields) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-        let parent = u32::try_from(number(1)?).ok()?;
-        Some(Self { id, parent, ticks: number(11)? + number(12)? })
-    }
-}
-
-/// A port that was free a moment ago.
-fn free_address() -> Outcome<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 async fn is_healthy(address: SocketAddr) -> bool {

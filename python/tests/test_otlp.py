@@ -359,7 +359,9 @@ async def test_a_request_is_read_as_a_store_reads_it(memory: agl.InMemoryLightni
         for mine, theirs in zip(read, stored, strict=True):
             for name in ("sequence_id", "trace_id", "span_id", "parent_id", "status", "events", "links"):
                 assert getattr(mine, name) == getattr(theirs, name), name
-            assert (mine.start_time, mine.end_time) == (theirs.start_time, theirs.end_time)
+            # Nanoseconds become seconds by way of other roundings.
+            assert mine.start_time == pytest.approx(theirs.start_time, rel=0, abs=1e-6)
+            assert mine.end_time == pytest.approx(theirs.end_time, rel=0, abs=1e-6)
             assert mine.resource == theirs.resource
         assert read[1].attributes == stored[1].attributes
         assert read[0].attributes == {"number": 0.5, "bytes": "01ff", "none": "null", "object": '{"k": 1}'}

@@ -45,29 +45,26 @@ async def agent(task: dict[str, str], prompt_template: agl.PromptTemplate) -> fl
     return 1.0 if said == task["desk"] else 0.5 if task["desk"] in said else 0.0
 
 
-def main() -> None:
-    algorithm = agl.APO(
-        AsyncOpenAI(base_url=BASE_URL, api_key=API_KEY),
-        gradient_model=OPTIMIZER,
-        apply_edit_model=OPTIMIZER,
-        beam_width=2,
-        branch_factor=2,
-        beam_rounds=2,
-        max_calls=40,
-        state_path="apo_state.json",
-    )
-    trainer = agl.Trainer(
-        algorithm=algorithm,
-        adapter=agl.TraceToMessages(),
-        initial_resources={
-            "prompt": agl.PromptTemplate(template="Who should read this? {complaint}", engine="f-string")
-        },
-        n_runners=4,
-    )
+algorithm = agl.APO(
+    AsyncOpenAI(base_url=BASE_URL, api_key=API_KEY),
+    gradient_model=OPTIMIZER,
+    apply_edit_model=OPTIMIZER,
+    beam_width=2,
+    branch_factor=2,
+    beam_rounds=2,
+    max_calls=40,
+    state_path="apo_state.json",
+)
+trainer = agl.Trainer(
+    algorithm=algorithm,
+    adapter=agl.TraceToMessages(),
+    initial_resources={
+        "prompt": agl.PromptTemplate(template="Who reads this? {complaint}", engine="f-string")
+    },
+    n_runners=4,
+)
+
+if __name__ == "__main__":
     result = trainer.fit(agent, TASKS[::2], val_dataset=TASKS[1::2])
     print(f"{result.seed_score} -> {result.best_score} ({result.best_version}, {result.cost.calls} calls)")
     print(result.best_prompt.template)
-
-
-if __name__ == "__main__":
-    main()

@@ -582,5 +582,5 @@ def test_the_example(server: FakeVLLM, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0].startswith("0.5 -> 1.0 (v1, ")
-    assert lines[1] == "Who should read this? {complaint} One word!"
+    assert lines[1] == "Who reads this? {complaint} One word!"
     assert (tmp_path / "apo_state.json").exists()

@@ -21,6 +21,7 @@ import pytest_asyncio
 from fake_vllm import FakeVLLM
 
 import agentlightning as agl
+from agentlightning.semconv import AGL_STATE, LightningSpanAttributes
 from agentlightning.store.errors import StoreError
 from agentlightning.types import RolloutLegacy
 
@@ -290,10 +291,17 @@ def run_one(agent: agl.LitAgent[Any], task: Any = 0.5, mode: Any = "train") -> R
     return rollout
 
 
+def _states(rollout: agl.RolloutLegacy) -> list[str]:
+    """What the runner has noted, in order."""
+    attributes = [span["attributes"] for span in rollout.trace or () if span["name"] == AGL_STATE]
+    return [noted[LightningSpanAttributes.STATE_EVENT.value] for noted in attributes]
+
+
 def test_a_number_is_the_reward() -> None:
     agent = Echo(True)
     rollout = run_one(agent)
-    assert (rollout.final_reward, rollout.triplets, rollout.trace) == (1.0, None, None)
+    assert (rollout.final_reward, rollout.triplets) == (1.0, None)
+    assert _states(rollout) == ["started", "finished"]
     assert rollout.task is not None
     assert agent.calls == [
         ("start", "local_task_001"),
@@ -306,7 +314,8 @@ def test_agents_of_the_first_version() -> None:
     rollout = run_one(Old())
     assert rollout.final_reward == 0.5
     assert rollout.trace is not None
-    assert [span["name"] for span in rollout.trace] == ["agentlightning.annotation"]
+    names = [span["name"] for span in rollout.trace]
+    assert names == ["agentlightning.state", "agentlightning.annotation", "agentlightning.state"]
     assert rollout.triplets == []
 
 
@@ -342,6 +351,8 @@ def test_failures_are_brought_back_too(result: Any, reason: str) -> None:
     rollout = run_one(Echo(result))
     assert rollout.final_reward is None
     assert rollout.metadata == {"failure_reason": reason}
+    # What the agent has returned is looked at when it has ended.
+    assert _states(rollout) == ["started", "failed" if isinstance(result, Exception) else "finished"]
 
 
 class Asks(agl.LitAgent[Any]):

@@ -305,3 +305,75 @@ async def test_the_exporter_that_is_told_its_rollout(store: agl.LightningStore) 
         assert (span.name, span.attributes) == ("within", {"k": "v"})
         assert span.resource.attributes["service.name"] == "agent"
         assert span.resource.attributes.items() >= ids_of(attempt).items()
+
+
+async def test_a_request_is_read_as_a_store_reads_it(memory: agl.InMemoryLightningStore) -> None:
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from agentlightning.utils.otlp import spans_from_proto
+
+    server = agl.LightningStoreServer(memory, "127.0.0.1", 0)
+    await server.start()
+    try:
+        rollout = await memory.start_rollout("task")
+        ids = {
+            "agentlightning.rollout_id": rollout.rollout_id,
+            "agentlightning.attempt_id": rollout.attempt.attempt_id,
+        }
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(resource=Resource(ids, "https://schema"))
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        tracer = provider.get_tracer("test")
+        with tracer.start_as_current_span("outer", attributes={"text": "a", "list": [1, 2]}) as outer:
+            outer.add_event("event", {"flag": True})
+            link = Link(outer.get_span_context(), {"why": "so"})
+            with tracer.start_as_current_span("inner", links=[link]) as inner:
+                inner.set_attribute("number", 0.5)
+                inner.record_exception(ValueError("broken"))
+                inner.set_status(Status(StatusCode.ERROR, "broken"))
+        request = encode_spans(exporter.get_finished_spans())
+        sent = request.resource_spans[0].scope_spans[0].spans
+        # What an SDK can't send.
+        sent[0].attributes.add(key="bytes").value.bytes_value = b"\x01\xff"
+        sent[0].attributes.add(key="none")
+        pair = sent[0].attributes.add(key="object").value.kvlist_value.values.add(key="k")
+        pair.value.int_value = 1
+
+        issued: list[Any] = []
+
+        async def issue(pairs: Any) -> list[int]:
+            issued.append(list(pairs))
+            return [number + 1 for number in range(len(pairs))]
+
+        read = await spans_from_proto(request, issue)
+        assert issued == [[(rollout.rollout_id, rollout.attempt.attempt_id)] * 2]
+        post = urllib.request.Request(
+            f"{server.endpoint}/v1/traces",
+            request.SerializeToString(),
+            {"Content-Type": "application/x-protobuf"},
+        )
+        (await asyncio.to_thread(urllib.request.urlopen, post)).close()
+        stored = await memory.query_spans(rollout.rollout_id)
+        assert [span.name for span in read] == [span.name for span in stored] == ["inner", "outer"]
+        for mine, theirs in zip(read, stored, strict=True):
+            for name in ("sequence_id", "trace_id", "span_id", "parent_id", "status", "events", "links"):
+                assert getattr(mine, name) == getattr(theirs, name), name
+            # Nanoseconds become seconds by way of other roundings.
+            assert mine.start_time == pytest.approx(theirs.start_time, rel=0, abs=1e-6)
+            assert mine.end_time == pytest.approx(theirs.end_time, rel=0, abs=1e-6)
+            assert mine.resource == theirs.resource
+        assert read[1].attributes == stored[1].attributes
+        assert read[0].attributes == {"number": 0.5, "bytes": "01ff", "none": "null", "object": '{"k": 1}'}
+
+        # Its own attributes come first; what names no rollout, or a place that is none, is seen to.
+        for key, value in (("rollout_id", "r"), ("attempt_id", "a"), ("span_sequence_id", "7")):
+            sent[0].attributes.add(key=f"agentlightning.{key}").value.string_value = value
+        sent[1].attributes.add(key="agentlightning.span_sequence_id").value.int_value = -1
+        first, second = await spans_from_proto(request, issue)
+        assert (first.rollout_id, first.attempt_id, first.sequence_id) == ("r", "a", 7)
+        assert (second.sequence_id, len(issued[-1])) == (1, 1)
+        del request.resource_spans[0].resource.attributes[:]
+        assert [span.name for span in await spans_from_proto(request, issue)] == ["inner"]
+    finally:
+        await server.stop()

@@ -220,7 +220,7 @@ BY_MODULE = {
     "full_qualified_name get_span_processors get_tracer get_tracer_provider make_link_attributes "
     "make_tag_attributes query_linked_spans sanitize_attribute_value sanitize_attributes "
     "sanitize_list_attribute_sanity unflatten_attributes",
-    "utils.otlp": "LightningStoreOTLPExporter",
+    "utils.otlp": "LightningStoreOTLPExporter spans_from_proto",
     "utils.server_launcher": "PythonServerLauncher PythonServerLauncherArgs",
     "utils.system_snapshot": "system_snapshot",
 }

@@ -589,7 +589,9 @@ def test_a_documented_algorithm() -> None:
     # What the documentation shows is what has just been run.
     page = (path.parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
     shown = [block.partition("\n")[2] for block in page.split("```")[1::2]]
-    sources = [path, path.parents[2] / "crates" / "agentlightning" / "examples" / "best_prompt.rs"]
+    rust = path.parents[2] / "crates" / "agentlightning" / "examples" / "best_prompt.rs"
+    # The last is run by test_apo.
+    sources = [path, rust, path.parents[1] / "apo" / "main.py"]
     assert len(shown) == len(sources)
     for block, source in zip(shown, sources, strict=True):
         assert block.strip() in source.read_text(encoding="utf-8")

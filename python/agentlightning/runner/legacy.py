@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentlightning.emitter.exception import emit_exception
 from agentlightning.emitter.reward import find_final_reward
+from agentlightning.emitter.state import emit_failed, emit_finished, emit_started
 from agentlightning.litagent.litagent import is_v0_1_rollout_api, running_runner
 from agentlightning.runner.base import Runner
+from agentlightning.semconv import AGL_STATE
 from agentlightning.tracer.base import get_active_tracer
 from agentlightning.tracer.resources import active_resources
 from agentlightning.types import RolloutLegacy, Span, Triplet
@@ -40,6 +42,8 @@ _EVENT_CHECK_SECONDS = 0.1
 class LegacyAgentRunner(Runner[Any]):
     """Fetches tasks through an `AgentLightningClient`, runs an agent on each inside a trace, and brings back
     what came of it. Deprecated: use `LitAgentRunner`.
+
+    Like that one it notes in the trace when the agent starts, and how it ends.
 
     `init` and `init_worker` set the tracer up, unless it has been already.
     """
@@ -143,21 +147,33 @@ class LegacyAgentRunner(Runner[Any]):
         back."""
         prefix = self._log_prefix(task.rollout_id)
         rollout = RolloutLegacy(rollout_id=task.rollout_id, task=task)
+        traced = False
         try:
             resources = await self._fetch_resources(task)
             self._call_hook("on_rollout_start", task, self, self.tracer)
             async with self.tracer.trace_context(name=f"rollout_{task.rollout_id}"):
+                traced = True
+                # Tracers of one's own need not take what is emitted.
+                emits = get_active_tracer() is not None
+                if emits:
+                    emit_started()
                 try:
                     # A task has a context of its own.
                     result = await asyncio.create_task(self._call_agent(task, resources, rollout))
-                except Exception as error:
-                    if get_active_tracer() is not None:
-                        emit_exception(error)
+                except BaseException as error:
+                    if emits:
+                        if isinstance(error, Exception):
+                            emit_exception(error)
+                        emit_failed(error)
                     raise
+                if emits:
+                    emit_finished()
             rollout = self._to_rollout(rollout, result, list(self.tracer.get_last_trace()))
         except Exception as error:
             logger.exception("%s The agent has failed.", prefix)
             rollout.metadata["failure_reason"] = f"{type(error).__name__}: {error}"
+            if traced:
+                rollout.trace = [_as_dict(span) for span in self.tracer.get_last_trace()] or None
         self._call_hook("on_rollout_end", task, rollout, self, self.tracer)
         try:
             await self.client.post_rollout_async(rollout)
@@ -216,9 +232,11 @@ class LegacyAgentRunner(Runner[Any]):
             raise TypeError(f"Invalid raw result type: {type(result)}.")
         if spans:
             found.setdefault("trace", [_as_dict(span) for span in spans])
-            if "triplets" not in found:
+            # What the runner has noted itself is no part of what the agent has done.
+            done = [span for span in spans if span.name != AGL_STATE]
+            if done and "triplets" not in found:
                 try:
-                    found["triplets"] = self.triplet_exporter.adapt(spans)
+                    found["triplets"] = self.triplet_exporter.adapt(done)
                 except Exception:
                     logger.exception("%s The trace can't be read.", self._log_prefix(rollout.rollout_id))
         if "final_reward" not in found:

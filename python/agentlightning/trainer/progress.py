@@ -179,22 +179,26 @@ class RunMonitor:
             self._open.add(rollout_id)
             self.figures.enqueued += 1
         elif status in _ENDED and rollout_id in self._open:
-            self._open.discard(rollout_id)
-            self.figures.statuses[str(status)] += 1
-            await self._read(rollout_id)
+            await self._take_in(rollout_id, str(status))
 
-    async def _read(self, rollout_id: str) -> None:
-        """Takes in what a rollout that has ended has left behind."""
+    async def _take_in(self, rollout_id: str, status: str) -> None:
+        """Counts a rollout that has ended, with what it has left behind.
+
+        All in one go, when everything has been read: whoever is cancelled while reading has counted nothing,
+        and the last look finds it open.
+        """
         rollout = await self._store.get_rollout_by_id(rollout_id)
         attempt = getattr(rollout, "attempt", None)
         failure = ((attempt.metadata if attempt is not None else None) or {}).get("failure")
-        if failure:
-            self.figures.errors[f"{failure['type']}: {failure['message']}"] += 1
+        spans: list[Span] = []
         try:
             spans = list(await self._store.query_spans(rollout_id, "latest"))
         except StoreError as exc:
             logger.debug("The spans of rollout %s can't be read: %s", rollout_id, exc)
-            return
+        self._open.discard(rollout_id)
+        self.figures.statuses[status] += 1
+        if failure:
+            self.figures.errors[f"{failure['type']}: {failure['message']}"] += 1
         reward = find_final_reward(spans)
         if reward is not None:
             self.figures.rewards.append(float(reward))

@@ -1,26 +1,40 @@
-"""An OTLP exporter that says which rollout its spans belong to.
+"""An OTLP exporter that says which rollout its spans belong to, and a reader of what such a one sends.
 
 Needs the package `opentelemetry-exporter-otlp-proto-http`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event as SdkEvent
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
 from agentlightning.semconv import LightningResourceAttributes
+from agentlightning.types import Span
+from agentlightning.utils.otel import sanitize_attributes
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 try:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 except ImportError as error:
     raise ImportError("exporting spans needs the package opentelemetry-exporter-otlp-proto-http") from error
 
-__all__ = ["LightningStoreOTLPExporter"]
+__all__ = ["LightningStoreOTLPExporter", "spans_from_proto"]
+
+logger = logging.getLogger(__name__)
+
+_ROLLOUT = LightningResourceAttributes.ROLLOUT_ID.value
+_ATTEMPT = LightningResourceAttributes.ATTEMPT_ID.value
+_SEQUENCE = LightningResourceAttributes.SPAN_SEQUENCE_ID.value
 
 
 class LightningStoreOTLPExporter(OTLPSpanExporter):
@@ -114,3 +128,104 @@ def _under(span: ReadableSpan, ids: Resource) -> ReadableSpan:
         start_time=span.start_time,
         end_time=span.end_time,
     )
+
+
+async def spans_from_proto(
+    request: ExportTraceServiceRequest,
+    sequence_id_bulk_issuer: Callable[[Sequence[tuple[str, str]]], Awaitable[Sequence[int]]],
+) -> list[Span]:
+    """Reads the spans of an OTLP request, each of the rollout and attempt that its attributes name, or else
+    those of its resource. Spans that name none are left out with a warning.
+
+    Stores read what is sent to them by themselves; this is for servers of one's own. What no attribute of a
+    `Span` can be is its JSON text here, and bytes are hexadecimal digits.
+
+    Args:
+        request: The request.
+        sequence_id_bulk_issuer: Issues sequence ids for pairs of rollout and attempt, like a store's
+            `get_many_span_sequence_ids`; called once for all spans that come without one, if there are any.
+    """
+    spans: list[Span] = []
+    without: list[Span] = []
+    for group in request.resource_spans:
+        about = _attributes(group.resource.attributes)
+        resource = Resource(about, group.schema_url)
+        for scope in group.scope_spans:
+            for sent in scope.spans:
+                own = _attributes(sent.attributes)
+                names = {**about, **own}
+                if _ROLLOUT not in names or _ATTEMPT not in names:
+                    logger.warning("A span %r names no rollout and attempt, and is left out.", sent.name)
+                    continue
+                sequence_id = _sequence_id(names.get(_SEQUENCE))
+                span = Span.from_opentelemetry(
+                    _readable(sent, own, resource),
+                    str(names[_ROLLOUT]),
+                    str(names[_ATTEMPT]),
+                    sequence_id or 0,
+                )
+                spans.append(span)
+                if sequence_id is None:
+                    without.append(span)
+    if without:
+        issued = await sequence_id_bulk_issuer([(span.rollout_id, span.attempt_id) for span in without])
+        for span, sequence_id in zip(without, issued, strict=True):
+            span.sequence_id = sequence_id
+    return spans
+
+
+def _sequence_id(value: Any) -> int | None:
+    """The sequence id that an attribute gives, or None if one has to be issued."""
+    if value is None:
+        return None
+    try:
+        sequence_id = int(value)
+    except ValueError:
+        sequence_id = -1
+    if sequence_id < 0:
+        logger.warning("%r is no sequence id; another one is issued.", value)
+        return None
+    return sequence_id
+
+
+def _readable(sent: Any, attributes: Mapping[str, Any], resource: Resource) -> ReadableSpan:
+    """A span of a request as OpenTelemetry's SDK has it."""
+    context = _context(sent.trace_id, sent.span_id)
+    code = StatusCode(sent.status.code) if sent.status.code in (1, 2) else StatusCode.UNSET
+    return ReadableSpan(
+        name=sent.name,
+        context=context,
+        parent=_context(sent.trace_id, sent.parent_span_id) if sent.parent_span_id else None,
+        resource=resource,
+        attributes=attributes,
+        events=[
+            SdkEvent(event.name, _attributes(event.attributes), event.time_unix_nano) for event in sent.events
+        ],
+        links=[
+            Link(_context(link.trace_id, link.span_id), _attributes(link.attributes)) for link in sent.links
+        ],
+        status=Status(code, (sent.status.message or None) if code is StatusCode.ERROR else None),
+        start_time=sent.start_time_unix_nano,
+        end_time=sent.end_time_unix_nano,
+    )
+
+
+def _context(trace_id: bytes, span_id: bytes) -> SpanContext:
+    return SpanContext(int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big"), is_remote=False)
+
+
+def _attributes(pairs: Iterable[Any]) -> dict[str, Any]:
+    return sanitize_attributes({pair.key: _value(pair.value) for pair in pairs})
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return None
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    if kind == "kvlist_value":
+        return {pair.key: _value(pair.value) for pair in value.kvlist_value.values}
+    if kind == "bytes_value":
+        return value.bytes_value.hex()
+    return getattr(value, kind)

@@ -353,11 +353,11 @@ impl<B: Backend> Store for LocalStore<B> {
     }
 
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error> {
-        self.claim("dequeue_many_rollouts", request, |work, request| work.dequeue(request)).await
+        self.claim("dequeue_many_rollouts", request, Work::dequeue).await
     }
 
     async fn claim_rollouts(&self, request: DequeueRequest) -> Result<Vec<Claim>, Error> {
-        self.claim("claim_rollouts", request, |work, request| work.claim(request)).await
+        self.claim("claim_rollouts", request, Work::claim).await
     }
 
     async fn end_attempt(

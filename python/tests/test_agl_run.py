@@ -174,20 +174,25 @@ async def test_what_is_called_off_is_killed_and_recorded_as_that(runs: Runs, tmp
     options = ["--tasks", runs.tasks({"id": 1}, {"id": 2}), "--path", str(tmp_path / "agl.db")]
     options += ["--upstream", runs.engine.base_url, "--workers", "1", "--max-attempts", "3"]
     line = agl_command(["run", *options, "--", "sh", "-c", script])
-    with subprocess.Popen(line, env=environment(), stderr=subprocess.PIPE, text=True) as run:
-        while not pid_file.exists():
-            assert run.poll() is None, "it ended before it began"
-            await asyncio.sleep(0.02)
-        run.send_signal(signal.SIGINT)
-        assert run.wait(timeout=60) != 0
-    child = int(pid_file.read_text())
-    while _is_alive(child):
-        await asyncio.sleep(0.02)
+    _call_off(line, pid_file)
     with runs.store() as store:
         (rollout,) = await store.query_rollouts()
         assert rollout.status == "failed"
         (attempt,) = await store.query_attempts(rollout.rollout_id)
         assert (attempt.status, attempt.metadata) == ("failed", {"reason": "cancelled"})
+
+
+def _call_off(line: list[str], pid_file: Path) -> None:
+    """Starts a run, sends it Ctrl+C once its program runs, and waits for that to be gone."""
+    with subprocess.Popen(line, env=environment(), stderr=subprocess.PIPE, text=True) as run:
+        while not pid_file.exists():
+            assert run.poll() is None, "it ended before it began"
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=60) != 0
+    child = int(pid_file.read_text())
+    while _is_alive(child):
+        time.sleep(0.02)
 
 
 def _is_alive(pid: int) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -164,6 +165,34 @@ async def test_what_takes_too_long_is_killed_with_its_children(runs: Runs, tmp_p
         attempt = await store.get_latest_attempt(report["rollout_id"])
         assert attempt is not None
         assert attempt.status == "timeout"
+
+
+@pytest.mark.asyncio
+async def test_what_is_called_off_is_killed_and_recorded_as_that(runs: Runs, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"sleep 600 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait"
+    options = ["--tasks", runs.tasks({"id": 1}, {"id": 2}), "--path", str(tmp_path / "agl.db")]
+    options += ["--upstream", runs.engine.base_url, "--workers", "1", "--max-attempts", "3"]
+    line = agl_command(["run", *options, "--", "sh", "-c", script])
+    _call_off(line, pid_file)
+    with runs.store() as store:
+        (rollout,) = await store.query_rollouts()
+        assert rollout.status == "failed"
+        (attempt,) = await store.query_attempts(rollout.rollout_id)
+        assert (attempt.status, attempt.metadata) == ("failed", {"reason": "cancelled"})
+
+
+def _call_off(line: list[str], pid_file: Path) -> None:
+    """Starts a run, sends it Ctrl+C once its program runs, and waits for that to be gone."""
+    with subprocess.Popen(line, env=environment(), stderr=subprocess.PIPE, text=True) as run:
+        while not pid_file.exists():
+            assert run.poll() is None, "it ended before it began"
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=60) != 0
+    child = int(pid_file.read_text())
+    while _is_alive(child):
+        time.sleep(0.02)
 
 
 def _is_alive(pid: int) -> bool:

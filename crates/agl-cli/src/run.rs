@@ -9,7 +9,7 @@ use agl_runner::{Judge, Program, ProgramError, Surroundings, Task, TaskReport};
 use agl_store::{SqliteOptions, SqliteStore, Store};
 use agl_types::Attempt;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::args::{LogFormat, RunOptions};
@@ -30,11 +30,19 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), Error> {
         .map_err(|source| Error::System { what: "cannot start the runtime", source })?;
     let ended = runtime.block_on(async {
         let mut stop = StopSignals::catch()?;
+        let (call_off, called_off) = watch::channel(false);
+        let mut running = std::pin::pin!(run_all(options, tasks, judge, called_off));
         tokio::select! {
-            ended = run_all(options, tasks, judge) => ended,
-            // Programs are killed with what they started as their runs are dropped.
-            () = stop.next() => Err(Error::CalledOff),
+            ended = &mut running => return ended,
+            () = stop.next() => {}
         }
+        call_off.send_replace(true);
+        // What is under way is killed and recorded as called off; whoever does not want to wait for that says so again.
+        tokio::select! {
+            _ = running => {}
+            () = stop.next() => {}
+        }
+        Err(Error::CalledOff)
     });
     runtime.shutdown_timeout(LAST_MOMENT);
     ended
@@ -130,14 +138,19 @@ impl Place {
     }
 }
 
-async fn run_all(options: &RunOptions, tasks: Vec<Task>, judge: Option<Judge>) -> Result<(), Error> {
+async fn run_all(
+    options: &RunOptions,
+    tasks: Vec<Task>,
+    judge: Option<Judge>,
+    called_off: watch::Receiver<bool>,
+) -> Result<(), Error> {
     let mut place = Place::open(options).await?;
     let program = Program {
         command: options.command.clone(),
         timeout: options.timeout.map(Duration::from_secs_f64),
         hidden: place.hidden.clone(),
     };
-    let done = run_each(options, tasks, Arc::new(judge), program, &place).await;
+    let done = run_each(options, tasks, Arc::new(judge), program, &place, called_off).await;
     place.close().await;
     let reports = done?;
     if options.json {
@@ -157,6 +170,7 @@ async fn run_each(
     judge: Arc<Option<Judge>>,
     program: Program,
     place: &Place,
+    called_off: watch::Receiver<bool>,
 ) -> Result<Vec<TaskReport>, Error> {
     let total = tasks.len() * options.n;
     let workers = options
@@ -178,12 +192,17 @@ async fn run_each(
             hidden: Vec::new(),
             own: None,
         };
+        let mut called_off = called_off.clone();
         running.spawn(async move {
             // Nobody closes the semaphore.
             let _permit = room.acquire().await;
+            if *called_off.borrow() {
+                return Err(ProgramError::CalledOff);
+            }
             let surroundings = |attempt: &Attempt| place.surroundings(attempt, may_reward);
+            let judge = judge.as_ref().as_ref();
             let report =
-                program.run_task(&*store, &task, max_attempts, judge.as_ref().as_ref(), surroundings).await;
+                program.run_task(&*store, &task, max_attempts, judge, &mut called_off, surroundings).await;
             report.map(|report| (number, report))
         });
     }
@@ -194,8 +213,12 @@ async fn run_each(
             source: std::io::Error::other(error),
         })?;
         // What cannot be started once cannot be started again: the others are dropped.
-        let (number, report) = ended.map_err(|error: ProgramError| Error::from(error))?;
-        reports.push((number, report));
+        match ended {
+            Ok(report) => reports.push(report),
+            // The others are recorded too.
+            Err(ProgramError::CalledOff) => {}
+            Err(error) => return Err(Error::from(error)),
+        }
         bar.inc(1);
     }
     bar.finish_and_clear();

@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 
 use crate::judge::{Judge, JudgeError, Verdict};
 
@@ -163,16 +164,18 @@ impl Program {
     /// Runs a task as a rollout: up to `max_attempts` times, until the program ends well; then it is judged.
     ///
     /// What the program wrote and how it ended is kept with each attempt, the reward as a span. A program that ends
-    /// badly has no reward.
+    /// badly has no reward. Once `called_off` is true the program is killed with what it started, and its attempt has failed
+    /// for that reason.
     ///
     /// # Errors
-    /// When the store fails, or the program cannot be started at all.
+    /// When the store fails, the program cannot be started at all, or the run is called off.
     pub async fn run_task(
         &self,
         store: &dyn Store,
         task: &Task,
         max_attempts: u32,
         judge: Option<&Judge>,
+        called_off: &mut watch::Receiver<bool>,
         surroundings: impl Fn(&Attempt) -> Surroundings,
     ) -> Result<TaskReport, ProgramError> {
         let started = std::time::Instant::now();
@@ -186,7 +189,18 @@ impl Program {
         let mut attempt = first.attempt;
         let mut made = 1;
         loop {
-            let ran = self.run(&task.input, &attempt, task.mode, &surroundings(&attempt)).await;
+            let at = surroundings(&attempt);
+            let ran = tokio::select! {
+                biased;
+                // Whoever could call it off may be gone, which does not.
+                Ok(_) = called_off.wait_for(|is_so| *is_so) => None,
+                ran = self.run(&task.input, &attempt, task.mode, &at) => Some(ran),
+            };
+            let Some(ran) = ran else {
+                let facts = json!({ Attempt::REASON: Attempt::CANCELLED });
+                report(store, &attempt, AttemptStatus::Failed, facts).await?;
+                return Err(ProgramError::CalledOff);
+            };
             let ran = ran.map_err(|source| ProgramError::Start { program: self.command[0].clone(), source });
             let ran = match ran {
                 Ok(ran) => ran,
@@ -293,6 +307,9 @@ pub enum ProgramError {
         /// What the system said.
         source: io::Error,
     },
+    /// The run was called off.
+    #[error("called off")]
+    CalledOff,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] agl_store::Error),

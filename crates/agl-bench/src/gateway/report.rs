@@ -296,7 +296,7 @@ impl Report {
         }
         row(
             "at most 64 MiB resident after 100,000 calls on 32 connections".to_owned(),
-            self.filling.as_ref().map(|filling| {
+            self.filling.as_ref().filter(|filling| filling.calls >= 100_000).map(|filling| {
                 (
                     filling.resident_mib <= 64.0,
                     format!("{} MiB, {} calls", rounded(filling.resident_mib), filling.calls),

@@ -108,6 +108,10 @@ test-frameworks: wheel ## Runs agents of every framework, newest versions, and p
 	@$(BIN)/python python/tests/frameworks/matrix.py --wheel $(WHEELS)/*.whl --environments target/frameworks \
 		$(if $(ONLY),--only $(ONLY),--update docs/frameworks.md)
 
+.PHONY: test-readers
+test-readers: wheel ## Has datasets, TRL and Harbor's models, from PyPI, read our exports.
+	$(call stage,readers of training data,$(BIN)/python python/tests/readers/run.py --ours $(BIN) --environments target/readers)
+
 .PHONY: bench-store
 bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and updates docs/bench. QUICK=1: a smoke run.
 	cargo build --release --locked --quiet -p agl-cli -p agl-bench

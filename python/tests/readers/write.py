@@ -66,8 +66,18 @@ def rollout(said: str, reward: float) -> list[agl.Span]:
     told = [*ASK, called, {"role": "tool", "tool_call_id": "c1", "content": "2"}]
     judged = {"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": reward}
     first, second = [1, 2, 3], [1, 2, 3, 4, 5, 6]
+    asked = call(1, ASK, {"content": None, "tool_calls": calls}, first, [4, 5])
+    tool = agl.Span.from_attributes(
+        attributes={"tool.name": "add", "tool.call.id": "c1", "tool.parameters": '{"x": 1}'},
+        name="tool_call.add",
+        parent_id=asked.span_id,
+        sequence_id=1,
+        start_time=1.5,
+        end_time=1.5,
+    )
     return [
-        call(1, ASK, {"content": None, "tool_calls": calls}, first, [4, 5]),
+        asked,
+        tool,
         call(2, told, {"content": said}, second, [7, 8, 9] if reward else [10]),
         agl.Span.from_attributes(
             attributes=judged, name="agentlightning.annotation", sequence_id=3, start_time=3.0, end_time=3.0

@@ -109,6 +109,10 @@ test-frameworks: wheel ## Runs agents of every framework, newest versions, and p
 		$(if $(ONLY),--only $(ONLY),--update docs/frameworks.md)
 	@$(if $(filter-out main,$(ONLY)),true,target/frameworks/main/bin/python -m pytest -q python/tests/test_matrix.py)
 
+.PHONY: test-readers
+test-readers: wheel ## Has datasets, TRL and Harbor's models, from PyPI, read our exports.
+	$(call stage,readers of training data,$(BIN)/python python/tests/readers/run.py --ours $(BIN) --environments target/readers)
+
 .PHONY: bench-store
 bench-store: $(PEER_VENV)/ready ## Measures the store server against 0.3's and updates docs/bench. QUICK=1: a smoke run.
 	cargo build --release --locked --quiet -p agl-cli -p agl-bench

@@ -338,3 +338,18 @@ async def test_responses_talk_to_a_server_of_chat_completions(proxy: LLMProxy) -
     spans = await spans_of(proxy, rollout)
     assert spans[2].attributes["prompt_token_ids"] == ids_of("a b c c b a d e e d f g")
     assert [span.attributes["gen_ai.response.id"] for span in spans[:2]] == [first.id, second.id]
+
+
+@pytest.mark.asyncio
+async def test_every_dialect_gives_triplets_with_token_ids(proxy: LLMProxy) -> None:
+    rollout, client = await booked(proxy)
+    await client.chat.completions.create(model="m", messages=question("a b"))
+    await client.responses.create(model="m", input="c d")
+    claude = anthropic.AsyncAnthropic(base_url=str(client.base_url).removesuffix("/v1/"), api_key="none")
+    await claude.messages.create(model="m", max_tokens=9, messages=question("e f"))
+    spans = await spans_of(proxy, rollout)
+    expected = [(ids_of(text), ids_of(reply_to(text))) for text in ("a b", "c d", "e f")]
+    # 0.3's tracer adapter has to be told the name that a proxy's spans have.
+    for adapter in (agl.TracerTraceToTriplet(llm_call_match="litellm_request"), agl.LlmProxyTraceToTriplet()):
+        triplets = adapter.adapt(spans)
+        assert [(each.prompt["token_ids"], each.response["token_ids"]) for each in triplets] == expected

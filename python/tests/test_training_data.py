@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from fake_vllm import FakeVLLM
@@ -178,6 +179,13 @@ def test_conversations_pairs_and_atif() -> None:
     assert trajectory["schema_version"] == "ATIF-v1.6"
     assert [step["source"] for step in trajectory["steps"]][:2] == ["user", "agent"]
     assert trajectory["steps"][1]["metrics"]["completion_token_ids"] == [3]
+    # Made of the models in the package harbor; `make test-readers` asks those themselves.
+    schema = json.loads((Path(__file__).parent / "schemas" / "atif.json").read_text(encoding="utf-8"))
+    jsonschema.validate(trajectory, schema)
+    assert [step["step_id"] for step in trajectory["steps"]] == [1, 2, 3]
+    del trajectory["steps"][1]["source"]
+    with pytest.raises(jsonschema.ValidationError, match="source"):
+        jsonschema.validate(trajectory, schema)
 
 
 def test_advantages_and_packing() -> None:

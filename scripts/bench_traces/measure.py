@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import random
 import statistics
@@ -137,30 +138,55 @@ async def stored(store: Any, count: int) -> list[str]:
     return ids
 
 
-async def from_peer(count: int) -> dict[str, Any]:
+def digest(found: Any) -> str:
+    """What tells whether both sides found the same."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+Calls = list[tuple[list[int], list[int]]]
+"""The token ids of prompt and response, of each call of a rollout."""
+
+
+async def from_peer(count: int, runs: int) -> dict[str, Any]:
     """0.3's store in memory, and its adapter over each rollout's spans."""
     store = agl.InMemoryLightningStore()
     ids = await stored(store, count)
     adapter = TracerTraceToTriplet()
-    start = time.perf_counter()
-    triplets = 0
-    for rollout_id in ids:
-        triplets += len(adapter.adapt(await store.query_spans(rollout_id)))
-    return {"seconds": time.perf_counter() - start, "rollouts": count, "calls": triplets}
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        adapted = [adapter.adapt(await store.query_spans(rollout_id)) for rollout_id in ids]
+        times.append(time.perf_counter() - start)
+    calls: list[Calls] = [
+        [(triplet.prompt["token_ids"], triplet.response["token_ids"]) for triplet in triplets]
+        for triplets in adapted
+    ]
+    rewards = [[t.reward for t in triplets if t.reward is not None][-1] for triplets in adapted]
+    return {"seconds": statistics.median(times), "rollouts": count, "found": digest([calls, rewards])}
 
 
-def from_ours(count: int) -> dict[str, Any]:
+def from_ours(count: int, runs: int) -> dict[str, Any]:
     """Our store in a SQLite file, and rows of tokens in NumPy arrays."""
     from agentlightning.adapter import training_arrays
 
+    times = []
     with tempfile.TemporaryDirectory() as folder:
         store = agl.SqliteLightningStore(Path(folder) / "agl.db")
         asyncio.run(stored(store, count))
-        start = time.perf_counter()
-        data = training_arrays(store, level="transition")
-        taken = time.perf_counter() - start
+        for _ in range(runs):
+            start = time.perf_counter()
+            data = training_arrays(store, level="transition")
+            times.append(time.perf_counter() - start)
         store.close()
-    return {"seconds": taken, "rollouts": count, "calls": len(data)}
+    calls: dict[str, Calls] = {}
+    rewards: dict[str, float] = {}
+    for row, rollout_id in enumerate(data.rollout_ids):
+        tokens = slice(data.offsets[row], data.offsets[row + 1])
+        ids, is_sampled = data.token_ids[tokens], data.mask[tokens] == 1
+        calls.setdefault(rollout_id, []).append((ids[~is_sampled].tolist(), ids[is_sampled].tolist()))
+        rewards[rollout_id] = float(data.rewards[row])
+    found = digest([list(calls.values()), list(rewards.values())])
+    return {"seconds": statistics.median(times), "rollouts": count, "found": found}
 
 
 def main() -> None:
@@ -169,6 +195,7 @@ def main() -> None:
     parser.add_argument("side", choices=("ours", "peer"))
     parser.add_argument("--rollouts", type=int, default=1000)
     parser.add_argument("--enough", type=float, default=5.0)
+    parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     adapter = TracerTraceToTriplet()
     figures: dict[str, Any] = {"version": agl.__version__, "python": sys.version.split()[0]}
@@ -178,13 +205,12 @@ def main() -> None:
         assert all(triplet.prompt["token_ids"] and triplet.response["token_ids"] for triplet in found)
         assert [triplet.reward for triplet in found if triplet.reward is not None] == [1.0]
         figures[name] = seconds(lambda spans=spans: adapter.adapt(spans), arguments.enough)
-    side = (
-        from_ours(arguments.rollouts)
+        figures[name]["found"] = digest([triplet.model_dump() for triplet in found])
+    figures["stored"] = (
+        from_ours(arguments.rollouts, arguments.runs)
         if arguments.side == "ours"
-        else asyncio.run(from_peer(arguments.rollouts))
+        else asyncio.run(from_peer(arguments.rollouts, arguments.runs))
     )
-    assert side["calls"] == 4 * arguments.rollouts, side
-    figures["stored"] = side
     print(json.dumps(figures))
 
 

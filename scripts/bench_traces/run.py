@@ -39,12 +39,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for traces.json and traces.md")
     parser.add_argument("--quick", action="store_true", help="a smoke run")
     arguments = parser.parse_args()
-    options = ("--rollouts", "20", "--enough", "0.2") if arguments.quick else ()
+    options = ("--rollouts", "50", "--enough", "0.2", "--runs", "3") if arguments.quick else ()
     peer = measured(arguments.peer, "peer", *options)
     ours = measured(arguments.ours, "ours", *options)
     merge = json.loads(
         subprocess.run([arguments.merge], stdout=subprocess.PIPE, text=True, check=True).stdout
     )
+
+    for name in GOALS:
+        if peer[name]["found"] != ours[name]["found"]:
+            raise SystemExit(f"{name}: the two sides found different data, so their times say nothing")
 
     rows = []
     for name, label in (("small", "a rollout of 4 calls"), ("large", "a rollout of 200 calls, 10 agents")):

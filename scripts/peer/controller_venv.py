@@ -3,32 +3,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).resolve().parent.parent.parent / "requirements" / "controller.txt"
+SCRIPTS = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(SCRIPTS))
 
+from newer_python import newer_python
 
-def new_python() -> Path | None:
-    """A Python that agentlightning 1.0 runs on."""
-    candidates = [os.environ.get("CONTROLLER_PYTHON"), sys.executable]
-    candidates += [shutil.which(f"python3.{minor}") for minor in (14, 13, 12)]
-    candidates += sorted(Path.home().glob(".pyenv/versions/3.1[2-9]*/bin/python"))
-    for candidate in filter(None, candidates):
-        check = [str(candidate), "-c", "import sys, venv; sys.exit(sys.version_info < (3, 12))"]
-        if subprocess.run(check, capture_output=True).returncode == 0:
-            return Path(candidate)
-    return None
+REQUIREMENTS = SCRIPTS.parent / "requirements" / "controller.txt"
 
 
 def controller_python(folder: Path) -> Path | None:
     """The Python of an environment with agentlightning 1.0, which is made if there is none."""
     python, ready = folder / "bin" / "python", folder / "ready"
     if not ready.exists():
-        base = new_python()
+        base = newer_python()
         if base is None:
             return None
         print(f"── agentlightning 1.0 in {folder}", file=sys.stderr, flush=True)

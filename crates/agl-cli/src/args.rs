@@ -59,8 +59,8 @@ pub(crate) struct ExportCommand {
     #[command(flatten)]
     pub(crate) store: StoreAddress,
 
-    /// File to write; standard output if there is none.
-    #[arg(long, short, value_name = "FILE")]
+    /// File to write; standard output if there is none. With --format npy, the folder to write.
+    #[arg(long, short, value_name = "FILE", required_if_eq("format", "npy"))]
     pub(crate) out: Option<PathBuf>,
 
     /// Form of the file.
@@ -168,6 +168,8 @@ pub(crate) enum ExportFormat {
     Parquet,
     /// A stream in Apache Arrow's IPC format.
     Arrow,
+    /// A folder of NumPy's files, one for each column.
+    Npy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

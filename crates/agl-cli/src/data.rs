@@ -28,7 +28,7 @@ pub(crate) fn export(command: &ExportCommand) -> Result<(), Error> {
             ExportKind::Atif => Kind::Atif,
         },
         format: match command.format {
-            ExportFormat::Jsonl => FileFormat::Jsonl,
+            ExportFormat::Jsonl | ExportFormat::Npy => FileFormat::Jsonl,
             ExportFormat::Parquet => FileFormat::Parquet,
             ExportFormat::Arrow => FileFormat::Arrow,
         },
@@ -36,11 +36,16 @@ pub(crate) fn export(command: &ExportCommand) -> Result<(), Error> {
         training: training(&command.training),
         margin: command.training.margin,
     };
-    let out: Box<dyn Write + Send> = match &command.out {
-        Some(path) => Box::new(BufWriter::new(create(path)?)),
-        None => Box::new(BufWriter::new(io::stdout())),
-    };
-    let report = over(&command.store, async |store| Ok(agl_export::export(store, &options, out).await?))?;
+    let report = over(&command.store, async |store| {
+        let out: Box<dyn Write + Send> = match &command.out {
+            Some(folder) if command.format == ExportFormat::Npy => {
+                return Ok(agl_export::export_to_folder(store, &options, folder).await?);
+            }
+            Some(path) => Box::new(BufWriter::new(create(path)?)),
+            None => Box::new(BufWriter::new(io::stdout())),
+        };
+        Ok(agl_export::export(store, &options, out).await?)
+    })?;
     if let Some(path) = &command.report {
         let file = create(path)?;
         serde_json::to_writer_pretty(file, &report)

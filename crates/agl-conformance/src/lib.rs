@@ -223,7 +223,7 @@ macro_rules! conformance_tests {
                 metadata_of_an_attempt_changes_no_status, latest_names_the_highest_attempt,
                 rollouts_round_trip, a_cancelled_attempt_is_not_tried_again, a_pause_holds_until_it_is_over,
                 a_claim_brings_resources_and_notes_the_start, an_end_stores_the_last_spans_first;
-            spans: attributes_of_any_type_are_kept, attributes_without_end_are_refused, written_spans_are_spans, a_span_is_kept_and_is_a_heartbeat, a_duplicate_is_refused_and_is_no_heartbeat,
+            spans: attributes_of_any_type_are_kept, attributes_without_end_are_refused, written_spans_are_spans, spans_of_many_attempts, a_span_is_kept_and_is_a_heartbeat, a_duplicate_is_refused_and_is_no_heartbeat,
                 a_partly_duplicate_batch_keeps_the_new_spans, duplicates_within_a_batch_are_stored_once,
                 span_ids_are_unique_within_an_attempt_only, one_counter_serves_all_attempts,
                 explicit_ids_push_the_counter, counters_need_no_rollout, ids_are_issued_in_the_order_asked_for,

@@ -69,6 +69,49 @@ pub async fn written_spans_are_spans(s: &Subject) {
     assert_eq!(stored(s, &attempt.rollout_id).await, [first.clone(), second.clone()]);
 }
 
+/// Spans of many attempts come by attempt, in the order asked for, with nothing for those that have none; what is read of
+/// them to learn from is the same as what is read of them whole.
+pub async fn spans_of_many_attempts(s: &Subject) {
+    let mut asked = Vec::new();
+    let mut expected = Vec::new();
+    for (number, attributes) in any_attributes(5).into_iter().enumerate() {
+        let attempt = s.start().await.attempt;
+        let ids = json!([1, 22, number]);
+        let spans: Vec<Span> = (1..=3)
+            .map(|id| {
+                let span = span(&attempt, id, 4 - i64::try_from(id).unwrap());
+                Span { attributes: attributes.clone(), ..span }
+                    .with_attribute("prompt_token_ids", ids.clone())
+            })
+            .collect();
+        s.store.add_many_spans(spans.clone()).await.unwrap();
+        asked.push((attempt.rollout_id, attempt.attempt_id));
+        expected.push(spans.into_iter().rev().collect::<Vec<_>>());
+    }
+    let gone = s.start().await.attempt;
+    s.store.add_span(span(&gone, 1, 1)).await.unwrap();
+    s.report(&gone, Succeeded).await;
+    let purged =
+        agl_types::PurgeRequest { rollout_id_in: Some(vec![gone.rollout_id.clone()]), ended_before: None };
+    s.store.purge(purged).await.unwrap();
+    for nothing in [(gone.rollout_id, gone.attempt_id), (asked[0].0.clone(), "at-none".to_owned())] {
+        asked.insert(1, nothing);
+        expected.insert(1, Vec::new());
+    }
+    let found = s.store.spans_of_attempts(asked).await.unwrap();
+    let whole =
+        |spans: &Vec<agl_store::RawSpan>| spans.iter().map(|span| span.parse().unwrap()).collect::<Vec<_>>();
+    assert_eq!(found.iter().map(whole).collect::<Vec<_>>(), expected);
+    for (lean, whole) in
+        found.iter().flatten().map(|span| span.parse_lean().unwrap()).zip(expected.iter().flatten())
+    {
+        let ids = whole.attributes["prompt_token_ids"].to_string();
+        let as_text = whole.clone().with_attribute("prompt_token_ids", ids);
+        assert_eq!(lean.attributes, as_text.attributes);
+        assert_eq!((lean.sequence_id, lean.start_time), (whole.sequence_id, whole.start_time));
+    }
+}
+
 /// What nobody could read again is refused by name, with the whole batch and wherever in the span it is.
 pub async fn attributes_without_end_are_refused(s: &Subject) {
     let attempt = s.start().await.attempt;

@@ -8,7 +8,7 @@ use arrow_ipc::reader::StreamReader;
 use serde_json::Value;
 
 use crate::Error;
-use crate::columns::{REPORT, row_batch};
+use crate::columns::REPORT;
 
 /// Rows one after the other.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,10 +45,27 @@ impl Arrays {
     /// Lays rows out.
     ///
     /// # Errors
-    /// [`Error::Arrow`] when the rows hold more than 2^31 tokens.
+    /// [`Error::Json`] when the report has no JSON.
     pub fn of(rows: &[Row], report: &Report) -> Result<Self, Error> {
         let mut arrays = Self { offsets: vec![0], report: serde_json::to_value(report)?, ..Self::default() };
-        arrays.add(&row_batch(rows)?);
+        let tokens = rows.iter().map(|row| row.token_ids.len()).sum();
+        arrays.token_ids.reserve_exact(tokens);
+        arrays.mask.reserve_exact(tokens);
+        arrays.logprobs.reserve_exact(tokens);
+        for row in rows {
+            arrays.token_ids.extend_from_slice(&row.token_ids);
+            arrays.mask.extend_from_slice(&row.mask);
+            arrays.logprobs.extend_from_slice(&row.logprobs);
+            arrays.offsets.push(i64::try_from(arrays.token_ids.len()).unwrap_or(i64::MAX));
+            arrays.rewards.push(row.reward.unwrap_or(f64::NAN));
+            arrays.advantages.push(row.advantage.unwrap_or(f64::NAN));
+            arrays.weights.push(row.weight);
+            arrays.rollout_ids.push(row.rollout_id.clone());
+            arrays.attempt_ids.push(row.attempt_id.clone());
+            arrays.groups.push(row.group.clone());
+            arrays.agents.push(row.agent.clone());
+            arrays.models.push(row.model.clone());
+        }
         Ok(arrays)
     }
 

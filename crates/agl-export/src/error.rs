@@ -34,8 +34,8 @@ pub enum Error {
     /// What is to be imported is no OTLP.
     #[error("this is no OTLP export, neither protobuf nor JSON: {0}")]
     Otlp(String),
-    /// This kind of data has no such form.
-    #[error("{kind} have lists in lists and are written as JSON lines only: use --format jsonl")]
+    /// This kind of data has no buffers.
+    #[error("{kind} are words, which NumPy has no buffers for: use --format jsonl, parquet or arrow")]
     Format {
         /// The data.
         kind: &'static str,

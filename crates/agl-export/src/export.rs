@@ -1,29 +1,29 @@
 //! Data out of a store into a file, a rollout at a time.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 
 use agl_store::Store;
 use agl_trace::advantage::advantages;
 use agl_trace::{
-    Builder, Conversation, Outcome, PreferencePair, Report, RolloutData, RolloutTrace, Row, TrainingOptions,
-    Transition, atif, call_triplet, conversations, preference_pairs, read_rollout,
+    Builder, Outcome, PreferencePair, Report, RolloutData, RolloutTrace, Row, TrainingOptions, Transition,
+    atif, call_triplet, conversations, preference_pairs, read_rollout,
 };
-use agl_types::{RolloutView, Triplet};
-use arrow_array::RecordBatch;
-use arrow_schema::Schema;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use agl_types::RolloutView;
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::columns::{OwnedTransition, row_batch, row_schema, transition_batch, transition_schema};
-use crate::select::trace;
-use crate::write::Sink;
+use crate::columns::{
+    OwnedTransition, atif_batch, atif_schema, conversation_batch, conversation_schema, pair_batch,
+    pair_schema, row_batch, row_schema, transition_batch, transition_schema, triplet_batch, triplet_schema,
+};
+use crate::select::read_ahead;
+use crate::write::{Columns, Sink, Target};
 use crate::{Error, FileFormat, Selection};
-
-/// How many rollouts are fetched and read ahead of the one being written.
-const AHEAD: usize = 4;
 
 /// What is exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,21 +83,40 @@ pub struct ExportReport {
 /// Writes the data of the rollouts selected. Only a few rollouts are in memory at once; of pairs, those of one group.
 ///
 /// # Errors
-/// [`Error::Format`] for lists in lists as anything but JSON lines; [`Error::Store`], [`Error::Trace`] and
-/// [`Error::Io`] as they come.
+/// [`Error::Store`], [`Error::Trace`] and [`Error::Io`] as they come.
 pub async fn export<W: Write + Send>(
     store: Arc<dyn Store>,
     options: &ExportOptions,
     out: W,
 ) -> Result<ExportReport, Error> {
-    let only_lines = |kind: &'static str| {
-        if options.format == FileFormat::Jsonl { Ok(()) } else { Err(Error::Format { kind }) }
-    };
+    write(store, options, Target::Stream(out, options.format)).await
+}
+
+/// Writes the data of the rollouts selected into a folder, as buffers of NumPy's: of each column of numbers `NAME.npy`, of
+/// lists of numbers also `NAME_offsets.npy`, and `rows.jsonl` with the words. `options.format` does not count.
+///
+/// # Errors
+/// [`Error::Format`] for data that are words; else those of [`export`].
+pub async fn export_to_folder(
+    store: Arc<dyn Store>,
+    options: &ExportOptions,
+    folder: &Path,
+) -> Result<ExportReport, Error> {
+    write(store, options, Target::<io::Sink>::Folder(folder)).await
+}
+
+async fn write<W: Write + Send>(
+    store: Arc<dyn Store>,
+    options: &ExportOptions,
+    target: Target<'_, W>,
+) -> Result<ExportReport, Error> {
     read_rollout(&RolloutTrace::default(), &options.training)?;
     match options.kind {
-        Kind::Trajectories => trajectories(store, options, out).await,
+        Kind::Trajectories => trajectories(store, options, target).await,
         Kind::Transitions => {
-            each(store, options, out, transition_schema(), transition_batch, |data, report, _| {
+            let columns =
+                Columns { kind: "transitions", schema: transition_schema(), to_batch: transition_batch };
+            each(store, options, target, columns, |data, report, _| {
                 let mut transitions = Vec::new();
                 for judged in &data.calls {
                     match Transition::try_from(judged) {
@@ -117,48 +136,32 @@ pub async fn export<W: Write + Send>(
             .await
         }
         Kind::Triplets => {
-            only_lines("triplets")?;
-            each(store, options, out, Schema::empty(), no_columns::<Triplet>, |data, _, _| {
-                data.calls
-                    .iter()
-                    .map(|judged| {
-                        let mut triplet = call_triplet(judged);
-                        triplet
-                            .metadata
-                            .insert("rollout_id".to_owned(), data.identity.rollout_id.clone().into());
-                        triplet
-                    })
-                    .collect()
+            let columns = Columns { kind: "triplets", schema: triplet_schema(), to_batch: triplet_batch };
+            each(store, options, target, columns, |data, _, _| {
+                let triplet = |judged| {
+                    let mut triplet = call_triplet(judged);
+                    let rollout_id = data.identity.rollout_id.clone();
+                    triplet.metadata.insert("rollout_id".to_owned(), rollout_id.into());
+                    triplet
+                };
+                data.calls.iter().map(triplet).collect()
             })
             .await
         }
         Kind::Messages => {
-            only_lines("messages")?;
-            each(store, options, out, Schema::empty(), no_columns::<Conversation>, |data, _, _| {
-                conversations(&data)
-            })
-            .await
+            let columns =
+                Columns { kind: "messages", schema: conversation_schema(), to_batch: conversation_batch };
+            each(store, options, target, columns, |data, _, _| conversations(&data)).await
         }
         Kind::Atif => {
-            only_lines("ATIF trajectories")?;
-            each(store, options, out, Schema::empty(), no_columns::<Value>, |data, _, view| {
-                if data.calls.is_empty() {
-                    Vec::new()
-                } else {
-                    vec![atif::trajectory(&data, &view.rollout.input)]
-                }
+            let columns = Columns { kind: "ATIF trajectories", schema: atif_schema(), to_batch: atif_batch };
+            each(store, options, target, columns, |data, _, input| {
+                if data.calls.is_empty() { Vec::new() } else { vec![atif::trajectory(&data, input)] }
             })
             .await
         }
-        Kind::Pairs => {
-            only_lines("preference pairs")?;
-            pairs(store, options, out).await
-        }
+        Kind::Pairs => pairs(store, options, target).await,
     }
-}
-
-fn no_columns<T>(_: &[T]) -> Result<RecordBatch, Error> {
-    Err(Error::Format { kind: "these data" })
 }
 
 /// Reads the rollouts one after the other and hands those on that are wanted.
@@ -166,22 +169,22 @@ async fn read_all(
     store: Arc<dyn Store>,
     options: &ExportOptions,
     views: Vec<RolloutView>,
-    mut take: impl FnMut(RolloutData, &RolloutView) -> Result<(), Error>,
+    mut take: impl FnMut(RolloutData, &Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let training = Arc::new(options.training.clone());
-    let read = views.into_iter().map(|view| {
-        let (store, training) = (Arc::clone(&store), Arc::clone(&training));
-        async move {
-            let trace = trace(store.as_ref(), view.clone()).await?;
-            let read = move || read_rollout(&trace, &training);
-            let data = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)??;
-            Ok::<_, Error>((data, view))
-        }
-    });
-    let mut read = stream::iter(read).buffered(AHEAD);
-    while let Some((data, view)) = read.try_next().await? {
-        if options.select.is_in_reward(data.identity.reward) {
-            take(data, &view)?;
+    let read = move |traces: Vec<RolloutTrace>| {
+        let read = |trace: RolloutTrace| {
+            let data = read_rollout(&trace, &training)?;
+            Ok((data, trace.rollout.map(|rollout| rollout.input).unwrap_or_default()))
+        };
+        traces.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
+    };
+    let mut read = pin!(read_ahead(store, views, read));
+    while let Some(several) = read.try_next().await? {
+        for (data, input) in several {
+            if options.select.is_in_reward(data.identity.reward) {
+                take(data, &input)?;
+            }
         }
     }
     Ok(())
@@ -190,21 +193,20 @@ async fn read_all(
 async fn each<T: Serialize, W: Write + Send>(
     store: Arc<dyn Store>,
     options: &ExportOptions,
-    out: W,
-    schema: Schema,
-    to_batch: fn(&[T]) -> Result<RecordBatch, Error>,
-    items: impl Fn(RolloutData, &mut Report, &RolloutView) -> Vec<T>,
+    target: Target<'_, W>,
+    columns: Columns<T>,
+    items: impl Fn(RolloutData, &mut Report, &Value) -> Vec<T>,
 ) -> Result<ExportReport, Error> {
     let views = options.select.rollouts(store.as_ref()).await?;
-    let mut sink = Sink::new(out, options.format, schema, to_batch)?;
+    let mut sink = Sink::new(target, columns)?;
     let mut done = ExportReport::default();
-    read_all(store, options, views, |mut data, view| {
+    read_all(store, options, views, |mut data, input| {
         done.report.take_in(&mut data);
         if !options.kind.takes(data.identity.outcome, &options.training) {
             done.report.drop_rollout(&data);
             return Ok(());
         }
-        let items = items(data, &mut done.report, view);
+        let items = items(data, &mut done.report, input);
         done.report.rollouts_used += usize::from(!items.is_empty());
         done.written += items.len();
         items.into_iter().try_for_each(|item| sink.write(item))
@@ -220,7 +222,7 @@ async fn each<T: Serialize, W: Write + Send>(
 async fn trajectories<W: Write + Send>(
     store: Arc<dyn Store>,
     options: &ExportOptions,
-    out: W,
+    target: Target<'_, W>,
 ) -> Result<ExportReport, Error> {
     let views = options.select.rollouts(store.as_ref()).await?;
     let alone = TrainingOptions { estimator: None, ..options.training.clone() };
@@ -245,7 +247,8 @@ async fn trajectories<W: Write + Send>(
         let advantages = advantages(estimator, &groups, &rewards);
         of_rollout = used.iter().map(|(id, ..)| id.clone()).zip(advantages).collect();
     }
-    let mut sink: Sink<Row, W> = Sink::new(out, options.format, row_schema(), row_batch)?;
+    let columns = Columns { kind: "trajectories", schema: row_schema(), to_batch: row_batch };
+    let mut sink: Sink<Row, W> = Sink::new(target, columns)?;
     let mut done = ExportReport::default();
     read_all(store, options, views, |data, _| {
         let made = rows_of(data);
@@ -267,7 +270,7 @@ async fn trajectories<W: Write + Send>(
 async fn pairs<W: Write + Send>(
     store: Arc<dyn Store>,
     options: &ExportOptions,
-    out: W,
+    target: Target<'_, W>,
 ) -> Result<ExportReport, Error> {
     let views = options.select.rollouts(store.as_ref()).await?;
     let mut groups: Vec<Vec<RolloutView>> = Vec::new();
@@ -281,8 +284,8 @@ async fn pairs<W: Write + Send>(
         });
         groups[at].push(view);
     }
-    let mut sink: Sink<PreferencePair, W> =
-        Sink::new(out, options.format, Schema::empty(), no_columns::<PreferencePair>)?;
+    let columns = Columns { kind: "preference pairs", schema: pair_schema(), to_batch: pair_batch };
+    let mut sink: Sink<PreferencePair, W> = Sink::new(target, columns)?;
     let mut done = ExportReport::default();
     for group in groups {
         let mut members = Vec::new();

@@ -1,11 +1,12 @@
 //! Which rollouts, and their spans, one rollout at a time.
 
+use std::pin::pin;
 use std::sync::Arc;
 
-use agl_store::Store;
+use agl_store::{RawSpan, Store};
 use agl_trace::{Builder, RolloutTrace, TrainingData, TrainingOptions, read_rollout};
-use agl_types::{RolloutMode, RolloutQuery, RolloutStatus, RolloutView, SpanQuery};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use agl_types::{RolloutMode, RolloutQuery, RolloutStatus, RolloutView};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -13,8 +14,10 @@ use crate::{Arrays, Error, read_arrays, rows_to_ipc};
 
 /// How many rollouts are looked up at once.
 const PAGE: i64 = 256;
-/// How many rollouts' spans are fetched ahead.
-const AHEAD: usize = 8;
+/// How many rollouts' spans are fetched at once.
+const AT_ONCE: usize = 8;
+/// How many times that is fetched ahead.
+const AHEAD: usize = 3;
 
 /// Which rollouts; a condition that is null does not count.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -107,26 +110,43 @@ impl Selection {
     }
 }
 
-/// A rollout's latest attempt and its spans. Spans that were removed are spans that there are none of.
-pub(crate) async fn trace(store: &dyn Store, view: RolloutView) -> Result<RolloutTrace, Error> {
-    let RolloutView { rollout, attempt } = view;
-    let mut spans = Vec::new();
-    if let Some(attempt) = &attempt {
-        let query = SpanQuery {
-            rollout_id: rollout.rollout_id.clone(),
-            attempt_id: Some(attempt.attempt_id.clone()),
-            ..SpanQuery::default()
-        };
-        spans = match store.query_spans(query).await {
-            Ok(page) => page.items,
-            Err(agl_store::Error::Gone { .. }) => Vec::new(),
-            Err(error) => return Err(error.into()),
-        };
+/// What `work` makes of rollouts, in order. Their latest attempts' spans are fetched for several rollouts at once, and read
+/// and worked on beside each other, a few at a time however many there are.
+pub(crate) fn read_ahead<T: Send + 'static>(
+    store: Arc<dyn Store>,
+    mut views: Vec<RolloutView>,
+    work: impl Fn(Vec<RolloutTrace>) -> Result<T, Error> + Clone + Send + 'static,
+) -> impl Stream<Item = Result<T, Error>> {
+    let mut several = Vec::new();
+    while !views.is_empty() {
+        let rest = views.split_off(views.len().min(AT_ONCE));
+        several.push(std::mem::replace(&mut views, rest));
     }
-    Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
+    let read = several.into_iter().map(move |views| {
+        let (store, work) = (Arc::clone(&store), work.clone());
+        async move {
+            let attempts = views.iter().filter_map(|view| view.attempt.as_ref());
+            let ids = attempts.map(|attempt| (attempt.rollout_id.clone(), attempt.attempt_id.clone()));
+            let spans = store.spans_of_attempts(ids.collect()).await?;
+            let worked = tokio::task::spawn_blocking(move || work(traces(views, spans)?));
+            worked.await.map_err(std::io::Error::other)?
+        }
+    });
+    stream::iter(read).buffered(AHEAD)
 }
 
-/// Training data of the rollouts selected, fetched a few at a time.
+/// Rollouts with the spans of their latest attempts, which those that have one have in turn.
+fn traces(views: Vec<RolloutView>, spans: Vec<Vec<RawSpan>>) -> Result<Vec<RolloutTrace>, Error> {
+    let mut spans = spans.into_iter();
+    let trace = |RolloutView { rollout, attempt }| {
+        let spans = attempt.as_ref().and_then(|_| spans.next()).unwrap_or_default();
+        let spans = spans.iter().map(RawSpan::parse_lean).collect::<Result<_, _>>()?;
+        Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
+    };
+    views.into_iter().map(trace).collect()
+}
+
+/// Training data of the rollouts selected, a few of which are in memory at a time beside the rows.
 ///
 /// # Errors
 /// [`Error::Store`] when the store fails, [`Error::Trace`] for options that make no sense.
@@ -135,23 +155,24 @@ pub async fn training_data(store: Arc<dyn Store>, request: &TrainingRequest) -> 
     // Bad options are told before anything is fetched.
     read_rollout(&RolloutTrace::default(), options)?;
     let rollouts = select.rollouts(store.as_ref()).await?;
-    let options = Arc::new(options.clone());
-    let read = rollouts.into_iter().map(|view| {
-        let (store, options) = (Arc::clone(&store), Arc::clone(&options));
-        async move {
-            let trace = trace(store.as_ref(), view).await?;
-            let read = move || read_rollout(&trace, &options);
-            tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other)?.map_err(Error::from)
+    let asked = Arc::new((select.clone(), options.clone()));
+    let build = move |traces: Vec<RolloutTrace>| {
+        let (select, options) = &*asked;
+        let mut builder = Builder::default();
+        for trace in &traces {
+            let data = read_rollout(trace, options)?;
+            if select.is_in_reward(data.identity.reward) {
+                builder.add(data, options);
+            }
         }
-    });
-    let mut read = stream::iter(read).buffered(AHEAD);
-    let mut builder = Builder::default();
-    while let Some(data) = read.try_next().await? {
-        if select.is_in_reward(data.identity.reward) {
-            builder.add(data, &options);
-        }
+        Ok(builder)
+    };
+    let mut built = pin!(read_ahead(store, rollouts, build));
+    let mut whole = Builder::default();
+    while let Some(builder) = built.try_next().await? {
+        whole.append(builder);
     }
-    Ok(builder.finish(&options))
+    Ok(whole.finish(options))
 }
 
 /// The same as a stream in Arrow's IPC format, made where the spans are.

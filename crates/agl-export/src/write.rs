@@ -1,6 +1,7 @@
 //! Where exported data go, as they come.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -12,6 +13,7 @@ use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::npy::Folder;
 
 /// The form of an exported file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -37,23 +39,38 @@ enum Out<W: Write + Send> {
     Jsonl(W),
     Parquet(Box<ArrowWriter<W>>),
     Arrow(Box<StreamWriter<W>>),
+    Npy(Folder),
+}
+
+/// Where data go.
+pub(crate) enum Target<'t, W> {
+    /// Into a stream of bytes, in this form.
+    Stream(W, FileFormat),
+    /// Into a folder, as buffers of NumPy's.
+    Folder(&'t Path),
+}
+
+/// The form that items of a kind have in columns.
+pub(crate) struct Columns<T> {
+    pub(crate) kind: &'static str,
+    pub(crate) schema: Schema,
+    pub(crate) to_batch: fn(&[T]) -> Result<RecordBatch, Error>,
 }
 
 /// How many rows are written at once. Trajectories have thousands of tokens each.
 const BATCH: usize = 64;
 
 impl<T: Serialize, W: Write + Send> Sink<T, W> {
-    pub(crate) fn new(
-        out: W,
-        format: FileFormat,
-        schema: Schema,
-        to_batch: fn(&[T]) -> Result<RecordBatch, Error>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(target: Target<'_, W>, columns: Columns<T>) -> Result<Self, Error> {
+        let Columns { kind, schema, to_batch } = columns;
         let schema = Arc::new(schema);
-        let out = match format {
-            FileFormat::Jsonl => Out::Jsonl(out),
-            FileFormat::Arrow => Out::Arrow(Box::new(StreamWriter::try_new(out, &schema)?)),
-            FileFormat::Parquet => {
+        let out = match target {
+            Target::Folder(path) => Out::Npy(Folder::create(path, &schema, kind)?),
+            Target::Stream(out, FileFormat::Jsonl) => Out::Jsonl(out),
+            Target::Stream(out, FileFormat::Arrow) => {
+                Out::Arrow(Box::new(StreamWriter::try_new(out, &schema)?))
+            }
+            Target::Stream(out, FileFormat::Parquet) => {
                 let properties = WriterProperties::builder()
                     .set_compression(Compression::SNAPPY)
                     .set_max_row_group_row_count(Some(16 * BATCH))
@@ -82,6 +99,7 @@ impl<T: Serialize, W: Write + Send> Sink<T, W> {
             Out::Jsonl(_) => {}
             Out::Parquet(writer) => writer.write(&batch)?,
             Out::Arrow(writer) => writer.write(&batch)?,
+            Out::Npy(folder) => folder.write(&batch)?,
         }
         Ok(())
     }
@@ -94,6 +112,7 @@ impl<T: Serialize, W: Write + Send> Sink<T, W> {
                 writer.close()?;
             }
             Out::Arrow(mut writer) => writer.finish()?,
+            Out::Npy(folder) => folder.finish()?,
         }
         Ok(())
     }

@@ -1,18 +1,21 @@
 //! Records into a store in memory, and data out of it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
-use std::io::Cursor;
+use std::io::{Cursor, Seek as _};
 use std::sync::Arc;
 
 use agl_export::{
     AnswerFormat, Arrays, Error, ExportOptions, ExportReport, FileFormat, ImportFormat, Kind, Selection,
-    TrainingRequest, export, import, read_arrays, training_arrow, training_data,
+    TrainingRequest, export, export_to_folder, import, read_arrays, training_arrow, training_data,
 };
-use agl_store::{MemoryStore, Store};
+use agl_store::{MemoryStore, RawSpan, Store};
 use agl_trace::advantage::Estimator;
-use agl_trace::{Outcome, TrainingOptions};
-use agl_types::RolloutMode;
+use agl_trace::{Outcome, RolloutTrace, TrainingOptions, read_rollout};
+use agl_types::{RolloutMode, Span};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float64Type, UInt32Type};
+use arrow_array::{Array as _, RecordBatch};
 use serde_json::{Value, json};
 
 fn logged(prompt: &[u32], response: &[u32], reward: f64) -> String {
@@ -126,12 +129,116 @@ async fn columns_are_written_and_read() {
     export(Arc::clone(&store), &columnar(Kind::Trajectories, FileFormat::Arrow), &mut ipc).await.unwrap();
     let arrays = read_arrays(&ipc).unwrap();
     assert_eq!(arrays.offsets, [0, 3, 7, 9]);
-    let mut out = Vec::new();
-    export(Arc::clone(&store), &columnar(Kind::Transitions, FileFormat::Arrow), &mut out).await.unwrap();
-    assert!(!out.is_empty());
-    for kind in [Kind::Messages, Kind::Triplets, Kind::Pairs, Kind::Atif] {
-        let refused = export(Arc::clone(&store), &columnar(kind, FileFormat::Parquet), Vec::new()).await;
-        assert!(refused.unwrap_err().to_string().contains("--format jsonl"));
+}
+
+/// The rows of a file in Arrow's or Parquet's columns.
+async fn batch(store: &Arc<dyn Store>, kind: Kind, format: FileFormat) -> RecordBatch {
+    let options = ExportOptions { format, ..options(kind) };
+    let mut file = tempfile::tempfile().unwrap();
+    let report = export(Arc::clone(store), &options, &mut file).await.unwrap();
+    file.rewind().unwrap();
+    let batches: Vec<RecordBatch> = if format == FileFormat::Parquet {
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(file, 1024);
+        reader.unwrap().map(Result::unwrap).collect()
+    } else {
+        arrow_ipc::reader::StreamReader::try_new(file, None).unwrap().map(Result::unwrap).collect()
+    };
+    let [batch] = batches.as_slice() else { panic!("{} batches", batches.len()) };
+    assert_eq!(batch.num_rows(), report.written);
+    batch.clone()
+}
+
+#[tokio::test]
+async fn every_kind_has_columns_that_say_what_its_lines_say() {
+    let store = filled().await;
+    for format in [FileFormat::Parquet, FileFormat::Arrow] {
+        let texts = |batch: &RecordBatch, name: &str| -> Vec<Value> {
+            let column = batch.column_by_name(name).unwrap().as_string::<i32>();
+            column
+                .iter()
+                .map(|text| text.map_or(Value::Null, |text| text.parse().unwrap_or_else(|_| text.into())))
+                .collect()
+        };
+        let numbers = |batch: &RecordBatch, name: &str| -> Vec<Option<f64>> {
+            batch.column_by_name(name).unwrap().as_primitive::<Float64Type>().iter().collect()
+        };
+        let ids = |batch: &RecordBatch, name: &str, row: usize| -> Vec<u32> {
+            let lists = batch.column_by_name(name).unwrap().as_list::<i32>();
+            lists.value(row).as_primitive::<UInt32Type>().values().to_vec()
+        };
+        // Each message as its role and content.
+        let said = |batch: &RecordBatch, name: &str, row: usize| -> Vec<(String, String)> {
+            let messages = batch.column_by_name(name).unwrap().as_list::<i32>().value(row);
+            let text = |field: &str, at: usize| {
+                messages.as_struct().column_by_name(field).unwrap().as_string::<i32>().value(at).to_owned()
+            };
+            (0..messages.len()).map(|at| (text("role", at), text("content", at))).collect()
+        };
+        let pair = |role: &str, text: &str| (role.to_owned(), text.to_owned());
+
+        let (written, _) = lines(&store, &options(Kind::Triplets)).await;
+        let triplets = batch(&store, Kind::Triplets, format).await;
+        assert_eq!(ids(&triplets, "prompt_token_ids", 1), [1, 2]);
+        assert_eq!(ids(&triplets, "response_token_ids", 1), [4, 5]);
+        assert_eq!(texts(&triplets, "prompt")[0], written[0]["prompt"]["raw_content"]);
+        assert_eq!(texts(&triplets, "metadata")[2], written[2]["metadata"]);
+        assert_eq!(numbers(&triplets, "reward"), [Some(1.0), Some(0.0), Some(0.5)]);
+
+        let transitions = batch(&store, Kind::Transitions, format).await;
+        assert_eq!((ids(&transitions, "state", 2), ids(&transitions, "action", 2)), (vec![7], vec![8]));
+
+        let messages = batch(&store, Kind::Messages, format).await;
+        assert_eq!(said(&messages, "messages", 1), [pair("user", "hi"), pair("assistant", "ho 0")]);
+        assert_eq!(texts(&messages, "tools"), [Value::Null, Value::Null, Value::Null]);
+
+        let pairs = batch(&store, Kind::Pairs, format).await;
+        assert_eq!(said(&pairs, "prompt", 0), [pair("user", "hi")]);
+        assert_eq!(said(&pairs, "chosen", 0), [pair("assistant", "ho 1")]);
+        assert_eq!(said(&pairs, "rejected", 0), [pair("assistant", "ho 0")]);
+        assert_eq!(
+            (numbers(&pairs, "chosen_reward")[0], numbers(&pairs, "rejected_reward")[0]),
+            (Some(1.0), Some(0.0))
+        );
+
+        let (written, _) = lines(&store, &options(Kind::Atif)).await;
+        let atif = batch(&store, Kind::Atif, format).await;
+        assert_eq!(texts(&atif, "trajectory"), written);
+        assert_eq!(numbers(&atif, "reward"), [Some(1.0), Some(0.0), Some(0.5)]);
+    }
+}
+
+/// Reads the shape out of a header, and what is behind it.
+fn npy(folder: &std::path::Path, name: &str) -> (String, Vec<u8>) {
+    let mut bytes = std::fs::read(folder.join(name)).unwrap();
+    let numbers = bytes.split_off(128);
+    assert!(bytes.starts_with(b"\x93NUMPY\x01\x00\x76\x00{'descr': '") && bytes.ends_with(b" \n"));
+    (String::from_utf8_lossy(&bytes[10..]).trim().to_owned(), numbers)
+}
+
+#[tokio::test]
+async fn numbers_are_written_as_buffers() {
+    let store = filled().await;
+    let folder = tempfile::tempdir().unwrap();
+    let report =
+        export_to_folder(Arc::clone(&store), &options(Kind::Trajectories), folder.path()).await.unwrap();
+    assert_eq!(report.written, 3);
+    let (about, numbers) = npy(folder.path(), "token_ids.npy");
+    assert_eq!(about, "{'descr': '<u4', 'fortran_order': False, 'shape': (9,), }");
+    let ids: Vec<u32> = numbers.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+    assert_eq!(ids, [1, 2, 3, 1, 2, 4, 5, 7, 8]);
+    let (about, numbers) = npy(folder.path(), "token_ids_offsets.npy");
+    assert_eq!(about, "{'descr': '<i8', 'fortran_order': False, 'shape': (4,), }");
+    let offsets: Vec<i64> = numbers.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+    assert_eq!(offsets, [0, 3, 7, 9]);
+    assert_eq!(npy(folder.path(), "mask.npy").1, [0, 0, 1, 0, 0, 1, 1, 0, 1]);
+    let rows = std::fs::read_to_string(folder.path().join("rows.jsonl")).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(rows[0]["model"], "m");
+    assert_eq!(rows[0]["call_span_ids"].as_array().unwrap().len(), 1);
+    for kind in [Kind::Messages, Kind::Pairs] {
+        let refused = export_to_folder(Arc::clone(&store), &options(kind), folder.path()).await.unwrap_err();
+        assert!(refused.to_string().contains("--format jsonl"), "{refused}");
     }
 }
 
@@ -205,4 +312,25 @@ async fn bad_records_are_told_by_their_line() {
     assert!(bad(ImportFormat::OpenaiLog, "nonsense").await.starts_with("line 1 is no record of a call: "));
     assert!(bad(ImportFormat::Otlp, "nonsense").await.starts_with("this is no OTLP export"));
     assert!(bad(ImportFormat::Otlp, "{\"resourceSpans\": 3}").await.contains("line 1"));
+}
+
+/// Spans are kept as JSON and read without most of it; what is made of them must be the same.
+#[test]
+fn spans_read_lean_say_what_they_say_whole() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../agl-trace/tests/fixtures");
+    let mut calls = 0;
+    for entry in std::fs::read_dir(fixtures).unwrap() {
+        let path = entry.unwrap().path();
+        let recorded: Value = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        let whole: Vec<Span> = serde_json::from_value(recorded["spans"].clone()).unwrap();
+        let lean = whole.iter().map(|span| RawSpan::try_from(span).unwrap().parse_lean().unwrap()).collect();
+        let read = |spans| {
+            let trace = RolloutTrace { spans, ..RolloutTrace::default() };
+            read_rollout(&trace, &TrainingOptions::default()).unwrap()
+        };
+        let (lean, whole) = (read(lean), read(whole));
+        assert_eq!(lean, whole, "{}", path.display());
+        calls += whole.calls.iter().filter(|judged| judged.call.has_token_ids()).count();
+    }
+    assert!(calls > 4, "{calls} calls with token ids");
 }

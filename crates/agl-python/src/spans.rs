@@ -163,14 +163,83 @@ fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>>
     }
 }
 
-/// A list of whole numbers as it is, a tuple of them as a list; none of anything else.
+/// A list of whole numbers as it is, a tuple of them as a list; none of anything else. OpenTelemetry's lists are of one
+/// kind, so the first item tells which.
 fn whole_numbers<'py>(value: &Bound<'py, PyAny>) -> Option<Bound<'py, PyList>> {
-    let is_whole = |item: Bound<'_, PyAny>| item.is_exact_instance_of::<PyInt>();
+    let is_whole =
+        |item: PyResult<Bound<'_, PyAny>>| item.is_ok_and(|item| item.is_exact_instance_of::<PyInt>());
     if let Ok(list) = value.cast::<PyList>() {
-        return list.iter().all(is_whole).then(|| list.clone());
+        return (list.is_empty() || is_whole(list.get_item(0))).then(|| list.clone());
     }
     let tuple = value.cast::<PyTuple>().ok()?;
-    tuple.iter().all(is_whole).then(|| tuple.to_list())
+    (tuple.is_empty() || is_whole(tuple.get_item(0))).then(|| tuple.to_list())
+}
+
+/// The place in a list that a key stands for: a whole number without signs or zeros before it.
+fn place(key: &str) -> Option<usize> {
+    let is_number = key.bytes().all(|byte| byte.is_ascii_digit()) && (key == "0" || !key.starts_with('0'));
+    key.parse().ok().filter(|_| is_number)
+}
+
+/// A tuple as a list, anything else as it is.
+fn listed<'py>(value: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+    value.cast::<PyTuple>().map_or_else(|_| value.clone(), |tuple| tuple.to_list().into_any())
+}
+
+/// The names of fields as Python's strings, each made once.
+#[derive(Default)]
+struct Names<'k, 'py> {
+    made: Vec<(&'k str, Bound<'py, PyString>)>,
+}
+
+impl<'k, 'py> Names<'k, 'py> {
+    fn get(&mut self, py: Python<'py>, name: &'k str) -> Bound<'py, PyString> {
+        // A handful at most as a rule; beyond that, looking costs more than making.
+        if let Some((_, made)) = self.made.iter().take(8).find(|(known, _)| *known == name) {
+            return made.clone();
+        }
+        let made = PyString::new(py, name);
+        self.made.push((name, made.clone()));
+        made
+    }
+}
+
+/// The messages of a group whose keys are `{number}.{field}` in order, as they are written, without a tree of keys in
+/// between; and whether their words may have images in them. None of any other group.
+fn plain_messages<'py>(
+    py: Python<'py>,
+    entries: &[(&str, &Bound<'py, PyAny>)],
+) -> PyResult<Option<(Bound<'py, PyList>, bool)>> {
+    let messages = PyList::empty(py);
+    let mut names = Names::default();
+    let mut message: Option<(&str, Bound<'py, PyDict>)> = None;
+    let mut has_parts = false;
+    for (key, value) in entries {
+        let Some((number, field)) = key.split_once('.').filter(|(_, field)| !field.contains('.')) else {
+            return Ok(None);
+        };
+        let current = match &message {
+            Some((current, message)) if *current == number => message,
+            _ => {
+                if place(number) != Some(messages.len()) {
+                    return Ok(None);
+                }
+                let made = PyDict::new(py);
+                messages.append(&made)?;
+                &message.insert((number, made)).1
+            }
+        };
+        if field == "content" {
+            let text = value.cast::<PyString>().ok().and_then(|text| text.to_str().ok());
+            has_parts |= text.is_none_or(|text| text.trim_start().starts_with('['));
+        }
+        // Where fields are numbers too, messages are lists.
+        if field.starts_with(|first: char| first.is_ascii_digit()) {
+            return Ok(None);
+        }
+        current.set_item(names.get(py, field), listed(value))?;
+    }
+    Ok(Some((messages, has_parts)))
 }
 
 /// Dotted keys, nested, with values by reference; the twin of `agl_trace::attributes::unflatten`.
@@ -209,17 +278,11 @@ impl<'k, 'py> Nested<'k, 'py> {
     /// Groups whose keys are exactly `0..n-1` are lists.
     fn into_python(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let entries = match self {
-            Self::Leaf(value) => {
-                return Ok(match value.cast::<PyTuple>() {
-                    Ok(tuple) => tuple.to_list().into_any(),
-                    Err(_) => value,
-                });
-            }
+            Self::Leaf(value) => return Ok(listed(&value)),
             Self::Group(entries) => entries,
         };
         let count = entries.len();
-        let place =
-            |key: &str| key.parse::<usize>().ok().filter(|place| *place < count && place.to_string() == key);
+        let place = |key: &str| place(key).filter(|place| *place < count);
         if count > 0 && entries.iter().all(|(key, _)| place(key).is_some()) {
             let mut items: Vec<Option<Bound<'py, PyAny>>> = vec![None; count];
             for (key, entry) in entries {
@@ -241,6 +304,8 @@ impl<'k, 'py> Nested<'k, 'py> {
 struct Groups<'py> {
     /// In the order of [`GROUPS`].
     found: [Option<Bound<'py, PyAny>>; GROUPS.len()],
+    /// Of each of them whether there may be images in it; where there are not, nobody needs to look.
+    may_have_images: [bool; GROUPS.len()],
 }
 
 /// Prompt, completion, request and response, as OpenTelemetry's conventions have them and as an operation does.
@@ -255,31 +320,44 @@ const GROUPS: [&str; 8] = [
     semconv::OPERATION_OUTPUT,
 ];
 
+/// What the names of all groups begin with.
+const GROUPED: [&str; 2] = ["gen_ai.", "agentlightning.operation."];
+
 impl<'py> Groups<'py> {
     fn of(py: Python<'py>, attributes: &[(Bound<'py, PyString>, Bound<'py, PyAny>)]) -> PyResult<Self> {
-        let mut nested: [Option<Nested<'_, 'py>>; GROUPS.len()] = Default::default();
+        // The members of each group, with what follows its name; and an attribute of the group's own name, which stands
+        // for a group of which there are none.
+        let mut members: [Vec<(&str, &Bound<'py, PyAny>)>; GROUPS.len()] = Default::default();
+        let mut own: [Option<&Bound<'py, PyAny>>; GROUPS.len()] = [None; GROUPS.len()];
         for (key, value) in attributes {
             let key = key.to_str()?;
+            // Most keys are of one group or of none, which is soon told.
+            if !GROUPED.iter().any(|grouped| key.starts_with(grouped)) {
+                continue;
+            }
             for (place, prefix) in GROUPS.iter().enumerate() {
-                if let Some(tail) = key.strip_prefix(prefix).and_then(|tail| tail.strip_prefix('.')) {
-                    nested[place]
-                        .get_or_insert_with(|| Nested::Group(Vec::new()))
-                        .insert(tail, value.clone());
+                let Some(tail) = key.strip_prefix(prefix) else { continue };
+                if tail.is_empty() {
+                    own[place] = Some(value);
+                } else if let Some(tail) = tail.strip_prefix('.') {
+                    members[place].push((tail, value));
                 }
             }
         }
-        // An attribute of the group's own name stands for a group of which there are none.
-        for (key, value) in attributes {
-            let place = GROUPS.iter().position(|prefix| key.to_str().is_ok_and(|key| key == *prefix));
-            if let Some(place) = place {
-                nested[place].get_or_insert_with(|| Nested::Leaf(value.clone()));
+        let mut groups = Self { found: Default::default(), may_have_images: [true; GROUPS.len()] };
+        for (place, (members, own)) in members.into_iter().zip(own).enumerate() {
+            if members.is_empty() {
+                groups.found[place] = own.map(listed);
+            } else if let Some((messages, has_parts)) = plain_messages(py, &members)? {
+                groups.found[place] = Some(messages.into_any());
+                groups.may_have_images[place] = has_parts;
+            } else {
+                let mut nested = Nested::Group(Vec::new());
+                members.into_iter().for_each(|(key, value)| nested.insert(key, value.clone()));
+                groups.found[place] = Some(nested.into_python(py)?);
             }
         }
-        let mut found: [Option<Bound<'py, PyAny>>; GROUPS.len()] = Default::default();
-        for (found, nested) in found.iter_mut().zip(nested) {
-            *found = nested.map(|nested| nested.into_python(py)).transpose()?;
-        }
-        Ok(Self { found })
+        Ok(groups)
     }
 
     /// The first of a pair; its second one, less some of its keys, if there is none.
@@ -344,7 +422,9 @@ fn triplet<'py>(span: &Bound<'py, PyAny>, agent: &str, reward: Option<f64>) -> P
 
     let prompt = PyDict::new(py);
     prompt.set_item(intern!(py, "token_ids"), ids(&PROMPT_IDS)?)?;
-    prompt.set_item(intern!(py, "image_urls"), image_urls(messages.as_ref())?)?;
+    let is_first = groups.found[0].is_some();
+    let images = messages.as_ref().filter(|_| groups.may_have_images[usize::from(!is_first)]);
+    prompt.set_item(intern!(py, "image_urls"), image_urls(images)?)?;
     prompt.set_item(intern!(py, "raw_content"), messages)?;
     let response = PyDict::new(py);
     response.set_item(intern!(py, "token_ids"), ids(&RESPONSE_IDS)?)?;

@@ -166,18 +166,26 @@ fn arrays_to_python<'py>(
     py: Python<'py>,
     arrays: &Arrays,
 ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyBytes>)> {
-    fn bytes<const N: usize, T: Copy>(values: &[T], to_bytes: fn(T) -> [u8; N]) -> Vec<u8> {
-        values.iter().flat_map(|value| to_bytes(*value)).collect()
+    fn bytes<'py, const N: usize, T: Copy>(
+        py: Python<'py>,
+        values: &[T],
+        to_bytes: impl Fn(T) -> [u8; N],
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        PyBytes::new_with(py, values.len() * N, |buffer| {
+            for (place, value) in buffer.as_chunks_mut::<N>().0.iter_mut().zip(values) {
+                *place = to_bytes(*value);
+            }
+            Ok(())
+        })
     }
     let columns = PyDict::new(py);
-    let put = |name: &str, values: Vec<u8>| columns.set_item(name, PyBytes::new(py, &values));
-    put("offsets", bytes(&arrays.offsets, i64::to_ne_bytes))?;
-    put("token_ids", bytes(&arrays.token_ids, u32::to_ne_bytes))?;
-    put("mask", arrays.mask.clone())?;
-    put("logprobs", bytes(&arrays.logprobs, f32::to_ne_bytes))?;
-    put("rewards", bytes(&arrays.rewards, f64::to_ne_bytes))?;
-    put("advantages", bytes(&arrays.advantages, f64::to_ne_bytes))?;
-    put("weights", bytes(&arrays.weights, f64::to_ne_bytes))?;
+    columns.set_item("offsets", bytes(py, &arrays.offsets, i64::to_ne_bytes)?)?;
+    columns.set_item("token_ids", bytes(py, &arrays.token_ids, u32::to_ne_bytes)?)?;
+    columns.set_item("mask", PyBytes::new(py, &arrays.mask))?;
+    columns.set_item("logprobs", bytes(py, &arrays.logprobs, f32::to_ne_bytes)?)?;
+    columns.set_item("rewards", bytes(py, &arrays.rewards, f64::to_ne_bytes)?)?;
+    columns.set_item("advantages", bytes(py, &arrays.advantages, f64::to_ne_bytes)?)?;
+    columns.set_item("weights", bytes(py, &arrays.weights, f64::to_ne_bytes)?)?;
     let rest = json!({
         "rollout_ids": arrays.rollout_ids,
         "attempt_ids": arrays.attempt_ids,

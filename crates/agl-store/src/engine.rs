@@ -545,6 +545,17 @@ impl<B: Backend> Store for LocalStore<B> {
         Ok(page(self.read("query_spans", select).await?, limit, offset))
     }
 
+    async fn spans_of_attempts(&self, attempts: Vec<(String, String)>) -> Result<Vec<Vec<RawSpan>>, Error> {
+        let selection = Selection::spans(&SpanQuery::default())?;
+        let select = move |read: &dyn Read| {
+            let spans_of = |(rollout_id, attempt_id): &(String, String)| {
+                Ok(read.select_spans(rollout_id, Some(attempt_id), &selection)?.0)
+            };
+            attempts.iter().map(spans_of).collect()
+        };
+        self.read("query_spans", select).await
+    }
+
     async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error> {
         let rollout_id = rollout_id.to_owned();
         self.write("update_rollout", Lane::Fast, move |work| work.update_rollout(&rollout_id, update)).await

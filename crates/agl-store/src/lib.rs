@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod feed;
 mod idempotency;
+mod lean;
 mod memory;
 pub mod metrics;
 mod query;

@@ -24,6 +24,18 @@ impl RawSpan {
         json.extend_from_slice(rest.as_bytes());
     }
 
+    /// Reads the span for training data to be made of it, many times faster: without `context`, `parent`, `links` and
+    /// unknown keys, and with token ids and log-probs as JSON text, which agl-trace reads as it reads lists.
+    ///
+    /// # Errors
+    /// Those of [`RawSpan::parse`].
+    pub fn parse_lean(&self) -> Result<Span, Error> {
+        match crate::lean::read(&self.rest) {
+            Some(span) => Ok(span.placed(&self.rollout_id, &self.attempt_id, self.sequence_id)),
+            None => self.parse(),
+        }
+    }
+
     /// Reads the span.
     ///
     /// # Errors

@@ -299,6 +299,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         Ok(Page { items, limit, offset, total })
     }
 
+    /// The spans of many attempts, each a pair of the ids of rollout and attempt, in the order of sequence ids; none of
+    /// an attempt that is unknown or whose spans were removed. For those who read a great many of them.
+    async fn spans_of_attempts(&self, attempts: Vec<(String, String)>) -> Result<Vec<Vec<RawSpan>>, Error> {
+        let mut found = Vec::with_capacity(attempts.len());
+        for (rollout_id, attempt_id) in attempts {
+            let query = SpanQuery { rollout_id, attempt_id: Some(attempt_id), ..SpanQuery::default() };
+            found.push(match self.query_raw_spans(query).await {
+                Ok(page) => page.items,
+                Err(Error::Gone { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(found)
+    }
+
     /// Training data of many rollouts, as a stream in Arrow's IPC format, made where the spans are; `request` is that of
     /// the route `POST /v1/agl/training-data`. None where the spans are at hand, and the data better made by the caller.
     async fn remote_training_data(&self, request: &serde_json::Value) -> Result<Option<Vec<u8>>, Error> {

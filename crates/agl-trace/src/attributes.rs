@@ -101,13 +101,28 @@ fn insert(root: &mut JsonMap, key: &str, value: &Value) {
 
 /// Turns groups whose keys are exactly `0..n-1` into lists, from the leaves up.
 fn listify(value: Value) -> Value {
-    let Value::Object(fields) = value else { return value };
-    let mut fields: JsonMap = fields.into_iter().map(|(key, item)| (key, listify(item))).collect();
+    let Value::Object(mut fields) = value else { return value };
     let count = fields.len();
-    if count == 0 || !(0..count).all(|index| fields.contains_key(&index.to_string())) {
+    // Keys differ, so as many whole numbers below their count are all of them.
+    if count == 0 || !fields.keys().all(|key| place(key).is_some_and(|place| place < count)) {
+        for item in fields.values_mut().filter(|item| item.is_object()) {
+            *item = listify(item.take());
+        }
         return Value::Object(fields);
     }
-    Value::Array((0..count).filter_map(|index| fields.shift_remove(&index.to_string())).collect())
+    let mut items = vec![Value::Null; count];
+    for (key, item) in fields {
+        if let Some(slot) = place(&key).and_then(|place| items.get_mut(place)) {
+            *slot = listify(item);
+        }
+    }
+    Value::Array(items)
+}
+
+/// The place in a list that a key stands for: a whole number without signs or zeros before it.
+pub(crate) fn place(key: &str) -> Option<usize> {
+    let is_number = key.bytes().all(|byte| byte.is_ascii_digit()) && (key == "0" || !key.starts_with('0'));
+    key.parse().ok().filter(|_| is_number)
 }
 
 /// The attributes below `prefix`, with keys cut to what follows `prefix.`; a key that only begins with the same

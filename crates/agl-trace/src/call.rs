@@ -89,10 +89,29 @@ pub enum Part {
         /// The words.
         text: String,
     },
+    /// Words with which the model refused.
+    Refusal {
+        /// The words.
+        text: String,
+    },
     /// A picture.
     Image {
         /// Where it is, `data:` included.
         url: String,
+    },
+    /// A recording.
+    Audio {
+        /// Where it is, `data:` included.
+        url: String,
+    },
+    /// A document.
+    File {
+        /// What it is called.
+        name: Option<String>,
+        /// The id under which the server of the model has it.
+        id: Option<String>,
+        /// Where it is, `data:` included.
+        url: Option<String>,
     },
     /// Anything else, as it was written.
     Other {
@@ -260,9 +279,12 @@ impl Message {
         let mut tool_calls: Vec<ToolCall> =
             list(message.get("tool_calls")).filter_map(ToolCall::read).collect();
         parts.extend(message.get("content").map(Part::list).unwrap_or_default());
-        // Anthropic's form: a call of a tool is a part.
+        if let Some(text) = string("refusal").filter(|text| !text.is_empty()) {
+            parts.push(Part::Refusal { text });
+        }
+        // Anthropic's form, and that of OpenAI's responses: a call of a tool is a part.
         parts.retain(|part| match part {
-            Part::Other { value } if value["type"] == "tool_use" => {
+            Part::Other { value } if value["type"] == "tool_use" || value["type"] == "function_call" => {
                 tool_calls.extend(ToolCall::read(value));
                 false
             }
@@ -337,21 +359,32 @@ impl Part {
             return Self::text(text);
         }
         let string = |key: &str| part.get(key).and_then(Value::as_str);
-        let image = || {
-            let image = part.get("image_url").or_else(|| part.get("image"))?;
-            image.as_str().or_else(|| image.get("url")?.as_str()).map(str::to_owned)
-        };
         match string("type") {
             Some("text" | "input_text" | "output_text") => {
                 string("text").or_else(|| string("content")).map(Self::text)
             }
-            Some("reasoning" | "thinking") => ["text", "content", "thinking"]
-                .iter()
-                .find_map(|key| string(key))
-                .map(|text| Self::Reasoning { text: text.to_owned() }),
-            Some("image_url" | "input_image" | "image") => image().map(|url| Self::Image { url }),
-            Some("uri") if string("modality") == Some("image") => {
-                string("uri").map(|url| Self::Image { url: url.to_owned() })
+            Some("reasoning" | "thinking" | "reasoning_text" | "summary_text") => {
+                ["text", "content", "thinking"]
+                    .iter()
+                    .find_map(|key| string(key))
+                    .map(|text| Self::Reasoning { text: text.to_owned() })
+            }
+            Some("refusal") => string("refusal").map(|text| Self::Refusal { text: text.to_owned() }),
+            Some("image_url" | "input_image" | "image") => {
+                location(part, &["image_url", "image", "source"]).map(|url| Self::Image { url })
+            }
+            Some("audio_url" | "input_audio" | "audio") => {
+                location(part, &["audio_url", "input_audio", "audio", "source"])
+                    .map(|url| Self::Audio { url })
+            }
+            Some("file" | "input_file" | "document") => file(part),
+            Some("uri" | "blob") => {
+                let url = location(part, &["uri"]).or_else(|| inline(part, "content"));
+                match string("modality") {
+                    Some("image") => url.map(|url| Self::Image { url }),
+                    Some("audio") => url.map(|url| Self::Audio { url }),
+                    _ => None,
+                }
             }
             _ => None,
         }
@@ -363,10 +396,52 @@ impl Part {
     pub fn to_chat(&self) -> Value {
         match self {
             Self::Text { text } | Self::Reasoning { text } => json!({"type": "text", "text": text}),
+            Self::Refusal { text } => json!({"type": "refusal", "refusal": text}),
             Self::Image { url } => json!({"type": "image_url", "image_url": {"url": url}}),
+            Self::Audio { url } => {
+                match url.strip_prefix("data:audio/").and_then(|url| url.split_once(";base64,")) {
+                    Some((format, data)) => {
+                        json!({"type": "input_audio", "input_audio": {"data": data, "format": format}})
+                    }
+                    // vLLM's.
+                    None => json!({"type": "audio_url", "audio_url": {"url": url}}),
+                }
+            }
+            Self::File { name, id, url } => {
+                let known = [("filename", name), ("file_id", id), ("file_data", url)];
+                let fields = known.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?)));
+                let fields: JsonMap = fields.map(|(key, value)| (key.to_owned(), value.into())).collect();
+                json!({"type": "file", "file": fields})
+            }
             Self::Other { value } => value.clone(),
         }
     }
+}
+
+/// Where what a part shows is: under the first of these keys that has it, as text or as an object with a `url` or with the
+/// `data` themselves.
+fn location(part: &Value, keys: &[&str]) -> Option<String> {
+    let found = keys.iter().find_map(|key| part.get(*key).filter(|value| !value.is_null()))?;
+    let url = || found.get("url").and_then(Value::as_str).map(str::to_owned);
+    found.as_str().map(str::to_owned).or_else(url).or_else(|| inline(found, "data"))
+}
+
+/// Data in base64 as a URL.
+fn inline(value: &Value, key: &str) -> Option<String> {
+    let data = value.get(key)?.as_str()?;
+    let string = |key: &str| value.get(key).and_then(Value::as_str);
+    let mime_type = ["mime_type", "media_type"].iter().find_map(|key| string(key)).map(str::to_owned);
+    let mime_type = mime_type.or_else(|| Some(format!("audio/{}", string("format")?)))?;
+    Some(format!("data:{mime_type};base64,{data}"))
+}
+
+/// A document in the form of OpenAI's APIs or of Anthropic's.
+fn file(part: &Value) -> Option<Part> {
+    let about = part.get("file").filter(|file| file.is_object()).unwrap_or(part);
+    let string = |keys: &[&str]| keys.iter().find_map(|key| about.get(*key)?.as_str().map(str::to_owned));
+    let url = string(&["file_url", "file_data", "url"]).or_else(|| location(about, &["source"]));
+    let id = string(&["file_id"]);
+    (url.is_some() || id.is_some()).then(|| Part::File { name: string(&["filename", "title"]), id, url })
 }
 
 impl ToolCall {
@@ -440,14 +515,69 @@ impl Choice {
     }
 }
 
-/// A list of token ids; none when it is anything else.
+/// A list of token ids, or one as JSON text; none when it is anything else.
 pub(crate) fn token_ids(value: &Value) -> Option<Vec<TokenId>> {
-    value.as_array()?.iter().map(|id| TokenId::try_from(id.as_u64()?).ok()).collect()
+    match value {
+        Value::Array(ids) => ids.iter().map(|id| TokenId::try_from(id.as_u64()?).ok()).collect(),
+        Value::String(text) => token_ids_of_text(text),
+        _ => None,
+    }
+}
+
+/// Whole numbers between brackets. Rows of training data are mostly these, so they are read eight bytes at a time.
+///
+/// Johnny Lee, "Fast numeric string to int" (2016), for the digits of a word; a list that is not as close as ours are
+/// written goes to the JSON parser.
+fn token_ids_of_text(text: &str) -> Option<Vec<TokenId>> {
+    plain_token_ids(text).or_else(|| serde_json::from_str(text).ok())
+}
+
+/// Whole numbers of seven digits at most between brackets and commas, without spaces; none of anything else.
+fn plain_token_ids(text: &str) -> Option<Vec<TokenId>> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut rest = text.strip_prefix('[')?.as_bytes();
+    let mut ids = Vec::with_capacity(rest.len() / 5 + 1);
+    if rest == b"]" {
+        return Some(ids);
+    }
+    loop {
+        let mut word = [b']'; 8];
+        match rest.first_chunk() {
+            Some(chunk) => word = *chunk,
+            None => word[..rest.len()].copy_from_slice(rest),
+        }
+        // Digits become their values, and the top bit of each other byte is set.
+        let values = u64::from_le_bytes(word) ^ (ONES * 0x30);
+        let others = (((values & (ONES * 0x7f)) + ONES * 0x76) | values) & (ONES * 0x80);
+        let digits = others.trailing_zeros() / 8;
+        if digits == 0 || digits == 8 || (digits > 1 && word[0] == b'0') {
+            return None;
+        }
+        // The digits, as the last of eight; then pairs, fours and all of them are put together.
+        let pairs = values << (64 - 8 * digits);
+        let pairs = pairs.wrapping_mul(10).wrapping_add(pairs >> 8);
+        let low = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
+        let high = ((pairs >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+        ids.push(TokenId::try_from(low.wrapping_add(high) >> 32).ok()?);
+        match *rest.get(digits as usize..)? {
+            [b',', ..] => rest = &rest[digits as usize + 1..],
+            [b']'] => return Some(ids),
+            _ => return None,
+        }
+    }
 }
 
 /// The log-probs in `{"content": [{"logprob"}]}`, in `{"token_logprobs": []}`, in the list of the former or in a plain
-/// list; empty unless every one is a number.
+/// list, or one of these as JSON text; empty unless every one is a number.
 pub(crate) fn logprobs(value: &Value) -> Vec<f64> {
+    let opened: Value;
+    let value = match value {
+        Value::String(_) => {
+            opened = parsed(value);
+            &opened
+        }
+        other => other,
+    };
     let number = |item: &Value| item.as_f64().or_else(|| item.get("logprob")?.as_f64());
     let items = value.get("content").or_else(|| value.get("token_logprobs")).unwrap_or(value);
     let items = items.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -474,4 +604,103 @@ pub(crate) fn as_text(value: &Value) -> String {
 /// The items of a list; nothing of anything else.
 pub(crate) fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
     value.and_then(Value::as_array).into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_ids_are_read_from_lists_and_from_their_text() {
+        let text = |text: &str| token_ids(&text.into());
+        assert_eq!(text("[1,22,4294967295]"), Some(vec![1, 22, u32::MAX]));
+        let many: Vec<TokenId> = (0..8)
+            .flat_map(|power| [10_u32.pow(power) - 1, 10_u32.pow(power), 7 * 10_u32.pow(power)])
+            .collect();
+        assert_eq!(text(&json!(many).to_string()), Some(many));
+        assert_eq!(text(" [ 0 , 7 ] "), Some(vec![0, 7]));
+        assert_eq!(text("[]"), Some(Vec::new()));
+        for odd in [
+            "",
+            "1",
+            "[",
+            "[1",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[01]",
+            "[-1]",
+            "[1.0]",
+            "[4294967296]",
+            "[\"1\"]",
+            "null",
+        ] {
+            assert_eq!(text(odd), None, "{odd}");
+        }
+        assert_eq!(token_ids(&json!([1, 22])), Some(vec![1, 22]));
+        assert_eq!(token_ids(&json!([1, -22])), None);
+        assert_eq!(logprobs(&"[-0.5, -1]".into()), [-0.5, -1.0]);
+        assert!(logprobs(&"nothing".into()).is_empty());
+    }
+
+    #[test]
+    fn parts_of_every_kind() {
+        let url = |url: &str| Some(url.to_owned());
+        for (written, read) in [
+            (json!({"type": "input_text", "text": "a"}), Part::text("a")),
+            (json!({"type": "summary_text", "text": "hm"}), Part::Reasoning { text: "hm".to_owned() }),
+            (json!({"type": "refusal", "refusal": "no"}), Part::Refusal { text: "no".to_owned() }),
+            (
+                json!({"type": "input_image", "image_url": "http://i"}),
+                Part::Image { url: "http://i".to_owned() },
+            ),
+            (
+                json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}),
+                Part::Image { url: "data:image/png;base64,AA==".to_owned() },
+            ),
+            (
+                json!({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}),
+                Part::Audio { url: "data:audio/wav;base64,AA==".to_owned() },
+            ),
+            (
+                json!({"type": "blob", "modality": "audio", "mime_type": "audio/mp3", "content": "AA=="}),
+                Part::Audio { url: "data:audio/mp3;base64,AA==".to_owned() },
+            ),
+            (
+                json!({"type": "audio_url", "audio_url": {"url": "http://a"}}),
+                Part::Audio { url: "http://a".to_owned() },
+            ),
+            (
+                json!({"type": "input_file", "file_id": "f1", "filename": "x.pdf"}),
+                Part::File { name: url("x.pdf"), id: url("f1"), url: None },
+            ),
+            (
+                json!({"type": "file", "file": {"filename": "x.pdf", "file_data": "data:application/pdf;base64,AA=="}}),
+                Part::File { name: url("x.pdf"), id: None, url: url("data:application/pdf;base64,AA==") },
+            ),
+            (
+                json!({"type": "document", "title": "t", "source": {"type": "url", "url": "http://d"}}),
+                Part::File { name: url("t"), id: None, url: url("http://d") },
+            ),
+            (json!({"type": "input_audio"}), Part::Other { value: json!({"type": "input_audio"}) }),
+            (json!({"type": "new"}), Part::Other { value: json!({"type": "new"}) }),
+        ] {
+            let part = Part::read(&written);
+            assert_eq!(part, read, "{written}");
+            let again = Part::read(&part.to_chat());
+            assert!(
+                again == part || matches!(part, Part::Reasoning { .. }),
+                "{written} comes back as {again:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_call_of_a_tool_among_the_parts_is_a_call() {
+        let item = json!({"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"});
+        let message = Message::from_chat(&json!({"role": "assistant", "content": [item], "refusal": "no"}));
+        let call = ToolCall { id: Some("c1".to_owned()), name: "f".to_owned(), arguments: "{}".to_owned() };
+        assert_eq!(message.tool_calls, [call]);
+        assert_eq!(message.parts, [Part::Refusal { text: "no".to_owned() }]);
+    }
 }

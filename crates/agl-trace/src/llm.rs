@@ -1,6 +1,7 @@
 //! Which spans are calls of a language model that count, and which agent made them.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use agl_types::{Span, semconv};
 use fancy_regex::Regex;
@@ -15,12 +16,29 @@ const ANY_AGENT: &str = "*";
 
 /// A pattern with the meaning of Python's `re.search`: it may match anywhere.
 #[derive(Debug)]
-pub(crate) struct Pattern(Regex);
+pub(crate) struct Pattern(Arc<Regex>);
+
+/// Compiling a pattern takes longer than reading a trace with it, and one adapter reads many: the newest are kept.
+static COMPILED: Mutex<Vec<(String, Arc<Regex>)>> = Mutex::new(Vec::new());
+
+/// How many patterns are kept.
+const COMPILED_AT_MOST: usize = 16;
 
 impl Pattern {
     /// Compiles the value of the option `field`.
     pub(crate) fn new(field: &'static str, pattern: &str) -> Result<Self, Error> {
-        Regex::new(pattern).map(Self).map_err(|error| Error::Pattern { field, message: error.to_string() })
+        let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = compiled.iter().find(|(known, _)| known == pattern) {
+            return Ok(Self(Arc::clone(known)));
+        }
+        let regex = Regex::new(pattern)
+            .map(Arc::new)
+            .map_err(|error| Error::Pattern { field, message: error.to_string() })?;
+        if compiled.len() == COMPILED_AT_MOST {
+            compiled.remove(0);
+        }
+        compiled.push((pattern.to_owned(), Arc::clone(&regex)));
+        Ok(Self(regex))
     }
 
     /// Whether it matches somewhere; a match that takes too much backtracking counts as none.

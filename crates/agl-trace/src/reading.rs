@@ -49,7 +49,10 @@ pub(crate) fn read<'a>(spans: &'a [Span], repair_hierarchy: bool) -> Result<Read
 fn in_order(a: &Span, b: &Span) -> std::cmp::Ordering {
     let time = |span: &Span| span.start_time.unwrap_or(f64::INFINITY);
     let by_id = || (&a.trace_id, &a.span_id, &a.name).cmp(&(&b.trace_id, &b.span_id, &b.name));
-    a.sequence_id.cmp(&b.sequence_id).then(time(a).total_cmp(&time(b))).then_with(by_id)
+    // Two that differ in nothing of this are told apart by all that they say, so that it does not matter who comes first.
+    let whole = |span: &Span| serde_json::to_string(span).unwrap_or_default();
+    let by_all = || whole(a).cmp(&whole(b));
+    a.sequence_id.cmp(&b.sequence_id).then(time(a).total_cmp(&time(b))).then_with(by_id).then_with(by_all)
 }
 
 /// Every span that records a call, in pre-order, with the innermost agent around it.

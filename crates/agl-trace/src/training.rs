@@ -13,7 +13,7 @@ use crate::call::{LlmCall, TokenId};
 use crate::credit::{Assigner, CallReward, RewardReport, assign, match_rewards};
 use crate::reading;
 use crate::rewards::RewardDimension;
-use crate::trajectory::{Mismatch, Mismatched, Sampled, Sequence, merge, mismatch, split};
+use crate::trajectory::{Mismatch, Mismatched, Sampled, Sequence, each_alone, merge, mismatch, split};
 
 /// One attempt at a rollout, and what happened in it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -550,12 +550,11 @@ impl Builder {
         // Each answer, and the call and choice that it is.
         let mut sampled: Vec<Sampled<'_>> = Vec::new();
         let mut origin: Vec<(usize, usize)> = Vec::new();
-        let mut keys: BTreeMap<(Option<&str>, Option<&str>, usize), usize> = BTreeMap::new();
+        let mut keys: BTreeMap<(Option<&str>, Option<&str>), usize> = BTreeMap::new();
         for (number, judged) in calls.iter().enumerate() {
             let call = &judged.call;
-            let alone = if options.level == Level::Transition { number + 1 } else { 0 };
             let count = keys.len();
-            let key = *keys.entry((judged.label.as_deref(), model(call), alone)).or_insert(count);
+            let key = *keys.entry((judged.label.as_deref(), model(call))).or_insert(count);
             let mut has_any = false;
             for (index, choice) in call.choices.iter().enumerate() {
                 if call.prompt_token_ids.is_empty() || choice.token_ids.is_empty() {
@@ -580,7 +579,10 @@ impl Builder {
                 ));
             }
         }
-        let sequences = merge(&sampled);
+        let sequences = match options.level {
+            Level::Trajectory => merge(&sampled),
+            Level::Transition => each_alone(&sampled),
+        };
         if options.level == Level::Trajectory {
             let begins: Vec<usize> = sequences
                 .iter()
@@ -676,6 +678,14 @@ impl Builder {
         }
     }
 
+    /// Takes in what another builder has, behind what is here.
+    pub fn append(&mut self, other: Self) {
+        let Self { rows, report, used } = other;
+        self.rows.extend(rows);
+        self.report.append(report);
+        self.used.extend(used);
+    }
+
     /// The training data of all rollouts taken in.
     #[must_use]
     pub fn finish(self, options: &TrainingOptions) -> TrainingData {
@@ -750,6 +760,11 @@ impl Report {
 
     /// Adds the account of other rollouts.
     pub fn add(&mut self, other: Self) {
+        self.append(other);
+        self.count_reasons();
+    }
+
+    fn append(&mut self, other: Self) {
         self.rollouts += other.rollouts;
         self.rollouts_used += other.rollouts_used;
         self.calls += other.calls;
@@ -765,7 +780,6 @@ impl Report {
         for (kind, count) in other.mismatches {
             *self.mismatches.entry(kind).or_default() += count;
         }
-        self.count_reasons();
     }
 }
 

@@ -68,25 +68,28 @@ pub fn merge(sampled: &[Sampled<'_>]) -> Vec<Sequence> {
     let mut sequences: Vec<Sequence> = Vec::new();
     // For each key, every place where an answer ends, by length.
     let mut ends: HashMap<usize, BTreeMap<usize, Ends>> = HashMap::new();
+    let mut candidates: Vec<(usize, u64)> = Vec::new();
     for (index, call) in sampled.iter().enumerate() {
         let Sampled { prompt, response, key, .. } = *call;
         let ends = ends.entry(key).or_default();
         let mut hash = 0_u64;
         let mut hashed = 0;
-        let mut longest: Option<End> = None;
+        candidates.clear();
         for (&length, alike) in ends.range(..=prompt.len()) {
             hash = hash_on(hash, &prompt[hashed..length]);
             hashed = length;
-            let is_same = |end: &&End| sequences[end.sequence].token_ids[..length] == prompt[..length];
-            // Of those that can still be continued, the first; else one to fork.
-            if let Some(alike) = alike.get(&hash) {
-                let is_open = |end: &&End| sequences[end.sequence].segments.len() == end.segment + 1;
-                let open = alike.iter().filter(is_open).find(is_same);
-                if let Some(end) = open.or_else(|| alike.iter().find(is_same)) {
-                    longest = Some(*end);
-                }
+            if alike.contains_key(&hash) {
+                candidates.push((length, hash));
             }
         }
+        // The longest first, so that as a rule one is compared.
+        let longest = candidates.iter().rev().find_map(|(length, hash)| {
+            let alike = ends.get(length)?.get(hash)?;
+            let is_same = |end: &&End| sequences[end.sequence].token_ids[..*length] == prompt[..*length];
+            let is_open = |end: &&End| sequences[end.sequence].segments.len() == end.segment + 1;
+            // Of those that can still be continued, the first; else one to fork.
+            alike.iter().filter(is_open).find(is_same).or_else(|| alike.iter().find(is_same)).copied()
+        });
         hash = hash_on(hash, &prompt[hashed..]);
         hash = hash_on(hash, response);
 
@@ -109,6 +112,17 @@ pub fn merge(sampled: &[Sampled<'_>]) -> Vec<Sequence> {
         ends.entry(length).or_default().entry(hash).or_default().push(End { sequence, segment });
     }
     sequences
+}
+
+/// A sequence of each answer by itself.
+#[must_use]
+pub fn each_alone(sampled: &[Sampled<'_>]) -> Vec<Sequence> {
+    let alone = |(index, call): (usize, &Sampled<'_>)| {
+        let token_ids = [call.prompt, call.response].concat();
+        let segment = Segment { sampled: index, context: 0, start: call.prompt.len(), end: token_ids.len() };
+        Sequence { token_ids, segments: vec![segment], forked_from: None }
+    };
+    sampled.iter().enumerate().map(alone).collect()
 }
 
 fn hash_on(hash: u64, tokens: &[TokenId]) -> u64 {

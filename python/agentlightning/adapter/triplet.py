@@ -36,8 +36,11 @@ _triplets: TypeAdapter[list[Triplet]] = TypeAdapter(list[Triplet])
 
 def as_spans(source: Sequence[Span | ReadableSpan]) -> list[Span]:
     """The spans as a store has them; those of OpenTelemetry itself are of no rollout."""
+    # Pydantic tells instances in Python, which asking for the type first spares most spans.
     return [
-        span if isinstance(span, Span) else Span.from_opentelemetry(span, "dummy", "dummy", 0)
+        span
+        if type(span) is Span or isinstance(span, Span)
+        else Span.from_opentelemetry(span, "dummy", "dummy", 0)
         for span in source
     ]
 
@@ -400,6 +403,8 @@ class TracerTraceToTriplet(TraceToTripletBase):
     A subclass may override `span_to_triplet` to change what is made of a call.
     """
 
+    _written_options: tuple[dict[str, Any], bytes] = ({}, b"{}")
+
     def __init__(
         self,
         repair_hierarchy: bool = True,
@@ -446,7 +451,6 @@ class TracerTraceToTriplet(TraceToTripletBase):
             raise ValueError("No spans provided: a trace without spans has no triplets.")
         spans = as_spans(source)
         options: dict[str, Any] = {
-            "repair_hierarchy": self.repair_hierarchy,
             "llm_call_match": self.llm_call_match,
             "agent_match": self.agent_match,
             "exclude_llm_call_in_reward": self.exclude_llm_call_in_reward,
@@ -454,10 +458,14 @@ class TracerTraceToTriplet(TraceToTripletBase):
             "skip_empty_token_spans": self._skip_empty_token_spans,
         }
         if type(self).span_to_triplet is TracerTraceToTriplet.span_to_triplet:
-            return _triplets.validate_python(_raising(_core.triplets_of_spans, spans, encode(options)))
+            options["repair_hierarchy"] = self.repair_hierarchy
+            # Writing them out takes as long as reading a small trace does.
+            if self._written_options[0] != options:
+                self._written_options = (options, encode(options))
+            found = _raising(_core.triplets_of_spans, spans, self._written_options[1])
+            return _triplets.validate_python(found)
         # Somebody makes triplets of their own.
         tree = self._tree(spans)
-        del options["repair_hierarchy"]
         return [
             self.span_to_triplet(node.span, agent).model_copy(update={"reward": reward})
             for node, agent, reward in tree._calls(**options)

@@ -52,6 +52,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
     prepare(&connection).map_err(|error| cannot_open(path, &error))?;
+    // Spans are long and read in bulk: from the page cache directly, without copies in between.
+    connection.execute_batch("PRAGMA mmap_size = 1073741824;").map_err(|error| cannot_open(path, &error))?;
     Ok(connection)
 }
 

@@ -17,8 +17,8 @@ use agl_types::{Attributes, JsonMap, Span, StatusCode, semconv};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::attributes::{group, text};
-use crate::call::{Choice, LlmCall, Message, Part, Tool, logprobs, parsed, token_ids};
+use crate::attributes::{below, group, place as place_of, text};
+use crate::call::{Choice, LlmCall, Message, Part, Tool, logprobs, token_ids};
 
 /// Who recorded a call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -144,7 +144,7 @@ fn add_common(call: &mut LlmCall, attributes: &Attributes) {
         if first.logprobs.is_empty()
             && let Some(found) = attributes.get(semconv::LOGPROBS_CONTENT)
         {
-            first.logprobs = logprobs(&parsed(found));
+            first.logprobs = logprobs(found);
         }
         // One for each token, or none: what does not fit its tokens helps nobody.
         if first.logprobs.len() != first.token_ids.len() && !first.token_ids.is_empty() {
@@ -207,6 +207,30 @@ fn flat_message(message: &Value) -> Message {
     read
 }
 
+/// The messages of a numbered group of words alone, and why each ended: what most groups are, read without making nested
+/// JSON of them first. None when there is anything else to them.
+fn plain_messages(attributes: &Attributes, prefix: &str) -> Option<Vec<(Message, Option<String>)>> {
+    let mut messages: Vec<(Message, Option<String>)> = Vec::new();
+    for (tail, value) in below(attributes, prefix) {
+        let (number, field) = tail.split_once('.')?;
+        let (number, text) = (place_of(number)?, value.as_str()?);
+        if number == messages.len() {
+            messages.push((Message::default(), None));
+        }
+        let (message, finish_reason) = messages.get_mut(number)?;
+        match field {
+            "role" => text.clone_into(&mut message.role),
+            // A list of parts may be written as JSON text.
+            "content" if text.starts_with('[') => return None,
+            "content" if text.is_empty() => {}
+            "content" => message.parts.push(Part::text(text)),
+            "finish_reason" => *finish_reason = Some(text.to_owned()),
+            _ => return None,
+        }
+    }
+    (!messages.is_empty()).then_some(messages)
+}
+
 /// Prompt, answers and tools in the groups `gen_ai.prompt`, `gen_ai.completion` and `functions`, which several
 /// conventions share.
 fn flat_call(attributes: &Attributes, functions: &str) -> LlmCall {
@@ -216,9 +240,23 @@ fn flat_call(attributes: &Attributes, functions: &str) -> LlmCall {
         token_ids: choice.get("token_ids").and_then(token_ids).unwrap_or_default(),
         ..Choice::default()
     };
+    let messages = plain_messages(attributes, semconv::GEN_AI_PROMPT)
+        .filter(|messages| messages.iter().all(|(_, finish_reason)| finish_reason.is_none()))
+        .map(|messages| messages.into_iter().map(|(message, _)| message).collect());
+    let choices = plain_messages(attributes, semconv::GEN_AI_COMPLETION).map(|messages| {
+        let choice = |(mut message, finish_reason): (Message, Option<String>)| {
+            if message.role.is_empty() {
+                message.role.push_str("assistant");
+            }
+            Choice { message, finish_reason, ..Choice::default() }
+        };
+        messages.into_iter().map(choice).collect()
+    });
+    let nested = |prefix: &str| numbered(group(attributes, prefix));
     LlmCall {
-        messages: numbered(group(attributes, semconv::GEN_AI_PROMPT)).iter().map(flat_message).collect(),
-        choices: numbered(group(attributes, semconv::GEN_AI_COMPLETION)).iter().map(choice).collect(),
+        messages: messages
+            .unwrap_or_else(|| nested(semconv::GEN_AI_PROMPT).iter().map(flat_message).collect()),
+        choices: choices.unwrap_or_else(|| nested(semconv::GEN_AI_COMPLETION).iter().map(choice).collect()),
         tools: numbered(group(attributes, functions)).iter().filter_map(Tool::read).collect(),
         ..LlmCall::default()
     }

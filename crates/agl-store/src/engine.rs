@@ -352,12 +352,20 @@ impl<B: Backend> Store for LocalStore<B> {
         self.write("enqueue_many_rollouts", lane(requests.len()), |work| work.enqueue(requests)).await
     }
 
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is for one lifetime only"
+    )]
     async fn dequeue_many_rollouts(&self, request: DequeueRequest) -> Result<Vec<AttemptedRollout>, Error> {
-        self.claim("dequeue_many_rollouts", request, Work::dequeue).await
+        self.claim("dequeue_many_rollouts", request, |work, request| work.dequeue(request)).await
     }
 
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is for one lifetime only"
+    )]
     async fn claim_rollouts(&self, request: DequeueRequest) -> Result<Vec<Claim>, Error> {
-        self.claim("claim_rollouts", request, Work::claim).await
+        self.claim("claim_rollouts", request, |work, request| work.claim(request)).await
     }
 
     async fn end_attempt(

@@ -488,6 +488,27 @@ async def test_a_server_of_ones_own_says_what_is_wrong(
     assert len(taken) == (status == 200 and path == "/v1/traces")
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_a_server_of_ones_own_bounds_what_it_takes(
+    own_server: tuple[str, list[Any]], encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agentlightning.utils import otlp
+
+    url, taken = own_server
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add(schema_url="x" * 2000)
+    body = request.SerializeToString()
+    body = gzip.compress(body) if encoding == "gzip" else body
+    content_type = "application/x-protobuf"
+    status, _ = await asyncio.to_thread(post, f"{url}/v1/traces", body, content_type, encoding)
+    assert (status, len(taken)) == (200, 1)
+    monkeypatch.setattr(otlp, "_BODY_LIMIT", 1000)
+    status, said = await asyncio.to_thread(post, f"{url}/v1/traces", body, content_type, encoding)
+    assert status == 413
+    assert b"more than 1000 bytes" in said
+    assert len(taken) == 1
+
+
 async def test_a_server_of_ones_own_needs_starlette(monkeypatch: pytest.MonkeyPatch) -> None:
     from agentlightning.utils.otlp import handle_otlp_export
 

@@ -34,10 +34,8 @@ __all__ = [
     "findings",
     "instrument",
     "instrument_all",
-    "instrument_for",
     "instrument_openai",
     "uninstrument_all",
-    "uninstrument_for",
     "uninstrument_openai",
 ]
 

@@ -230,13 +230,19 @@ async def handle_otlp_export(
     def refuse(status_code: int, text: str) -> Response:
         return answer(status_code, RpcStatus(message=text))
 
+    too_large = f"The payload has more than {_BODY_LIMIT} bytes: export fewer {signal_name} at once"
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != PROTOBUF_CT:
         return refuse(400, f"Unsupported Content-Type '{content_type}', expected '{PROTOBUF_CT}'")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         return refuse(415, f"Unsupported Content-Encoding '{encoding}', expected one of identity, gzip")
-    body = await request.body()
+    sent = bytearray()
+    async for chunk in request.stream():
+        sent += chunk
+        if len(sent) > _BODY_LIMIT:
+            return refuse(413, too_large)
+    body = bytes(sent)
     if encoding == "gzip":
         try:
             # One more tells that there are too many.
@@ -244,7 +250,7 @@ async def handle_otlp_export(
         except (EOFError, OSError, zlib.error) as error:
             return refuse(400, f"Unable to decompress the gzip payload: {error}")
     if len(body) > _BODY_LIMIT:
-        return refuse(413, f"The payload has more than {_BODY_LIMIT} bytes: export fewer at once")
+        return refuse(413, too_large)
     try:
         message = request_message_cls.FromString(body)
     except DecodeError as error:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .emitter import *  # noqa: F403
     from .env_var import *  # noqa: F403
     from .execution import *  # noqa: F403
+    from .former import FormerPartError as FormerPartError
     from .instrumentation import instrument as instrument
     from .litagent import *  # noqa: F403
     from .llm_proxy import LLMProxy as LLMProxy

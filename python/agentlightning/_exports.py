@@ -14,6 +14,7 @@ _BY_MODULE: dict[str, tuple[str, ...]] = {
     ),
     "agentlightning.client": ("AgentLightningClient", "DevTaskLoader"),
     "agentlightning.config": ("lightning_cli",),
+    "agentlightning.former": ("FormerPartError",),
     "agentlightning.server": ("AgentLightningServer",),
     "agentlightning.logging": ("configure_logger", "setup_logging", "setup_module_logging"),
     "agentlightning.store": (

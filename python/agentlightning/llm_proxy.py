@@ -9,17 +9,31 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypedDict, cast
 
 from agentlightning import _core
 from agentlightning._native import as_exception, encode
+from agentlightning.former import FormerPart, FormerPartError
 from agentlightning.store.client_server import access_host, is_loopback, servable
 from agentlightning.types.resources import LLM, ProxyLLM
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
 
-__all__ = ["LLMProxy", "ModelConfig", "get_active_llm_proxy", "set_active_llm_proxy"]
+__all__ = [
+    "AddLogprobs",
+    "AddReturnTokenIds",
+    "LLMProxy",
+    "LightningOpenTelemetry",
+    "LightningSpanExporter",
+    "MessageInspectionMiddleware",
+    "ModelConfig",
+    "RolloutAttemptMiddleware",
+    "StreamConversionMiddleware",
+    "get_active_llm_proxy",
+    "initialize_llm_callbacks",
+    "set_active_llm_proxy",
+]
 
 logger = logging.getLogger("agentlightning.llm_proxy")
 
@@ -39,6 +53,65 @@ class ModelConfig(TypedDict):
     """`model` is `hosted_vllm/NAME`, `openai/NAME`, `anthropic/NAME`, …; `api_base` is the server's URL,
     `api_key` its key, or `os.environ/VARIABLE`. Anything else is a parameter for requests that have none of
     the name."""
+
+
+class RolloutAttemptMiddleware(FormerPart):
+    """`rollout_attempt`: the gateway reads by itself, from a call's path, which attempt it belongs to."""
+
+    instead: ClassVar[str] = "the gateway reads the rollout and attempt from a call's path by itself"
+
+
+class StreamConversionMiddleware(FormerPart):
+    """`stream_conversion`: the gateway passes streams on as they are, token ids included."""
+
+    instead: ClassVar[str] = "streams pass through the gateway as they are, and are recorded with token ids"
+
+
+class MessageInspectionMiddleware(FormerPart):
+    """`message_inspection`: each call is a span `litellm_request`, which has the messages."""
+
+    instead: ClassVar[str] = (
+        "each call is a span litellm_request with its messages, which query_spans of the store gives you"
+    )
+
+
+class AddReturnTokenIds(FormerPart):
+    """`return_token_ids`: the gateway asks for token ids by itself, of servers that have them."""
+
+    instead: ClassVar[str] = (
+        'the gateway asks for token ids by itself; name it, LLMProxy(callbacks=["return_token_ids"])'
+    )
+
+
+class AddLogprobs(FormerPart):
+    """`logprobs`: the gateway asks every server for log-probs."""
+
+    instead: ClassVar[str] = 'the gateway asks for them by itself; name it, LLMProxy(callbacks=["logprobs"])'
+
+
+class LightningOpenTelemetry(FormerPart):
+    """`opentelemetry`: the gateway records calls by itself."""
+
+    instead: ClassVar[str] = "the gateway records each call as a span of its store by itself"
+
+
+class LightningSpanExporter(FormerPart):
+    """What sent LiteLLM's spans to the store: the gateway writes there by itself."""
+
+    instead: ClassVar[str] = (
+        "the gateway writes its spans to its store by itself; to export spans of your own to a store, use "
+        "agentlightning.utils.otlp.LightningStoreOTLPExporter"
+    )
+
+
+_ALIASES: dict[type, str] = {
+    RolloutAttemptMiddleware: "rollout_attempt",
+    StreamConversionMiddleware: "stream_conversion",
+    MessageInspectionMiddleware: "message_inspection",
+    AddReturnTokenIds: "return_token_ids",
+    AddLogprobs: "logprobs",
+    LightningOpenTelemetry: "opentelemetry",
+}
 
 
 class ServerLauncher:
@@ -105,8 +178,9 @@ class LLMProxy:
             num_workers: Without effect.
             launch_mode: Without effect.
             launcher_args: An object with `port`, `host` and `access_host`, in place of those here.
-            middlewares: Names that 0.3 has; all of them are built in.
-            callbacks: Which of `return_token_ids`, `logprobs` and `opentelemetry` there are.
+            middlewares: Names that 0.3 has, or its classes; all of them are built in.
+            callbacks: Which of `return_token_ids`, `logprobs` and `opentelemetry` there are, or 0.3's classes
+                for them.
             capture: Whether a call is recorded before its last byte leaves, or after.
         """
         given = port is not None or host is not None or launch_mode != "mp" or num_workers != 1
@@ -296,17 +370,26 @@ def set_active_llm_proxy(proxy: LLMProxy) -> None:
     _active = proxy
 
 
+def initialize_llm_callbacks(callback_classes: Sequence[type]) -> NoReturn:
+    """Refuses, by a `FormerPartError`: there are no callbacks of LiteLLM to set up."""
+    raise FormerPartError("initialize_llm_callbacks", "name callbacks instead, LLMProxy(callbacks=[…])")
+
+
 def _known(
     given: Sequence[str | type] | None, default: Sequence[str], names: Sequence[str], what: str
 ) -> list[str]:
-    for name in given if given is not None else ():
-        if not isinstance(name, str):
+    known: list[str] = []
+    for one in given if given is not None else default:
+        name = one if isinstance(one, str) else _ALIASES.get(one)
+        if name is None:
             raise TypeError(
-                f"{what} cannot be classes, for the gateway never calls into Python: use {', '.join(names)}"
+                f"{what} cannot be classes of your own, for the gateway never calls into Python: "
+                f"use {', '.join(names)}"
             )
         if name not in names:
             raise ValueError(f"{name!r} is not among the {what}: use {', '.join(names)}")
-    return list(cast("Sequence[str]", given) if given is not None else default)
+        known.append(name)
+    return known
 
 
 def _parsed(state: bytes) -> dict[str, Any]:

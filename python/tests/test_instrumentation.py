@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -47,6 +48,49 @@ def test_everything_is_taken_back() -> None:
         assert all(owner.__dict__.get(name) is not original for owner, name, original in originals)
     assert all(owner.__dict__.get(name) is original for owner, name, original in originals)
     assert not [finder for finder in sys.meta_path if type(finder).__name__ == "ImportWatch"]
+
+
+@pytest.mark.parametrize("name", ["agentops", "agentops_langchain", "litellm"])
+def test_names_of_0_3_have_everything_recorded_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    if name == "agentops":
+        pytest.importorskip(name)
+    module = importlib.import_module(f"agentlightning.instrumentation.{name}")
+    instrument, uninstrument = (getattr(module, f"{how}_{name}") for how in ("instrument", "uninstrument"))
+    original = httpx2.Client.send
+    uninstrument()
+    instrument()
+    assert httpx2.Client.send is not original
+    assert not caplog.records
+    instrument()
+    assert [record.message for record in caplog.records] == [
+        f"instrument_{name}() has been called already; this call does nothing."
+    ]
+    with OtelTracer().lifespan():
+        pass
+    assert httpx2.Client.send is not original
+    uninstrument()
+    assert httpx2.Client.send is original
+    uninstrument()
+    assert httpx2.Client.send is original
+
+
+def test_flags_of_0_3_say_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from agentlightning.instrumentation import agentops, vllm, weave
+
+    for package in ("agentops", "litellm", "vllm", "weave"):
+        there = importlib.util.find_spec(package) is not None
+        assert getattr(instrumentation, f"{package.upper()}_INSTALLED") is there
+        monkeypatch.setitem(sys.modules, package, None)
+        assert getattr(instrumentation, f"{package.upper()}_INSTALLED") is False
+    assert instrumentation.AGENTOPS_LANGCHAIN_INSTALLED is False
+    assert agentops.instrument_agentops() is False
+    agentops.uninstrument_agentops()
+    with pytest.raises(ImportError, match="the package vllm"):
+        vllm.instrument_vllm()
+    with pytest.raises(ImportError, match="pip install weave"):
+        weave.instrument_weave()
+    with pytest.raises(TypeError, match="server must be left out, not object"):
+        weave.instrument_weave(object())
 
 
 def test_what_others_have_patched_since_stays() -> None:

@@ -16,7 +16,15 @@ import pytest_asyncio
 from fake_vllm import FakeVLLM, ids_of, reply_to
 
 import agentlightning as agl
-from agentlightning.llm_proxy import LLMProxy, get_active_llm_proxy
+from agentlightning.llm_proxy import (
+    AddLogprobs,
+    AddReturnTokenIds,
+    LightningOpenTelemetry,
+    LLMProxy,
+    MessageInspectionMiddleware,
+    RolloutAttemptMiddleware,
+    get_active_llm_proxy,
+)
 
 
 @pytest.fixture
@@ -217,10 +225,23 @@ def test_what_cannot_be_is_refused_when_it_is_made() -> None:
         LLMProxy(port=1, launcher_args=launcher)
     with pytest.raises(ValueError, match="return_token_ids, opentelemetry, logprobs"):
         LLMProxy(callbacks=["other"])
-    with pytest.raises(TypeError, match="cannot be classes"):
+    with pytest.raises(TypeError, match="cannot be classes of your own"):
         LLMProxy(middlewares=[object])
+    with pytest.raises(TypeError, match="cannot be classes of your own"):
+        LLMProxy(callbacks=[type("Own", (AddLogprobs,), {})])
+    with pytest.raises(ValueError, match="'logprobs' is not among the middlewares"):
+        LLMProxy(middlewares=[AddLogprobs])
     with pytest.raises(ValueError, match="launch_mode"):
         LLMProxy(launch_mode="fork")  # type: ignore[arg-type]
+
+
+def test_classes_that_0_3_has_count_as_their_names() -> None:
+    proxy = LLMProxy(
+        middlewares=[RolloutAttemptMiddleware, "stream_conversion", MessageInspectionMiddleware],
+        callbacks=[AddReturnTokenIds, "logprobs", LightningOpenTelemetry],
+    )
+    assert proxy.middlewares == ["rollout_attempt", "stream_conversion", "message_inspection"]
+    assert proxy.callbacks == ["return_token_ids", "logprobs", "opentelemetry"]
 
 
 class OwnStore(agl.LightningStore):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import shutil
 import signal
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,6 +23,10 @@ import zstandard
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -357,9 +363,12 @@ async def test_a_request_is_read_as_a_store_reads_it(memory: agl.InMemoryLightni
         stored = await memory.query_spans(rollout.rollout_id)
         assert [span.name for span in read] == [span.name for span in stored] == ["inner", "outer"]
         for mine, theirs in zip(read, stored, strict=True):
-            for name in ("sequence_id", "trace_id", "span_id", "parent_id", "status", "events", "links"):
+            for name in ("sequence_id", "trace_id", "span_id", "parent_id", "status", "links"):
                 assert getattr(mine, name) == getattr(theirs, name), name
             # Nanoseconds become seconds by way of other roundings.
+            for event, other in zip(mine.events, theirs.events, strict=True):
+                assert (event.name, event.attributes) == (other.name, other.attributes)
+                assert event.timestamp == pytest.approx(other.timestamp, rel=0, abs=1e-6)
             assert mine.start_time == pytest.approx(theirs.start_time, rel=0, abs=1e-6)
             assert mine.end_time == pytest.approx(theirs.end_time, rel=0, abs=1e-6)
             assert mine.resource == theirs.resource
@@ -377,3 +386,166 @@ async def test_a_request_is_read_as_a_store_reads_it(memory: agl.InMemoryLightni
         assert [span.name for span in await spans_from_proto(request, issue)] == ["inner"]
     finally:
         await server.stop()
+
+
+@pytest_asyncio.fixture
+async def own_server() -> AsyncIterator[tuple[str, list[Any]]]:
+    """A server of one's own that takes OTLP: its address, and the requests that it has been sent."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    from agentlightning.utils.otlp import handle_otlp_export
+    from agentlightning.utils.server_launcher import PythonServerLauncher, PythonServerLauncherArgs
+
+    taken: list[Any] = []
+
+    async def take(message: Any) -> None:
+        taken.append(message)
+
+    async def traces(request: Request) -> Response:
+        classes = ExportTraceServiceRequest, ExportTraceServiceResponse
+        return await handle_otlp_export(request, *classes, take, "traces")
+
+    async def metrics(request: Request) -> Response:
+        classes = ExportMetricsServiceRequest, ExportMetricsServiceResponse
+        return await handle_otlp_export(request, *classes, take, "metrics")
+
+    async def ignored(request: Request) -> Response:
+        classes = ExportTraceServiceRequest, ExportTraceServiceResponse
+        return await handle_otlp_export(request, *classes, None, "traces")
+
+    paths = {"/v1/traces": traces, "/v1/metrics": metrics, "/ignored": ignored}
+    app = Starlette(routes=[Route(path, endpoint, methods=["POST"]) for path, endpoint in paths.items()])
+    launcher = PythonServerLauncher(
+        app, PythonServerLauncherArgs(host="127.0.0.1", launch_mode="thread", n_workers=1)
+    )
+    await launcher.start()
+    try:
+        yield launcher.endpoint, taken
+    finally:
+        await launcher.stop()
+
+
+@pytest.mark.parametrize("compression", [Compression.NoCompression, Compression.Gzip])
+async def test_a_server_of_ones_own_takes_spans_into_a_store(
+    own_server: tuple[str, list[Any]], memory: agl.InMemoryLightningStore, compression: Compression
+) -> None:
+    from agentlightning.utils.otlp import spans_from_proto
+
+    url, taken = own_server
+    attempt = (await memory.start_rollout("task")).attempt
+    provider = TracerProvider(resource=Resource(ids_of(attempt)))
+    exporter = HttpExporter(f"{url}/v1/traces", compression=compression)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.get_tracer("test").start_span("sent", attributes={"k": "v"}).end()
+    provider.shutdown()
+    (request,) = taken
+    await memory.add_many_spans(await spans_from_proto(request, memory.get_many_span_sequence_ids))
+    (span,) = await spans_of(memory, attempt)
+    assert (span.name, span.attributes, span.sequence_id) == ("sent", {"k": "v"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "words"),
+    [
+        ("/ignored", b"", {}, 200, ""),
+        ("/v1/traces", b"", {"Content-Type": "Application/X-Protobuf; v=1"}, 200, ""),
+        ("/v1/traces", b"{}", {"Content-Type": "application/json"}, 400, "'application/x-protobuf'"),
+        ("/v1/metrics", b"\xff", {}, 400, "Unable to parse OTLP metrics payload: "),
+        ("/v1/traces", b"?", {"Content-Encoding": "gzip"}, 400, "Unable to decompress the gzip payload: "),
+        ("/v1/traces", gzip.compress(b"")[:-3], {"Content-Encoding": "gzip"}, 400, "Unable to decompress"),
+        ("/v1/traces", b"", {"Content-Encoding": "br"}, 415, "expected one of identity, gzip"),
+    ],
+)
+@pytest.mark.parametrize("accepted", ["identity", "gzip, br", "gzip;q=0"])
+async def test_a_server_of_ones_own_says_what_is_wrong(
+    own_server: tuple[str, list[Any]],
+    path: str,
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    words: str,
+    accepted: str,
+) -> None:
+    from google.rpc.status_pb2 import Status as RpcStatus
+
+    url, taken = own_server
+    every = {"Content-Type": "application/x-protobuf", "Accept-Encoding": accepted, **headers}
+    request = urllib.request.Request(f"{url}{path}", body, every)
+    try:
+        answer: Any = await asyncio.to_thread(urllib.request.urlopen, request, timeout=20)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        content = answer.read()
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/x-protobuf")
+    compressed = bool(content) and accepted == "gzip, br"
+    assert answer.headers["content-encoding"] == ("gzip" if compressed else None)
+    said = RpcStatus.FromString(gzip.decompress(content) if compressed else content).message
+    assert words in said if words else content == b""
+    assert len(taken) == (status == 200 and path == "/v1/traces")
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_a_server_of_ones_own_bounds_what_it_takes(
+    own_server: tuple[str, list[Any]], encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agentlightning.utils import otlp
+
+    url, taken = own_server
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add(schema_url="x" * 2000)
+    body = request.SerializeToString()
+    body = gzip.compress(body) if encoding == "gzip" else body
+    content_type = "application/x-protobuf"
+    status, _ = await asyncio.to_thread(post, f"{url}/v1/traces", body, content_type, encoding)
+    assert (status, len(taken)) == (200, 1)
+    monkeypatch.setattr(otlp, "_BODY_LIMIT", 1000)
+    status, said = await asyncio.to_thread(post, f"{url}/v1/traces", body, content_type, encoding)
+    assert status == 413
+    assert b"more than 1000 bytes" in said
+    assert len(taken) == 1
+
+
+async def test_a_server_of_ones_own_needs_starlette(monkeypatch: pytest.MonkeyPatch) -> None:
+    from agentlightning.utils.otlp import handle_otlp_export
+
+    monkeypatch.setitem(sys.modules, "starlette.responses", None)
+    request: Any = None
+    classes = ExportTraceServiceRequest, ExportTraceServiceResponse
+    with pytest.raises(ImportError, match="pip install starlette"):
+        await handle_otlp_export(request, *classes, None, "traces")
+
+
+async def test_what_agentops_would_export_goes_nowhere_unless_told(
+    own_server: tuple[str, list[Any]],
+) -> None:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    from agentlightning.instrumentation import agentops
+    from agentlightning.instrumentation.agentops import (
+        BypassableOTLPMetricExporter,
+        BypassableOTLPSpanExporter,
+    )
+
+    url, taken = own_server
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(BypassableOTLPSpanExporter(f"{url}/v1/traces")))
+    metric_exporter = BypassableOTLPMetricExporter(f"{url}/v1/metrics")
+    reader = PeriodicExportingMetricReader(metric_exporter, export_interval_millis=float("inf"))
+    meters = MeterProvider([reader])
+    counter = meters.get_meter("test").create_counter("calls")
+    try:
+        for enabled in (False, True, False):
+            agentops.enable_agentops_service(enabled)
+            provider.get_tracer("test").start_span("span").end()
+            counter.add(1)
+            assert meters.force_flush()
+    finally:
+        agentops.enable_agentops_service(False)
+        provider.shutdown()
+        meters.shutdown()
+    assert [type(message) for message in taken] == [ExportTraceServiceRequest, ExportMetricsServiceRequest]

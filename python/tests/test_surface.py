@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import subprocess
 import sys
 from enum import Enum
@@ -160,7 +161,9 @@ BY_MODULE = {
     "adapter.triplet": "LlmProxyTraceToTriplet RewardMatchPolicy TraceToTriplet TracerTraceToTriplet "
     "TraceTree TraceToTripletBase Transition",
     "algorithm.apo": "APO",
-    "algorithm.apo.apo": "APO RolloutResultForAPO VersionedPromptTemplate batch_iter_over_dataset random",
+    "algorithm.apo.apo": "APO RolloutResultForAPO VersionedPromptTemplate batch_iter_over_dataset poml "
+    "random",
+    "algorithm.apo.poml": "poml",
     "algorithm.base": "Algorithm",
     "algorithm.decorator": "FunctionalAlgorithm algo",
     "algorithm.fast": "Baseline FastAlgorithm",
@@ -186,15 +189,29 @@ BY_MODULE = {
     "execution.events": "ExecutionEvent MultiprocessingEvent ThreadingEvent",
     "execution.inter_process": "InterProcessExecutionStrategy",
     "execution.shared_memory": "SharedMemoryExecutionStrategy",
-    "instrumentation": "instrument_all uninstrument_all",
+    "instrumentation": "AGENTOPS_INSTALLED AGENTOPS_LANGCHAIN_INSTALLED LITELLM_INSTALLED VLLM_INSTALLED "
+    "WEAVE_INSTALLED instrument_all uninstrument_all",
+    "instrumentation.agentops": "BypassableAuthenticatedOTLPExporter BypassableOTLPMetricExporter "
+    "BypassableOTLPSpanExporter BypassableV3Client BypassableV4Client enable_agentops_service "
+    "instrument_agentops uninstrument_agentops",
+    "instrumentation.agentops_langchain": "instrument_agentops_langchain uninstrument_agentops_langchain",
+    "instrumentation.litellm": "instrument_litellm uninstrument_litellm",
+    "instrumentation.vllm": "instrument_vllm uninstrument_vllm",
+    "instrumentation.weave": "InMemoryWeaveTraceServer instrument_weave uninstrument_weave",
     "litagent.decorator": "FunctionalLitAgent llm_rollout prompt_rollout rollout",
     "litagent.litagent": "LitAgent is_v0_1_rollout_api",
-    "llm_proxy": "LLMProxy ModelConfig",
+    "llm_proxy": "AddLogprobs AddReturnTokenIds LLMProxy LightningOpenTelemetry LightningSpanExporter "
+    "MessageInspectionMiddleware ModelConfig RolloutAttemptMiddleware StreamConversionMiddleware "
+    "get_active_llm_proxy initialize_llm_callbacks set_active_llm_proxy",
     "logging": "setup setup_module",
     "reward": "emit_reward find_final_reward find_reward_spans get_reward_value is_reward_span reward",
-    "runner.agent": "LitAgentRunner",
+    # With what 0.3's tests put something else in place of, as in `tracer.dummy` and `algorithm.apo.apo`.
+    "runner.agent": "LitAgentRunner OtelTracer asyncio system_snapshot",
     "runner.base": "Runner",
     "runner.legacy": "LegacyAgentRunner LegacyRunner",
+    "semconv": "AGL_ANNOTATION AGL_EXCEPTION AGL_MESSAGE AGL_OBJECT AGL_OPERATION AGL_REWARD AGL_VIRTUAL "
+    "LightningResourceAttributes LightningSpanAttributes LinkAttributes LinkPydanticModel RewardAttributes "
+    "RewardPydanticModel",
     "server": "AgentLightningServer",
     "store.base": "UNSET LightningStore Unset",
     "store.collection_based": "CollectionBasedLightningStore",
@@ -202,16 +219,21 @@ BY_MODULE = {
     "store.mongo": "MongoLightningStore",
     "tracer.agentops": "AgentOpsTracer LightningSpanProcessor",
     "tracer.base": "Tracer",
-    "tracer.dummy": "DummyTracer",
+    "tracer.dummy": "DummyTracer time",
     "tracer.otel": "LightningSpanProcessor OtelTracer",
-    "tracer.weave": "WeaveTracer",
+    "tracer.weave": "WeaveTracer WeaveTracerManagedTraceServer",
     "trainer.init_utils": "build_component instantiate_component instantiate_from_spec load_class",
     "trainer.legacy": "TrainerLegacy",
     "trainer.registry": "ExecutionStrategyRegistry",
     "trainer.trainer": "Trainer",
-    "types.core": "Rollout Task",
-    "types.resources": "LLM",
-    "types.tracer": "Span convert_timestamp extract_extra_fields",
+    "types.core": "Attempt AttemptStatus AttemptedRollout Dataset EnqueueRolloutRequest FilterField "
+    "FilterOptions GenericResponse Hook PaginatedResult ParallelWorkerBase Rollout RolloutConfig "
+    "RolloutLegacy RolloutMode RolloutRawResult RolloutRawResultLegacy RolloutStatus SortOptions "
+    "Task TaskIfAny TaskInput Triplet Worker WorkerStatus",
+    "types.resources": "LLM NamedResources PromptTemplate ProxyLLM Resource ResourceUnion ResourcesUpdate",
+    "types.tracer": "AttributeValue Attributes Event Link OtelResource Span SpanAttributeNames SpanContext "
+    "SpanCoreFields SpanLike SpanNames SpanRecordingContext StatusCode TraceState TraceStatus "
+    "convert_timestamp extract_extra_fields",
     "utils.id": "generate_id",
     "utils.metrics": "ConsoleMetricsBackend MetricsBackend MultiMetricsBackend PrometheusMetricsBackend "
     "get_prometheus_registry setup_multiprocess_prometheus shutdown_metrics",
@@ -220,9 +242,16 @@ BY_MODULE = {
     "full_qualified_name get_span_processors get_tracer get_tracer_provider make_link_attributes "
     "make_tag_attributes query_linked_spans sanitize_attribute_value sanitize_attributes "
     "sanitize_list_attribute_sanity unflatten_attributes",
-    "utils.otlp": "LightningStoreOTLPExporter spans_from_proto",
-    "utils.server_launcher": "PythonServerLauncher PythonServerLauncherArgs",
+    "utils.otlp": "LightningStoreOTLPExporter handle_otlp_export spans_from_proto",
+    "utils.server_launcher": "LaunchMode PythonServerLauncher PythonServerLauncherArgs",
     "utils.system_snapshot": "system_snapshot",
+    "verl": "VERLNotSupportedError",
+    "verl.__main__": "main",
+    "verl.async_server": "PatchedvLLMServer",
+    "verl.daemon": "AgentModeDaemon",
+    "verl.dataset": "AgentDataset LoadedDataset",
+    "verl.entrypoint": "TaskRunner main run_ppo",
+    "verl.trainer": "AgentLightningTrainer",
 }
 
 
@@ -332,6 +361,35 @@ def test_stores_that_are_only_a_name_say_what_to_use(make: Any, instead: str) ->
     with pytest.raises(agl.StoreUnsupportedError, match=instead):
         make()
     assert issubclass(agl.CollectionBasedLightningStore, agl.LightningStore)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("algorithm.apo.poml.poml", "gradient_prompts"),
+        ("instrumentation.agentops.BypassableAuthenticatedOTLPExporter", "AgentOpsTracer"),
+        ("instrumentation.agentops.BypassableV3Client", "AgentOpsTracer"),
+        ("instrumentation.agentops.BypassableV4Client", "AgentOpsTracer"),
+        ("instrumentation.weave.InMemoryWeaveTraceServer", "instrument_weave"),
+        ("llm_proxy.AddLogprobs", r'callbacks=\["logprobs"\]'),
+        ("llm_proxy.AddReturnTokenIds", r'callbacks=\["return_token_ids"\]'),
+        ("llm_proxy.LightningOpenTelemetry", "records each call"),
+        ("llm_proxy.LightningSpanExporter", "LightningStoreOTLPExporter"),
+        ("llm_proxy.MessageInspectionMiddleware", "query_spans"),
+        ("llm_proxy.RolloutAttemptMiddleware", "the gateway reads"),
+        ("llm_proxy.StreamConversionMiddleware", "streams pass"),
+        ("llm_proxy.initialize_llm_callbacks", "name callbacks"),
+        ("tracer.weave.WeaveTracerManagedTraceServer", "WeaveTracer gives"),
+    ],
+)
+def test_parts_that_are_only_a_name_say_what_does_their_work(name: str, instead: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(f"agentlightning.{module}"), attribute)
+    with pytest.raises(
+        agl.FormerPartError, match=rf"^{attribute} of agentlightning 0\.3 .*{instead}"
+    ) as raised:
+        found(object())
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
 def test_the_exporter_says_which_rollout_it_is() -> None:

@@ -152,6 +152,34 @@ def test_weave_ops_are_spans() -> None:
     )
 
 
+def test_weave_ops_are_spans_of_other_tracers_once_instrumented() -> None:
+    _run(
+        """
+        from agentlightning.instrumentation.weave import instrument_weave, uninstrument_weave
+        import weave
+
+        @weave.op
+        def add(x):
+            return x + 1
+
+        async def main():
+            tracer = OtelTracer()
+            with tracer.lifespan():
+                for instrumented in (True, False):
+                    if instrumented:
+                        instrument_weave()
+                    async with tracer.trace_context("whole"):
+                        assert add(1) == 2
+                    assert names(tracer.get_last_trace()) == (["add"] if instrumented else [])
+                    if instrumented:
+                        uninstrument_weave()
+        asyncio.run(main())
+        assert looked_up == [], looked_up
+        """,
+        package="weave",
+    )
+
+
 def test_a_provider_that_the_user_sets_later_is_the_global_one() -> None:
     _run(
         """

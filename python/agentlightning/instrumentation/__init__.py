@@ -13,7 +13,8 @@ import logging
 import sys
 import threading
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentlightning.instrumentation.importing import ImportWatch
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 __all__ = [
+    "AGENTOPS_INSTALLED",
+    "AGENTOPS_LANGCHAIN_INSTALLED",
+    "LITELLM_INSTALLED",
+    "VLLM_INSTALLED",
+    "WEAVE_INSTALLED",
     "Finding",
     "Findings",
     "findings",
@@ -32,6 +38,28 @@ __all__ = [
     "uninstrument_all",
     "uninstrument_openai",
 ]
+
+_FLAGS = {
+    "AGENTOPS_INSTALLED": ("agentops",),
+    "AGENTOPS_LANGCHAIN_INSTALLED": ("agentops", "langchain_core"),
+    "LITELLM_INSTALLED": ("litellm",),
+    "VLLM_INSTALLED": ("vllm",),
+    "WEAVE_INSTALLED": ("weave",),
+}
+"""0.3's flags, which say whether packages are installed; looked up when one is asked for."""
+
+if TYPE_CHECKING:
+    AGENTOPS_INSTALLED: bool
+    AGENTOPS_LANGCHAIN_INSTALLED: bool
+    LITELLM_INSTALLED: bool
+    VLLM_INSTALLED: bool
+    WEAVE_INSTALLED: bool
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _FLAGS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return all(find_spec(package) is not None for package in _FLAGS[name])
 
 
 class _Library(NamedTuple):
@@ -145,6 +173,7 @@ _users = 0
 _watch = ImportWatch()
 _status: dict[str, str] = {}
 _others: list[Other] = []
+_named: set[str] = set()
 
 
 def instrument_all() -> None:
@@ -194,6 +223,25 @@ def uninstrument_all() -> None:
                 patch.uninstrument()
             except Exception:
                 logger.exception("%s could not be left as it was.", home)
+
+
+def instrument_for(name: str) -> None:
+    """`instrument_all` under the name of one of 0.3's instrumentations, which counts once until
+    `uninstrument_for` is called with it; a further call warns."""
+    with _lock:
+        if name in _named:
+            logger.warning("instrument_%s() has been called already; this call does nothing.", name)
+            return
+        instrument_all()
+        _named.add(name)
+
+
+def uninstrument_for(name: str) -> None:
+    """Undoes `instrument_for`, if that has been called."""
+    with _lock:
+        if name in _named:
+            _named.remove(name)
+            uninstrument_all()
 
 
 def instrument() -> Findings:

@@ -3,16 +3,68 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from agentlightning import instrumentation
+from agentlightning.former import FormerPart
 from agentlightning.tracer.otel import join_provider
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+    from agentlightning.instrumentation import bypassable
+
+    BypassableOTLPMetricExporter = bypassable.BypassableOTLPMetricExporter
+    BypassableOTLPSpanExporter = bypassable.BypassableOTLPSpanExporter
+else:
+
+    def __getattr__(name: str) -> Any:
+        # They need a package that not everybody has.
+        if name in ("BypassableOTLPMetricExporter", "BypassableOTLPSpanExporter"):
+            from agentlightning.instrumentation import bypassable
+
+            return getattr(bypassable, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "BypassableAuthenticatedOTLPExporter",
+    "BypassableOTLPMetricExporter",
+    "BypassableOTLPSpanExporter",
+    "BypassableV3Client",
+    "BypassableV4Client",
+    "enable_agentops_service",
+    "instrument_agentops",
+    "uninstrument_agentops",
+]
+
 logger = logging.getLogger(__name__)
 
 _service_enabled = False
+
+
+def instrument_agentops() -> bool:
+    """Has calls of models recorded inside of traces, with token ids, until `uninstrument_agentops`; False,
+    and nothing done, where AgentOps is not installed.
+
+    An AgentOps that you initialize yourself goes on talking to its service; one that `AgentOpsTracer` does,
+    does not.
+    """
+    if not instrumentation.AGENTOPS_INSTALLED:
+        logger.warning("agentops is not installed.")
+        return False
+    instrumentation.instrument_for("agentops")
+    return True
+
+
+def uninstrument_agentops() -> None:
+    """Undoes `instrument_agentops`."""
+    instrumentation.uninstrument_for("agentops")
+
+
+def is_service_enabled() -> bool:
+    """What `enable_agentops_service` has said last."""
+    return _service_enabled
 
 
 def enable_agentops_service(enabled: bool = True) -> None:
@@ -68,11 +120,25 @@ def _meter_provider() -> Any:
     return MeterProvider(shutdown_on_exit=False)
 
 
-def instrument() -> None:
-    """Has the spans recorded of an AgentOps that was initialized before us; one that comes later sets the
-    global provider, which is joined then."""
-    join()
+_INSTEAD = (
+    "AgentOpsTracer initializes AgentOps without exporters and clients of its service, unless "
+    "enable_agentops_service() has been called"
+)
 
 
-def uninstrument() -> None:
-    """Nothing to undo."""
+class BypassableAuthenticatedOTLPExporter(FormerPart):
+    """What stood in for AgentOps' exporter, which `AgentOpsTracer` leaves out instead."""
+
+    instead: ClassVar[str] = _INSTEAD
+
+
+class BypassableV3Client(FormerPart):
+    """What stood in for AgentOps' client that logs in, which `AgentOpsTracer` leaves out instead."""
+
+    instead: ClassVar[str] = _INSTEAD
+
+
+class BypassableV4Client(FormerPart):
+    """What stood in for AgentOps' client that uploads, which `AgentOpsTracer` leaves out instead."""
+
+    instead: ClassVar[str] = _INSTEAD

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from agentlightning.former import FormerPart
 from agentlightning.tracer.otel import FLUSH_TIMEOUT_SECONDS, OtelTracer
 from agentlightning.utils.id import generate_id
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
 
-__all__ = ["WeaveTracer"]
+__all__ = ["WeaveTracer", "WeaveTracerManagedTraceServer"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,21 +62,21 @@ class WeaveTracer(OtelTracer):
     def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
         """Sets OpenTelemetry and Weave up, the first time, and has what the agent does recorded."""
         super().init_worker(worker_id, store)
-        from agentlightning.instrumentation import weave as instrumentation
+        from agentlightning.instrumentation import weave_client as instrumentation
 
         instrumentation.initialize(self.project_name, self.weave_user_settings)
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Leaves Weave and other packages as they were."""
         super().teardown_worker(worker_id, *args, **kwargs)
-        from agentlightning.instrumentation import weave as instrumentation
+        from agentlightning.instrumentation import weave_client as instrumentation
 
         instrumentation.forget()
 
     @contextmanager
     def _root(self, name: str | None) -> Iterator[None]:
         """A call of Weave's, named after the trace."""
-        from agentlightning.instrumentation import weave as instrumentation
+        from agentlightning.instrumentation import weave_client as instrumentation
 
         call = instrumentation.begin(name or self.project_name, self._identity())
         try:
@@ -96,3 +97,9 @@ class WeaveTracer(OtelTracer):
             LightningResourceAttributes.ROLLOUT_ID.value: session.rollout_id,
             LightningResourceAttributes.ATTEMPT_ID.value: session.attempt_id,
         }
+
+
+class WeaveTracerManagedTraceServer(FormerPart):
+    """What stood in for Weave's server: while a tracer is set up, Weave has a client that needs none."""
+
+    instead: ClassVar[str] = "WeaveTracer gives Weave a client that records into traces and needs no server"

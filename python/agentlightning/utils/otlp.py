@@ -1,14 +1,19 @@
-"""An OTLP exporter that says which rollout its spans belong to, and a reader of what such a one sends.
+"""An OTLP exporter that says which rollout its spans belong to, and a reader and a route for what such a one
+sends.
 
 Needs the package `opentelemetry-exporter-otlp-proto-http`.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import logging
 import os
+import re
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event as SdkEvent
@@ -21,20 +26,29 @@ from agentlightning.types import Span
 from agentlightning.utils.otel import sanitize_attributes
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    T_request = TypeVar("T_request", bound=Message)
 
 try:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 except ImportError as error:
     raise ImportError("exporting spans needs the package opentelemetry-exporter-otlp-proto-http") from error
 
-__all__ = ["LightningStoreOTLPExporter", "spans_from_proto"]
+__all__ = ["LightningStoreOTLPExporter", "handle_otlp_export", "spans_from_proto"]
 
 logger = logging.getLogger(__name__)
 
 _ROLLOUT = LightningResourceAttributes.ROLLOUT_ID.value
 _ATTEMPT = LightningResourceAttributes.ATTEMPT_ID.value
 _SEQUENCE = LightningResourceAttributes.SPAN_SEQUENCE_ID.value
+
+PROTOBUF_CT = "application/x-protobuf"
+_BODY_LIMIT = 256 << 20
+"""Bytes that a request may have, decompressed; as many as a store's server takes."""
 
 
 class LightningStoreOTLPExporter(OTLPSpanExporter):
@@ -172,6 +186,87 @@ async def spans_from_proto(
         for span, sequence_id in zip(without, issued, strict=True):
             span.sequence_id = sequence_id
     return spans
+
+
+async def handle_otlp_export(
+    request: Request,
+    request_message_cls: type[T_request],
+    response_message_cls: type[Message],
+    message_callback: Callable[[T_request], Awaitable[None]] | None,
+    signal_name: str,
+) -> Response:
+    """Answers an OTLP request over HTTP, in a route of a Starlette or FastAPI server of one's own; a store's
+    server takes OTLP by itself. Bodies are protobuf, as they are or with gzip.
+
+    Args:
+        request: What was sent.
+        request_message_cls: What it is, such as `ExportTraceServiceRequest`.
+        response_message_cls: What is answered, empty, such as `ExportTraceServiceResponse`.
+        message_callback: Takes the request, once read; what it raises is raised.
+        signal_name: What messages call it: `traces`, `metrics`, `logs`.
+
+    Returns:
+        200; or 400 for a body that can't be read, 413 for one above 256 MiB and 415 for another encoding,
+        with a `google.rpc.Status` that says why.
+
+    Raises:
+        ImportError: without the package `starlette`.
+    """
+    try:
+        from starlette.responses import Response
+    except ImportError as error:
+        raise ImportError(
+            "answering OTLP requests needs the package starlette: pip install starlette"
+        ) from error
+    from google.protobuf.message import DecodeError
+    from google.rpc.status_pb2 import Status as RpcStatus
+
+    def answer(status_code: int, message: Message) -> Response:
+        body, headers = message.SerializeToString(), {}
+        if body and _takes_gzip(request.headers.get("accept-encoding", "")):
+            body, headers = gzip.compress(body), {"content-encoding": "gzip"}
+        return Response(body, status_code, headers, PROTOBUF_CT)
+
+    def refuse(status_code: int, text: str) -> Response:
+        return answer(status_code, RpcStatus(message=text))
+
+    too_large = f"The payload has more than {_BODY_LIMIT} bytes: export fewer {signal_name} at once"
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != PROTOBUF_CT:
+        return refuse(400, f"Unsupported Content-Type '{content_type}', expected '{PROTOBUF_CT}'")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        return refuse(415, f"Unsupported Content-Encoding '{encoding}', expected one of identity, gzip")
+    sent = bytearray()
+    async for chunk in request.stream():
+        sent += chunk
+        if len(sent) > _BODY_LIMIT:
+            return refuse(413, too_large)
+    body = bytes(sent)
+    if encoding == "gzip":
+        try:
+            # One more tells that there are too many.
+            body = gzip.GzipFile(fileobj=io.BytesIO(body)).read(_BODY_LIMIT + 1)
+        except (EOFError, OSError, zlib.error) as error:
+            return refuse(400, f"Unable to decompress the gzip payload: {error}")
+    if len(body) > _BODY_LIMIT:
+        return refuse(413, too_large)
+    try:
+        message = request_message_cls.FromString(body)
+    except DecodeError as error:
+        return refuse(400, f"Unable to parse OTLP {signal_name} payload: {error}")
+    if message_callback is not None:
+        await message_callback(message)
+    return answer(200, response_message_cls())
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether an Accept-Encoding lists gzip, and not with a weight of nothing."""
+    for item in accepted.lower().split(","):
+        name, _, weight = item.partition(";")
+        if name.strip() == "gzip":
+            return not re.fullmatch(r"q=0(\.0*)?", weight.strip())
+    return False
 
 
 def _sequence_id(value: Any) -> int | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 from agentlightning.adapter.messages import TraceToMessages
+from agentlightning.algorithm.apo import poml as poml
 from agentlightning.algorithm.apo import prompts
 from agentlightning.algorithm.apo.placeholders import complaint, placeholders
 from agentlightning.algorithm.apo.result import APOResult, Branch, Candidate, Cost, Refusal, Round

@@ -27,6 +27,30 @@ pub(crate) fn numbers(list: &str) -> Option<Vec<f64>> {
     tokens.into_iter().map(|token| token.logprob).collect()
 }
 
+/// A list of log-probs with nothing of each but its token and its number, and the numbers; none when one lacks either.
+pub(crate) fn shortened(list: &str) -> Option<(String, Vec<f64>)> {
+    #[derive(Deserialize)]
+    struct Token<'t> {
+        #[serde(borrow)]
+        token: &'t RawValue,
+        #[serde(borrow)]
+        logprob: &'t RawValue,
+    }
+    let tokens: Vec<Token<'_>> = serde_json::from_str(list).ok()?;
+    let mut short = String::with_capacity(list.len() / 2);
+    let mut numbers = Vec::with_capacity(tokens.len());
+    for Token { token, logprob } in tokens {
+        let (token, logprob) = (token.get(), logprob.get());
+        numbers.push(logprob.parse().ok()?);
+        short.push(if short.is_empty() { '[' } else { ',' });
+        for part in ["{\"token\":", token, ",\"logprob\":", logprob, "}"] {
+            short.push_str(part);
+        }
+    }
+    short.push_str(if short.is_empty() { "[]" } else { "]" });
+    Some((short, numbers))
+}
+
 /// Appends a list to another; what is no list replaces it.
 pub(crate) fn join(list: &mut String, more: &str) {
     let end = list.trim_end().strip_suffix(']').map(|inner| inner.trim_end().len());
@@ -178,5 +202,19 @@ mod tests {
         assert_eq!(numbers("[1]"), None);
         assert_eq!(numbers("[]").unwrap(), [0.0; 0]);
         assert_eq!(json!(numbers("[]")), json!([]));
+    }
+
+    #[test]
+    fn a_shortened_list_keeps_tokens_and_numbers_to_the_letter() {
+        let list = r#"[ {"token":"caf\u00e9","bytes":[1],"logprob":-0.50,"top_logprobs":[{"token":"x","logprob":-9}]}, {"logprob":-1e-3,"token":" "} ]"#;
+        let (short, numbers) = shortened(list).unwrap();
+        assert_eq!(short, r#"[{"token":"caf\u00e9","logprob":-0.50},{"token":" ","logprob":-1e-3}]"#);
+        assert_eq!(numbers, [-0.5, -0.001]);
+        assert_eq!(shortened("[]").unwrap(), ("[]".to_owned(), Vec::new()));
+        for odd in
+            [r#"[{"logprob":-1}]"#, r#"[{"token":"x","logprob":null}]"#, r#"[{"token":"x"}]"#, "[1]", "1"]
+        {
+            assert_eq!(shortened(odd), None, "{odd}");
+        }
     }
 }

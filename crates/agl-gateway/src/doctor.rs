@@ -13,7 +13,7 @@ use crate::assemble::Assembly;
 use crate::config::{Api, ModelEntry};
 use crate::models::Backend;
 use crate::sse::Events;
-use crate::upstream::{self, Client, cause};
+use crate::upstream::{self, Client, LARGEST_ANSWER, cause};
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -115,8 +115,9 @@ impl Asked {
         let call = async {
             let sent = self.client.post(&self.backend, endpoint, &headers, body.to_string().into()).await;
             let answer = sent.map_err(|error| cause(&error))?;
-            let status = answer.status();
-            let bytes = answer.bytes().await.map_err(|error| cause(&error))?;
+            let status = answer.status;
+            let bytes =
+                answer.whole(LARGEST_ANSWER).await.map_err(|error| cause(&error))?.unwrap_or_default();
             let bytes = upstream::without_key(bytes, &self.backend);
             if status.is_success() {
                 return Ok(bytes);

@@ -8,6 +8,8 @@ use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::json::{self, Member};
+
 /// Reads an answer or a chunk. `choices[].logprobs.content` becomes a string, which [`numbers`] and [`spelled_out`] read
 /// and [`join`] puts together.
 pub(crate) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
@@ -15,6 +17,33 @@ pub(crate) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
     let answer = Place::Answer.deserialize(&mut reader)?;
     reader.end()?;
     Ok(answer)
+}
+
+/// Where the members of an answer or a chunk stand in its text, and those of its choices.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    pub(crate) members: Vec<Member>,
+    /// None when there is no list of them. What is no object has no members.
+    pub(crate) choices: Option<Vec<Vec<Member>>>,
+}
+
+impl Outline {
+    /// None when there is no object.
+    pub(crate) fn of(text: &[u8]) -> Option<Self> {
+        let members = json::members(text, 0..text.len())?;
+        let choices = members.iter().rfind(|member| member.name(text) == "choices");
+        let choices = choices.and_then(|member| json::items(text, member.value.clone()));
+        let of_choice = |choice| json::members(text, choice).unwrap_or_default();
+        let choices = choices.map(|choices| choices.into_iter().map(of_choice).collect());
+        Some(Self { members, choices })
+    }
+
+    /// Whether a chunk says how much was used and nothing else.
+    pub(crate) fn is_usage_only(&self, text: &[u8]) -> bool {
+        let is_usage =
+            |member: &Member| member.name(text) == "usage" && text.get(member.value.start) == Some(&b'{');
+        self.choices.as_ref().is_some_and(Vec::is_empty) && self.members.iter().any(is_usage)
+    }
 }
 
 /// The log-probs in a list of them; none when one has no number.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::Error;
+use crate::answer::Outline;
 use crate::assemble::Assembly;
 use crate::config::{Api, ModelEntry};
 use crate::models::Backend;
@@ -216,12 +217,13 @@ fn stream_seen(bytes: &[u8]) -> Result<String, String> {
     let mut assembly = Assembly::default();
     let (mut chunks, mut is_done) = (0, false);
     while let Ok(Some(event)) = events.next() {
-        match serde_json::from_slice(&event.data()) {
-            Ok(chunk) => {
+        let data = event.data();
+        match Outline::of(&data) {
+            Some(outline) => {
                 chunks += 1;
-                assembly.add(chunk);
+                assembly.add(&data, &outline);
             }
-            Err(_) => is_done |= event.data().trim_ascii() == b"[DONE]",
+            None => is_done |= data.trim_ascii() == b"[DONE]",
         }
     }
     let usage = assembly.finish("chat.completion")["usage"].is_object();

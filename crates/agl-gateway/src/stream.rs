@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::answer;
+use crate::answer::{self, Outline};
 use crate::assemble::Assembly;
 use crate::call::{Call, End, Progress, with_facts};
 use crate::change;
@@ -256,43 +256,38 @@ impl Tee {
         if data.trim_ascii() == b"[DONE]" && !is_native {
             return true;
         }
-        let Ok(chunk) = answer::read(&data) else {
+        let Some(outline) = Outline::of(&data) else {
             // A comment, or nothing that we know.
             out.extend_from_slice(&event.raw);
             return false;
         };
         let (says_something, is_last) = match &mut self.how {
             How::AsItIs => {
-                let is_dropped = self.added.usage && change::is_usage_only(&chunk);
-                let is_whole = self.added == change::Added::default();
-                let cut =
-                    if is_whole || is_dropped { None } else { change::without_added(&data, self.added) };
-                match cut {
-                    Some(cut) => out.extend_from_slice(&event.with_data(&cut)),
-                    None if is_dropped => {}
-                    None => out.extend_from_slice(&event.raw),
+                let says_something = self.assembly.add(&data, &outline);
+                if !(self.added.usage && outline.is_usage_only(&data)) {
+                    event.write_with(&data, change::cuts_of_added(&data, &outline, self.added), out);
                 }
-                (self.assembly.add(chunk), false)
+                (says_something, false)
             }
             How::Messages(assembly) => {
-                let says_something = assembly.add(chunk);
+                let says_something = assembly.add(answer::read(&data).unwrap_or_default());
                 (says_something, assembly.is_whole)
             }
             How::Responses(assembly) => {
-                let says_something = assembly.add(chunk);
+                let says_something = assembly.add(answer::read(&data).unwrap_or_default());
                 (says_something, assembly.is_whole)
             }
             How::ToMessages(writer) => {
                 let mut told = String::new();
-                writer.chunk(&chunk, &mut told);
+                writer.chunk(&answer::read(&data).unwrap_or_default(), &mut told);
                 out.extend_from_slice(told.as_bytes());
-                (self.assembly.add(chunk), false)
+                (self.assembly.add(&data, &outline), false)
             }
             How::ToResponses(writer) => {
                 let mut told = String::new();
-                writer.chunk(&chunk, &mut told);
+                writer.chunk(&answer::read(&data).unwrap_or_default(), &mut told);
                 out.extend_from_slice(told.as_bytes());
-                (self.assembly.add(chunk), false)
+                (self.assembly.add(&data, &outline), false)
             }
         };
         if is_native && !is_last {

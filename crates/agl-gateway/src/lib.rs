@@ -24,6 +24,7 @@ mod refusal;
 mod sessions;
 mod sse;
 mod upstream;
+mod written;
 
 pub use access::{AttemptGrant, AttemptTokens};
 pub use config::{Api, ModelEntry, ModelList};

@@ -91,6 +91,26 @@ pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
     Ok(chat.into())
 }
 
+/// Shows every call of a tool in the input that agents don't give back as the model wrote it, its id and what it is
+/// called with, and puts in what comes back.
+pub(crate) fn each_call(request: &mut Value, other: &mut dyn FnMut(&str, &str) -> Option<String>) {
+    for item in request["input"].as_array_mut().into_iter().flatten() {
+        if item["type"] == "custom_tool_call"
+            && let Some(text) = other(text(item, "call_id"), &arguments(item))
+        {
+            item["arguments"] = text.into();
+        }
+    }
+}
+
+/// What a tool is called with. Free text is said as the one argument of a function.
+fn arguments(item: &Value) -> String {
+    match &item["arguments"] {
+        Value::String(arguments) => arguments.clone(),
+        _ => json!({"input": item["input"]}).to_string(),
+    }
+}
+
 /// The messages that the items of the input amount to.
 fn messages(request: &Value) -> Result<Vec<Value>, Refusal> {
     if !matches!(request["input"], Value::String(_) | Value::Array(_)) {
@@ -118,13 +138,8 @@ fn messages(request: &Value) -> Result<Vec<Value>, Refusal> {
                 message["content"] = format!("{}{said}", text(message, "content")).into();
             }
             ("function_call" | "custom_tool_call", _) => {
-                let arguments = match &item["arguments"] {
-                    Value::String(arguments) => arguments.clone(),
-                    _ => json!({"input": item["input"]}).to_string(),
-                };
-                let call = json!({
-                    "id": item["call_id"], "type": "function", "function": {"name": item["name"], "arguments": arguments},
-                });
+                let function = json!({"name": item["name"], "arguments": arguments(&item)});
+                let call = json!({"id": item["call_id"], "type": "function", "function": function});
                 let message = spoken(&mut messages, &mut thought);
                 match &mut message["tool_calls"] {
                     Value::Array(calls) => calls.push(call),
@@ -132,8 +147,16 @@ fn messages(request: &Value) -> Result<Vec<Value>, Refusal> {
                 }
             }
             ("function_call_output" | "custom_tool_call_output", _) => {
-                let said = plain(&item["output"])?;
+                // A chat's tools say text; what they show comes from the user.
+                let is_image = |part: &&Value| part["type"] == "input_image";
+                let (shown, said): (Vec<&Value>, Vec<&Value>) =
+                    list(&item["output"]).iter().partition(is_image);
+                let said =
+                    if item["output"].is_array() { plain(&json!(said))? } else { plain(&item["output"])? };
                 messages.push(json!({"role": "tool", "tool_call_id": item["call_id"], "content": said}));
+                if !shown.is_empty() {
+                    messages.push(json!({"role": "user", "content": parts(&json!(shown))?}));
+                }
             }
             ("reasoning", _) => {
                 let said =

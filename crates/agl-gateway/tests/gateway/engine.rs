@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -144,6 +144,18 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
             response.headers_mut().insert("x-told", told.parse().unwrap());
             return response;
         }
+        "garbage" => {
+            return (StatusCode::OK, [("content-type", "application/json")], "<html>").into_response();
+        }
+        "late" if tried == 1 => {
+            return (StatusCode::OK, [("content-type", "text/event-stream")], "").into_response();
+        }
+        _ if model.starts_with("once-") && tried == 1 => {
+            let status = StatusCode::from_bytes(&model.as_bytes()["once-".len()..]).unwrap();
+            let mut response = error(status, "not now");
+            response.headers_mut().insert("retry-after", HeaderValue::from_static("0"));
+            return response;
+        }
         "redirects" => return (StatusCode::FOUND, [("location", "http://127.0.0.1:1/")]).into_response(),
         "waits" => {
             let mut watched = Watched(Arc::clone(&shared), false);
@@ -180,9 +192,13 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
         said.chunks().into_iter().map(|chunk| format!("data: {chunk}\n\n")).collect();
     events.insert(1, ": ping\n\n".to_owned());
     let breaks = model == "breaks";
-    if breaks {
+    if breaks || model == "stops" || model == "errs" {
         events.truncate(3);
-    } else {
+    }
+    if model == "errs" {
+        events.push("data: {\"error\":{\"message\":\"out of memory\",\"code\":500}}\n\n".to_owned());
+    }
+    if !breaks && model != "stops" {
         events.push("data: [DONE]\n\n".to_owned());
     }
     let hangs = model == "hangs";
@@ -214,7 +230,8 @@ struct Said {
     prompt: Vec<u32>,
     replies: Vec<String>,
     tool: Option<String>,
-    miscounts: bool,
+    /// What the engine gets wrong: `completion`, `prompt`, `logprobs` or `ids`.
+    wrong: String,
 }
 
 impl Said {
@@ -235,14 +252,18 @@ impl Said {
         Self {
             is_chat,
             stream: body["stream"] == true,
-            ids: body["return_token_ids"] == true,
+            ids: body["return_token_ids"] == true && body["model"] != "wrong-ids",
             logprobs: body["logprobs"] == true || body["logprobs"].is_u64(),
             usage: body["stream"] != true || body["stream_options"]["include_usage"] == true,
             model: body["model"].as_str().unwrap_or_default().to_owned(),
             prompt: ids_of(&prompt),
             replies: replies.collect(),
             tool: tool.map(str::to_owned),
-            miscounts: body["model"] == "miscounts",
+            wrong: body["model"]
+                .as_str()
+                .and_then(|name| name.strip_prefix("wrong-"))
+                .unwrap_or_default()
+                .to_owned(),
         }
     }
 
@@ -251,11 +272,12 @@ impl Said {
             Some(_) => 3 * self.replies.len(),
             None => self.replies.iter().map(|reply| ids_of(reply).len()).sum(),
         };
-        counted + usize::from(self.miscounts)
+        counted + usize::from(self.wrong == "completion")
     }
 
     fn usage(&self) -> String {
-        let (prompt, completion) = (self.prompt.len(), self.completion_tokens());
+        let prompt = self.prompt.len() + usize::from(self.wrong == "prompt");
+        let completion = self.completion_tokens();
         format!(
             r#"{{"prompt_tokens": {prompt}, "completion_tokens": {completion}, "total_tokens": {}}}"#,
             prompt + completion
@@ -267,6 +289,7 @@ impl Said {
             return String::new();
         }
         let logprob = |id: &u32| format!("-{id}.250e-3");
+        let ids = if self.wrong == "logprobs" { &ids[1..] } else { ids };
         if self.is_chat {
             let tokens: Vec<String> = ids
                 .iter()

@@ -190,6 +190,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use serde_json::json;
 
     use super::*;
@@ -226,6 +227,20 @@ mod tests {
             assert_eq!(taken_out(&message(url)), None, "{url}");
         }
         assert_eq!(references(&message("sha256:short?type=x&size=1")), []);
+    }
+
+    #[test]
+    fn what_is_new_is_stored_by_one_call_at_a_time() {
+        let kept = Kept::default();
+        let blobs = taken_out(&message(PIXEL)).unwrap().1;
+        let turn = |attempt: &'static str| kept.turn("r", attempt, &blobs).now_or_never();
+        let first = turn("a").unwrap();
+        assert!(first.is_some());
+        assert!(turn("a").is_none(), "another call of the attempt waits");
+        drop(first);
+        assert!(turn("a").unwrap().is_some());
+        kept.add("r", "a", blobs[0].span_id());
+        assert!(turn("a").unwrap().is_none(), "nobody waits for what is there");
     }
 
     #[test]

@@ -153,6 +153,10 @@ impl Record<'_> {
             // The first choice has the names that 0.3 knows; every one has those.
             for (index, (choice, logprobs)) in self.choices().zip(logprobs).enumerate() {
                 put(&format!("{}.{index}.token_ids", name("choices")), ids_of(choice).clone());
+                let prompt = prompt_ids_of(self.response, choice);
+                if prompt != prompt_ids_of(self.response, &self.response["choices"][0]) {
+                    put(&format!("{}.{index}.prompt_token_ids", name("choices")), prompt.clone());
+                }
                 put(&format!("{}.{index}.logprobs", name("choices")), logprobs);
             }
         }
@@ -206,6 +210,7 @@ impl Record<'_> {
         if self.choices().next().is_none() {
             return Some("there is no choice in the answer".to_owned());
         }
+        let first = prompt_ids_of(self.response, &self.response["choices"][0]);
         let mut prompt = 0;
         let mut response = 0;
         for (choice, probabilities) in self.choices().zip(logprobs) {
@@ -214,6 +219,9 @@ impl Record<'_> {
             else {
                 return Some("the model server returned no token ids, although it was asked to".to_owned());
             };
+            if Some(prompt_ids) != first.as_array() {
+                return Some("it has answers to different prompts: send a request for each".to_owned());
+            }
             if prompt_ids.is_empty() || ids.is_empty() {
                 return Some("the model server returned an empty list of token ids".to_owned());
             }

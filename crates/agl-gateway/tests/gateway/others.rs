@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agl_gateway::{AttemptGrant, GatewayOptions, ModelEntry, ModelList};
-use agl_store::MemoryStore;
+use agl_store::{MemoryStore, SqliteOptions, SqliteStore};
 use agl_trace::read_calls;
 use agl_types::v1::{Model, RolloutCreate, State, StatusUpdate};
 use agl_types::{ApiKey, RolloutMode, RolloutQuery, RolloutStatus, Span, SpanQuery};
@@ -35,6 +35,23 @@ async fn completions_are_kept_with_their_tokens() {
         assert_eq!(at(span, "gen_ai.completion.0.content"), "two one");
         assert_eq!(of(span, "choices.0.logprobs").as_array().unwrap().len(), 2);
         assert_eq!(of(span, "untrainable"), &Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn answers_to_several_prompts_are_kept_apart() {
+    let engine = Engine::start().await;
+    let served = Served::start(&engine.url, &["m"]).await;
+    let booked = served.book(None).await;
+    for stream in [false, true] {
+        let body = json!({"model": "m", "prompt": ["one two", "three"], "stream": stream});
+        post(&format!("{}/completions", booked.base), &body).await.text().await.unwrap();
+        let span = served.spans(&booked).await.pop().unwrap();
+        assert_eq!(at(&span, "prompt_token_ids"), &json!(ids_of("one two")));
+        assert_eq!(of(&span, "choices.1.prompt_token_ids"), &json!(ids_of("three")));
+        assert_eq!(of(&span, "choices.1.token_ids"), &json!(ids_of("three")));
+        // No reader may take the second answer for one to the first prompt.
+        assert!(of(&span, "untrainable").as_str().unwrap().contains("different prompts"), "{stream}");
     }
 }
 
@@ -90,10 +107,13 @@ async fn an_image_is_kept_once_and_referred_to() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_at_once_with_the_same_new_image_store_it_once() {
     let engine = Engine::start().await;
-    let served = Served::start(&engine.url, &["waits"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("agl.db"), SqliteOptions::default()).unwrap();
+    let models = list(&engine.url, &["waits"]);
+    let served = Served::over(std::sync::Arc::new(store), models, GatewayOptions::default()).await;
     let booked = served.book(None).await;
     let content = json!([{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]);
     let body = json!({"model": "waits", "messages": [{"role": "user", "content": content}]});

@@ -75,6 +75,8 @@ async def test_the_blocking_anthropic_sdk_speaks_messages(proxy: LLMProxy) -> No
         with client.messages.stream(model="m", max_tokens=9, messages=question("c d")) as stream:
             assert "".join(stream.text_stream) == "d c"
         assert client.messages.count_tokens(model="m", messages=question("a b c")).input_tokens == 3
+        beta = client.beta.messages.create(model="m", max_tokens=9, messages=question("e f"), betas=["x"])
+        assert [block.to_dict() for block in beta.content] == [{"type": "text", "text": "f e"}]
         # A model list in Anthropic's SDK is the same list.
         assert [model.id for model in client.models.list()] == ["m"]
 
@@ -83,6 +85,7 @@ async def test_the_blocking_anthropic_sdk_speaks_messages(proxy: LLMProxy) -> No
     assert [tokens_of(span) for span in spans] == [
         (ids_of("a b"), ids_of("b a")),
         (ids_of("c d"), ids_of("d c")),
+        (ids_of("e f"), ids_of("f e")),
     ]
 
 
@@ -335,7 +338,7 @@ async def test_an_agent_like_codex_makes_one_trajectory(
             "content": "Looking.",
             "tool_calls": [call_of("shell", '{"command": ["ls",  "-l"], "timeout": 1e3}', "call-a")],
         },
-        {"tool_calls": [call_of("apply_patch", patch, "call-b"), call_of("shell", "{}", "call-c")]},
+        {"tool_calls": [call_of("apply_patch", patch, "call-b"), call_of("agents__spawn", "{}", "call-c")]},
         {"reasoning_content": "That is all.", "content": "Done."},
     )
     engine.speak = script
@@ -347,6 +350,12 @@ async def test_an_agent_like_codex_makes_one_trajectory(
         "tools": [
             {"type": "function", "name": "shell", "parameters": {"type": "object"}, "strict": False},
             {"type": "custom", "name": "apply_patch", "description": "Patches files."},
+            {
+                "type": "namespace",
+                "name": "agents",
+                "description": "Sub-agents.",
+                "tools": [{"type": "function", "name": "spawn", "parameters": {"type": "object"}}],
+            },
         ],
         "reasoning": {"effort": "medium", "summary": "auto"},
         "store": chained,
@@ -370,6 +379,9 @@ async def test_an_agent_like_codex_makes_one_trajectory(
         async with client.responses.stream(**asked, input=given, previous_response_id=previous) as stream:
             response = await stream.get_final_response()
         kinds.append([item.type for item in response.output])
+        for item in response.output:
+            if item.to_dict().get("call_id") == "call-c":
+                assert (item.to_dict()["namespace"], item.to_dict()["name"]) == ("agents", "spawn")
         if chained:
             previous = response.id  # type: ignore[assignment]
         new = [
@@ -444,6 +456,58 @@ async def test_hosted_tools_are_refused_by_name_to_every_sdk(engine: FakeVLLM, p
             tools=[{"type": "web_search_20250305", "name": "web_search"}],
         )
     assert engine.requests == []
+
+
+async def test_every_sdk_raises_when_a_stream_breaks_off(engine: FakeVLLM, proxy: LLMProxy) -> None:
+    proxy.update_model_list(models(engine, "breaks"))
+    rollout, url = await attempted(proxy)
+    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    claude = anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0)
+
+    async def chat() -> None:
+        async for _ in await client.chat.completions.create(
+            model="breaks", messages=question("a b"), stream=True
+        ):
+            pass
+
+    async def responses() -> None:
+        async with client.responses.stream(model="breaks", input="a b") as stream:
+            await stream.get_final_response()
+
+    async def messages() -> None:
+        async with claude.messages.stream(model="breaks", max_tokens=9, messages=question("a b")) as stream:
+            await stream.get_final_message()
+
+    for call, error in (
+        (chat, openai.APIError),
+        (responses, openai.APIError),
+        (messages, anthropic.APIError),
+    ):
+        with pytest.raises(error, match=f"model server {engine.base_url} broke off.*tried once"):
+            await call()
+    assert len(engine.requests) == 3
+    for span in await spans_of(proxy, rollout):
+        assert span.attributes[f"{GATEWAY}outcome"] == "broken_off"
+        assert span.status.status_code == "ERROR"
+        assert span.attributes["gen_ai.completion.0.content"] == "b a"
+
+
+async def test_every_sdk_is_told_who_failed_and_how_often(engine: FakeVLLM, proxy: LLMProxy) -> None:
+    params = {"model": "hosted_vllm/m", "api_base": engine.base_url, "num_retries": 1}
+    proxy.update_model_list([{"model_name": "m", "litellm_params": params}])
+    _, url = await attempted(proxy)
+    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    claude = anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0)
+    calls = (
+        client.chat.completions.create(model="m", messages=question("a")),
+        client.responses.create(model="m", input="a"),
+        claude.messages.create(model="m", max_tokens=9, messages=question("a")),
+    )
+    told = f"not now .the model server {engine.base_url}, tried 2 times"
+    for call in calls:
+        engine.failures = [503, 503]
+        with pytest.raises((openai.InternalServerError, anthropic.InternalServerError), match=told):
+            await call
 
 
 async def test_a_drain_says_what_it_waited_for(engine: FakeVLLM, proxy: LLMProxy) -> None:

@@ -874,7 +874,12 @@ fn error_event(dialect: Dialect, problem: &str) -> String {
             dialect::event("error", &told)
         }
         Dialect::Responses => {
-            let told = json!({"type": "error", "code": "upstream_error", "message": problem, "param": null, "sequence_number": 0});
+            // Documented are the members beside each other; what SDKs raise is the one within.
+            let error = json!({"type": "upstream_error", "code": "upstream_error", "message": problem, "param": null});
+            let told = json!({
+                "type": "error", "code": "upstream_error", "message": problem, "param": null, "sequence_number": 0,
+                "error": error,
+            });
             dialect::event("error", &told)
         }
     }

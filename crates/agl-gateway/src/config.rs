@@ -382,6 +382,8 @@ mod tests {
             model = "Qwen/Qwen3-8B"
             version = 3
             train = { temperature = 1.0 }
+            headers = { x-role = "critic" }
+            keys = ["the-agents-own"]
             [[models]]
             name = "claude-*"
             url = "https://api.anthropic.com/v1"
@@ -392,6 +394,9 @@ mod tests {
         .unwrap();
         assert_eq!(list.default_model.as_deref(), Some("policy"));
         assert_eq!(list.models[0].train, json!({"temperature": 1.0}).as_object().cloned().unwrap());
+        assert_eq!(list.models[0].headers["x-role"], "critic");
+        assert_eq!(list.models[0].keys, [ApiKey::new("the-agents-own").unwrap()]);
+        assert!(!format!("{list:?}").contains("the-agents-own"));
         assert_eq!((list.models[1].api, list.models[1].retries), (Api::Anthropic, 2));
     }
 
@@ -400,6 +405,9 @@ mod tests {
         let text = "[[models]]\nname = \"m\"\nurl = \"http://h/v1\"\napi_key = \"two words\"\n";
         let error = ModelList::from_toml(text).unwrap_err().to_string();
         assert!(!error.contains("two words"), "{error}");
+        let error = ModelList::from_toml(&text.replace("api_key = \"two words\"", "keys = [\"two words\"]"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("line ") && !error.contains("two words"), "{error}");
         let error = ModelList::from_toml("[[models]]\nname = \"m\"\nurk = \"x\"").unwrap_err().to_string();
         assert!(error.contains("line ") && error.contains("urk"), "{error}");
     }

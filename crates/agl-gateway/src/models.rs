@@ -419,6 +419,8 @@ mod tests {
         assert!(refused(ModelEntry { weight: -1.0, ..entry("m", "h") }).contains("weight"));
         assert!(refused(ModelEntry { timeout: 0.0, ..entry("m", "h") }).contains("timeout"));
         assert!(refused(entry("a*b*", "h")).contains("name"));
+        let headers = [("no name".to_owned(), String::new())].into();
+        assert!(refused(ModelEntry { headers, ..entry("m", "h") }).contains("headers"));
         assert!(
             refused(ModelEntry { max_concurrency: Some(0), ..entry("m", "h") }).contains("max_concurrency")
         );

@@ -306,6 +306,8 @@ fn stop(choice: &Value) -> (&'static str, Value) {
         ("stop", sequence @ Value::String(_)) => ("stop_sequence", sequence.clone()),
         ("length", _) => ("max_tokens", Value::Null),
         ("tool_calls" | "function_call", _) => ("tool_use", Value::Null),
+        // Servers that were told which tool to call end with a plain stop, at which agents would not call it.
+        ("stop", _) if !list(&choice["message"]["tool_calls"]).is_empty() => ("tool_use", Value::Null),
         ("content_filter", _) => ("refusal", Value::Null),
         _ => ("end_turn", Value::Null),
     }
@@ -657,6 +659,9 @@ mod tests {
         let told = |arguments: &str| from_chat(&chat(arguments), &json!("m")).unwrap();
         assert!(told(ODD).contains(&format!(r#""input":{ODD}"#)), "{}", told(ODD));
         assert!(told(" ").contains(r#""input":{}"#));
+        let mut forced = chat("{}");
+        forced["choices"][0]["finish_reason"] = json!("stop");
+        assert!(from_chat(&forced, &json!("m")).unwrap().contains(r#""stop_reason":"tool_use""#));
         for odd in ["[1]", "{\"x\":", "42"] {
             let input = json!({ RAW_ARGUMENTS: odd });
             assert!(told(odd).contains(&format!(r#""input":{input}"#)), "{}", told(odd));

@@ -1,5 +1,6 @@
 //! The model list as users write it: TOML, or LiteLLM's form.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use agl_types::{ApiKey, JsonMap};
@@ -55,9 +56,15 @@ pub struct ModelEntry {
     /// Its share of the rollouts, relative to the others of its name.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Only for agents of these names; an agent that is named here prefers it to what is for all.
+    /// Only for agents that say one of these names in the header `x-agl-agent`; they prefer it to what is for all.
     #[serde(default)]
     pub agents: Vec<String>,
+    /// Only for calls that have all of these headers, likewise.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Only for calls that bring one of these keys, likewise. They do not take the place of the gateway's own key.
+    #[serde(default, deserialize_with = "secrets")]
+    pub keys: Vec<ApiKey>,
     /// Whether the server returns token ids to those who send `return_token_ids`. Absent, its `/models` is asked
     /// once: vLLM and `agl model serve` do.
     #[serde(default)]
@@ -127,6 +134,12 @@ fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Ap
     text.map(|text| ApiKey::new(&text)).transpose().map_err(serde::de::Error::custom)
 }
 
+fn secrets<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ApiKey>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)
+        .map_err(|_| serde::de::Error::custom("keys are a list of text"))?;
+    texts.iter().map(|text| ApiKey::new(text)).collect::<Result<_, _>>().map_err(serde::de::Error::custom)
+}
+
 impl ModelEntry {
     /// A way to `model` at an OpenAI-compatible server, with everything else left to the defaults.
     #[must_use]
@@ -144,6 +157,8 @@ impl ModelEntry {
             version: None,
             weight: one(),
             agents: Vec::new(),
+            headers: BTreeMap::new(),
+            keys: Vec::new(),
             token_ids: None,
             logprobs: None,
             responses: false,
@@ -367,6 +382,8 @@ mod tests {
             model = "Qwen/Qwen3-8B"
             version = 3
             train = { temperature = 1.0 }
+            headers = { x-role = "critic" }
+            keys = ["the-agents-own"]
             [[models]]
             name = "claude-*"
             url = "https://api.anthropic.com/v1"
@@ -377,6 +394,9 @@ mod tests {
         .unwrap();
         assert_eq!(list.default_model.as_deref(), Some("policy"));
         assert_eq!(list.models[0].train, json!({"temperature": 1.0}).as_object().cloned().unwrap());
+        assert_eq!(list.models[0].headers["x-role"], "critic");
+        assert_eq!(list.models[0].keys, [ApiKey::new("the-agents-own").unwrap()]);
+        assert!(!format!("{list:?}").contains("the-agents-own"));
         assert_eq!((list.models[1].api, list.models[1].retries), (Api::Anthropic, 2));
     }
 
@@ -385,6 +405,9 @@ mod tests {
         let text = "[[models]]\nname = \"m\"\nurl = \"http://h/v1\"\napi_key = \"two words\"\n";
         let error = ModelList::from_toml(text).unwrap_err().to_string();
         assert!(!error.contains("two words"), "{error}");
+        let error = ModelList::from_toml(&text.replace("api_key = \"two words\"", "keys = [\"two words\"]"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("line ") && !error.contains("two words"), "{error}");
         let error = ModelList::from_toml("[[models]]\nname = \"m\"\nurk = \"x\"").unwrap_err().to_string();
         assert!(error.contains("line ") && error.contains("urk"), "{error}");
     }

@@ -58,6 +58,12 @@ pub(crate) fn members(text: &[u8], place: Range<usize>) -> Option<Vec<Member>> {
     }
 }
 
+/// Where the value of a member of the object at `place` is; none when it has no such member.
+pub(crate) fn member(text: &[u8], place: Range<usize>, name: &str) -> Option<Range<usize>> {
+    let found = members(text, place)?.into_iter().find(|member| member.name(text) == name);
+    found.map(|member| member.value)
+}
+
 /// The items of the array at `place`, in order; none when there is no array.
 pub(crate) fn items(text: &[u8], place: Range<usize>) -> Option<Vec<Range<usize>>> {
     let text = text.get(..place.end)?;

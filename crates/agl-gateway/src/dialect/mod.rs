@@ -60,7 +60,10 @@ pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
 pub(crate) fn untranslatable(param: &'static str, what: &str) -> Refusal {
     Refusal::bad(
         param,
-        format!("{what} cannot be translated for the model server, which speaks chat completions only"),
+        format!(
+            "{what} cannot be translated for the model server, which speaks chat completions only: have the agent do \
+             without"
+        ),
     )
 }
 

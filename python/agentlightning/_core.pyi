@@ -26,6 +26,9 @@ __all__ = [
     "find_final_reward",
     "get_reward_value",
     "get_rewards_from_span",
+    "otlp_refusal",
+    "otlp_rejected",
+    "otlp_request",
     "pack",
     "preference_pairs",
     "python_value",
@@ -243,6 +246,15 @@ def get_rewards_from_span(span: bytes) -> bytes:
 
 def get_reward_value(span: bytes) -> bytes:
     """The primary value of the reward that a span holds; null without one."""
+
+def otlp_request(spans: bytes) -> bytes:
+    """An export request in protobuf with these spans, JSON, in places that are the store's to give."""
+
+def otlp_rejected(answer: bytes) -> tuple[int, str]:
+    """How many spans the answer to an export request says that were not kept, and why."""
+
+def otlp_refusal(answer: bytes) -> str:
+    """Why an export request was refused, by its answer; empty where that says nothing."""
 
 def chat_attributes(request: bytes, response: bytes) -> bytes:
     """The attributes of an OpenAI chat call's span, from its request and response."""

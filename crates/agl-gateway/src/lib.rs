@@ -28,5 +28,5 @@ mod upstream;
 pub use access::{AttemptGrant, AttemptTokens};
 pub use config::{Api, ModelEntry, ModelList};
 pub use error::Error;
-pub use gateway::{Capture, Gateway, GatewayOptions};
+pub use gateway::{Capture, Gateway, GatewayOptions, PauseRequest};
 pub use pause::{Pause, PauseState, WaitingFor};

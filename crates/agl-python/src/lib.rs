@@ -5,6 +5,7 @@ mod command;
 mod completion;
 mod dispatch;
 mod failure;
+mod otlp;
 mod runtime;
 mod server;
 mod spans;
@@ -21,6 +22,8 @@ mod _core {
     use crate::completion::CompletionQueue;
     #[pymodule_export]
     use crate::failure::CoreError;
+    #[pymodule_export]
+    use crate::otlp::{otlp_refusal, otlp_rejected, otlp_request};
     #[pymodule_export]
     use crate::server::{GatewayHandle, ServerHandle, serve_gateway, serve_store};
     #[pymodule_export]

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ use crate::judge::{Judge, JudgeError, Verdict};
 const KEPT: usize = 1 << 20;
 /// Bytes of it that are recorded with the attempt.
 const RECORDED: usize = 16 << 10;
+/// What every Python interpreter runs when it starts, where it is found first.
+const SITECUSTOMIZE: &str = include_str!("sitecustomize.py");
+/// Where Python looks for modules before anything else.
+const PYTHONPATH: &str = "PYTHONPATH";
 
 /// A program to be run once a task.
 #[derive(Debug, Clone)]
@@ -37,6 +42,8 @@ pub struct Program {
     pub timeout: Option<Duration>,
     /// Variables that the program does not inherit.
     pub hidden: Vec<String>,
+    /// Whether what happens inside of Python interpreters is recorded too, those included that the program starts.
+    pub instrument: bool,
 }
 
 /// Where the program finds a gateway and a store.
@@ -135,6 +142,12 @@ impl Program {
         // A task too large for an environment is in the file and on standard input all the same.
         if text.len() < 64 << 10 {
             command.env("AGL_TASK", &text);
+        }
+        if self.instrument {
+            let path = folder.path().join("python");
+            tokio::fs::create_dir(&path).await?;
+            tokio::fs::write(path.join("sitecustomize.py"), SITECUSTOMIZE).await?;
+            command.env(PYTHONPATH, before_others(&path, std::env::var_os(PYTHONPATH))?);
         }
         let mut group = Group::lead(command.spawn()?);
         let input = group.child.stdin.take();
@@ -318,6 +331,14 @@ pub enum ProgramError {
     Judge(#[from] JudgeError),
 }
 
+/// A search path with this folder at its front.
+fn before_others(folder: &Path, others: Option<OsString>) -> io::Result<OsString> {
+    // An empty part would be the folder that the program is in.
+    let others = others.filter(|others| !others.is_empty());
+    let parts = others.iter().flat_map(std::env::split_paths);
+    std::env::join_paths(std::iter::once(folder.to_owned()).chain(parts)).map_err(io::Error::other)
+}
+
 /// What tells a program whose attempt it works on, and where to call.
 fn environment(
     attempt: &Attempt,
@@ -451,6 +472,14 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_goes_before_others_and_adds_none() {
+        let path = |others: Option<&str>| before_others(Path::new("/a"), others.map(OsString::from)).unwrap();
+        assert_eq!(path(None), "/a");
+        assert_eq!(path(Some("")), "/a");
+        assert_eq!(path(Some("/b:/c")), "/a:/b:/c");
+    }
 
     #[test]
     fn known_keys_of_a_task_are_read() {

@@ -17,6 +17,7 @@ __all__ = [
     "advantages",
     "agent_of_span",
     "atif",
+    "attempt_token",
     "auto_triplets",
     "call_as_chat",
     "calls_of_tree",
@@ -165,6 +166,10 @@ class GatewayHandle:
     def stop(self) -> None:
         """Stops it and waits until calls under way are done and recorded. Does nothing the second time, or
         after a fork."""
+
+def attempt_token(key: str, rollout_id: str, attempt_id: str) -> str:
+    """What an agent gets in place of a gateway's key: a token that is good for one attempt, and sets no
+    reward."""
 
 def serve_gateway(store: Store, host: str, port: int, setup: bytes, key: str | None = None) -> GatewayHandle:
     """Serves a gateway that records in `store`; port 0 takes a free one. `setup` is JSON: `model_list` in

@@ -171,6 +171,35 @@ async def test_what_takes_too_long_is_killed_with_its_children(runs: Runs, tmp_p
 
 
 @pytest.mark.asyncio
+async def test_a_program_that_ends_leaves_nothing_behind(runs: Runs, tmp_path: Path) -> None:
+    """Also of what has left its group, and keeps what it writes to open, nothing is waited for."""
+    child, keeper = tmp_path / "child", tmp_path / "keeper"
+    keep_open = f"""
+import os, pathlib, time
+os.setsid()
+print("kept open", flush=True)
+pathlib.Path("{keeper}.new").write_text(str(os.getpid()))
+os.rename("{keeper}.new", "{keeper}")
+time.sleep(600)
+"""
+    script = f"""
+    sleep 600 & echo $! > {child}
+    {sys.executable} -c '{keep_open}' &
+    until test -e {keeper}; do sleep 0.02; done
+    echo done; exit 7
+    """
+    (report,) = runs.run(runs.tasks({"id": 1}), [], ["sh", "-c", script])
+    os.kill(int(keeper.read_text()), signal.SIGKILL)
+    assert report["ended"] == "exited with code 7"
+    with runs.store() as store:
+        attempt = await store.get_latest_attempt(report["rollout_id"])
+    assert attempt is not None
+    assert attempt.metadata is not None
+    assert attempt.metadata["stdout_tail"] == "kept open\ndone\n"
+    await asyncio.to_thread(_until_gone, int(child.read_text()))
+
+
+@pytest.mark.asyncio
 async def test_what_is_called_off_is_killed_and_recorded_as_that(runs: Runs, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     script = f"sleep 600 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait"
@@ -193,8 +222,11 @@ def _call_off(line: list[str], pid_file: Path) -> None:
             time.sleep(0.02)
         run.send_signal(signal.SIGINT)
         assert run.wait(timeout=60) != 0
-    child = int(pid_file.read_text())
-    while _is_alive(child):
+    _until_gone(int(pid_file.read_text()))
+
+
+def _until_gone(pid: int) -> None:
+    while _is_alive(pid):
         time.sleep(0.02)
 
 
@@ -204,6 +236,92 @@ def _is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+ADDRESSES = """
+import json, os, sys, anthropic, openai
+text = json.load(open(os.environ["AGL_TASK_FILE"]))["text"]
+assert json.load(sys.stdin)["text"] == text
+assert ("AGL_TASK" in os.environ) == (len(text) < 1000), "too large for an environment"
+asked = text[:5]
+claude = anthropic.Anthropic().messages.create(
+    model="m", max_tokens=9, messages=[{"role": "user", "content": asked}])
+print(claude.content[0].text)
+for base in (os.environ["OPENAI_BASE_URL"], os.environ["AGL_OPENAI_BASE_URL"]):
+    client = openai.OpenAI(base_url=base, api_key=os.environ["AGL_KEY"])
+    print(client.responses.create(model="m", input=asked).output_text)
+print(os.environ["AGL_OPENAI_BASE_URL"].partition("/mode/")[2])
+"""
+
+
+@pytest.mark.asyncio
+async def test_a_program_finds_its_task_and_its_addresses_in_its_environment(runs: Runs) -> None:
+    tasks = runs.tasks(
+        {"text": "a b c", "mode": "val", "right": "val/openai/v1"},
+        {"text": "a b c" + " d" * 100_000, "mode": "train", "right": "train/openai/v1"},
+    )
+    reports = runs.run(
+        tasks, ["--reward", "contains", "--expected-key", "right"], [sys.executable, "-c", ADDRESSES]
+    )
+    with runs.store() as store:
+        for report, mode in zip(reports, ("val", "train"), strict=True):
+            assert (report["succeeded"], report["reward"]) == (True, 1.0), report
+            rollout = await store.get_rollout_by_id(report["rollout_id"])
+            assert rollout is not None
+            assert rollout.mode == mode
+            spans = await store.query_spans(report["rollout_id"])
+            calls = [span for span in spans if span.name == "litellm_request"]
+            assert [span.attributes["response_token_ids"] for span in calls] == [ids_of("c b a")] * 3
+
+
+def test_a_table_and_a_bar_show_how_it_goes(runs: Runs) -> None:
+    script = 'case "$AGL_TASK" in *bad*) exit 1;; esac'
+    tasks = runs.tasks({"id": "good"}, {"id": "bad"}, {})
+    arguments = ["run", "--tasks", tasks, "--path", str(runs.folder / "agl.db"), "--reward", "regex:^$"]
+    terminal, stderr = os.openpty()
+    line = agl_command([*arguments, "--upstream", runs.engine.base_url, "--", "sh", "-c", script])
+    done = subprocess.run(
+        line, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=120, env=environment(TERM="xterm")
+    )
+    os.close(stderr)
+    seen = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            seen += piece
+    except OSError:
+        pass  # the other end is closed
+    os.close(terminal)
+    assert "3 rollouts" in seen.decode() or "/3 rollouts" in seen.decode(), seen
+    head, *rows, total = done.stdout.splitlines()
+    assert head.split() == ["task", "rollout", "attempts", "reward", "seconds", "ended"]
+    told = [(row.split()[0], row.split()[2], row.split()[3], row.split("  ")[-1]) for row in rows]
+    assert told == [
+        ("good", "1", "1.000", "exited with code 0"),
+        ("bad", "1", "-", "exited with code 1"),
+        ("-", "1", "1.000", "exited with code 0"),
+    ]
+    assert total == "2 of 3 ended well; mean reward of 2: 1.000"
+
+
+def test_the_doctor_prints_what_to_do_about_gaps(engine: FakeVLLM) -> None:
+    line = agl_command(["doctor", engine.base_url, "--model", "no-extras"])
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment())
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    found = {row[:16].strip(): row[18:21].strip() for row in rows if row[:16].strip()}
+    assert (found["models"], found["chat completions"], found["token ids"]) == ("yes", "yes", "no")
+    fix = rows[[row[:9] for row in rows].index("token ids") + 1]
+    assert "vLLM" in fix
+    done = subprocess.run([*line, "--json"], capture_output=True, text=True, timeout=60, env=environment())
+    findings = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
+    assert {what: finding["is_there"] for what, finding in findings.items()} == {
+        what: mark == "yes" for what, mark in found.items()
+    }
+    done = subprocess.run(
+        agl_command(["doctor", "http://127.0.0.1:9/v1"]), capture_output=True, text=True, timeout=60
+    )
+    assert "refused" in done.stdout
+    assert "start the server" in done.stdout
 
 
 def test_a_scorer_is_told_the_task_and_the_output(runs: Runs) -> None:

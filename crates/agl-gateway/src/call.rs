@@ -308,8 +308,7 @@ impl Call {
             }
             body.extend_from_slice(&chunk);
         }
-        let body = body.freeze();
-        let body = if status.is_success() { body } else { upstream::without_key(body, backend) };
+        let body = upstream::without_key(body.freeze(), backend);
         Ok(Got::Whole { status, headers, body })
     }
 
@@ -436,8 +435,13 @@ impl Call {
             first_token: None,
             started: self.started,
         };
-        let mut source =
-            Source { response, events: Events::default(), next: Some(Ok(Some(first))), held: Bytes::new() };
+        let mut source = Source {
+            response,
+            backend: progress.backend.clone(),
+            events: Events::default(),
+            next: Some(Ok(Some(first))),
+            held: Bytes::new(),
+        };
         let idle = progress.backend.as_ref().map_or(300.0, |backend| backend.entry.stream_timeout);
         let idle = Duration::try_from_secs_f64(idle).unwrap_or(Duration::MAX);
         let stopped = source.pump(&mut tee, &pieces, idle).await;
@@ -731,6 +735,8 @@ impl Tee {
 /// The model server's side of a stream.
 struct Source {
     response: reqwest::Response,
+    /// Whose key is not to be told, should it come back.
+    backend: Option<Arc<Backend>>,
     events: Events,
     /// What was read already.
     next: Option<reqwest::Result<Option<Bytes>>>,
@@ -774,7 +780,8 @@ impl Source {
             let mut chunk = match read {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => {
-                    self.held = self.events.rest();
+                    let rest = self.events.rest();
+                    self.held = self.without_key(rest);
                     return Stopped::Ended { is_done: false };
                 }
                 Err(error) => return Stopped::Broke(format!("broke off: {}", upstream::cause(&error))),
@@ -809,13 +816,21 @@ impl Source {
 
     /// Passes the events on that are complete. Returns whether the last is among them, which is held.
     fn take_all(&mut self, tee: &mut Tee, out: &mut BytesMut) -> Result<bool, crate::sse::TooLong> {
-        while let Some(event) = self.events.next()? {
+        while let Some(mut event) = self.events.next()? {
+            event.raw = self.without_key(event.raw);
             if tee.take(&event, out) {
                 self.held = event.raw;
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn without_key(&self, text: Bytes) -> Bytes {
+        match &self.backend {
+            Some(backend) => upstream::without_key(text, backend),
+            None => text,
+        }
     }
 
     /// Reads the rest, so that the connection can be used again.

@@ -25,7 +25,7 @@ mod _core {
     #[pymodule_export]
     use crate::otlp::{otlp_refusal, otlp_rejected, otlp_request};
     #[pymodule_export]
-    use crate::server::{GatewayHandle, ServerHandle, serve_gateway, serve_store};
+    use crate::server::{GatewayHandle, ServerHandle, attempt_token, serve_gateway, serve_store};
     #[pymodule_export]
     use crate::spans::{
         agent_of_span, calls_of_tree, repaired_children, tree_of_spans, triplet_of_span, triplets_of_spans,

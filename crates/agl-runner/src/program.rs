@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agl_store::{Clock as _, Store, SystemClock};
@@ -21,11 +22,14 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::judge::{Judge, JudgeError, Verdict};
 
 /// Bytes kept of what a program writes: the last ones.
 const KEPT: usize = 1 << 20;
+/// How long what a program wrote may take to come, once it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes of it that are recorded with the attempt.
 const RECORDED: usize = 16 << 10;
 /// What every Python interpreter runs when it starts, where it is found first.
@@ -158,7 +162,7 @@ impl Program {
                 let _ = input.write_all(text.as_bytes()).await;
             }
         });
-        let (out, err) = (tokio::spawn(tail(out)), tokio::spawn(tail(err)));
+        let (out, err) = (Tail::of(out), Tail::of(err));
         let ended = match self.timeout {
             Some(timeout) => tokio::time::timeout(timeout, group.child.wait()).await.ok(),
             None => Some(group.child.wait().await),
@@ -170,7 +174,7 @@ impl Program {
             None => group.child.wait().await?,
         };
         told.abort();
-        let (stdout, stderr) = (out.await.unwrap_or_default(), err.await.unwrap_or_default());
+        let (stdout, stderr) = tokio::join!(out.read(), err.read());
         Ok(Ran { exit_code: status.code(), signal: signal_of(status), timed_out, stdout, stderr })
     }
 
@@ -423,18 +427,40 @@ fn reward_span(reward: f64, feedback: Option<&str>) -> Span {
     span
 }
 
-/// The end of what is read, until there is no more.
-pub(crate) async fn tail(source: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut source) = source else { return String::new() };
-    let mut kept = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(count @ 1..) = source.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..count]);
-        if kept.len() > 2 * KEPT {
-            kept.drain(..kept.len() - KEPT);
-        }
+/// The end of what a program writes.
+pub(crate) struct Tail {
+    kept: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Tail {
+    /// Begins to read.
+    pub(crate) fn of(source: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&kept);
+        let reader = tokio::spawn(async move {
+            let Some(mut source) = source else { return };
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(count @ 1..) = source.read(&mut buffer).await {
+                let mut kept = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend_from_slice(&buffer[..count]);
+                if kept.len() > 2 * KEPT {
+                    let beyond = kept.len() - KEPT;
+                    kept.drain(..beyond);
+                }
+            }
+        });
+        Self { kept, reader }
     }
-    String::from_utf8_lossy(&kept[kept.len().saturating_sub(KEPT)..]).into_owned()
+
+    /// What there is once the program has ended. Somebody who has left its group may keep the other end open for ever.
+    pub(crate) async fn read(mut self) -> String {
+        if tokio::time::timeout(LAST_WORDS, &mut self.reader).await.is_err() {
+            self.reader.abort();
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&kept[kept.len().saturating_sub(KEPT)..]).into_owned()
+    }
 }
 
 fn signal_of(status: ExitStatus) -> Option<i32> {

@@ -381,6 +381,42 @@ async fn a_token_calls_no_models_for_others() {
 }
 
 #[tokio::test]
+async fn nothing_is_smuggled_in_headers() {
+    let setting = setting().await;
+    let authorization = bearer(&setting.token());
+    let call = async |name: &str, value: &str| {
+        let headers = [("authorization", authorization.as_str()), (name, value)];
+        setting.raw("POST", &format!("/v1/{CALL}"), &headers, &chat()).await
+    };
+    for (name, value) in [
+        ("x-request-id", "a\rb: c"),
+        ("x-request-id", "a\0b"),
+        ("x-request-id", "a\r\n folded: b"),
+        ("x-request-id\0", "a"),
+        ("x request id", "a"),
+        ("x-rollout-id", "\x01"),
+    ] {
+        let (status, _) = call(name, value).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{name:?}: {value:?}");
+    }
+    assert_eq!(setting.engine.calls(), 0);
+    // What a second line makes of a header is a header like others, and goes no further than those do.
+    for (name, value) in [
+        ("x-request-id", "a\r\nauthorization: Bearer the-key\r\nx-api-key: the-key"),
+        ("connection", "authorization, x-request-id, host, content-type"),
+        ("accept", "text/plain\r\nhost: elsewhere.test\r\ncookie: a=b\r\nx-forwarded-for: 1.2.3.4"),
+    ] {
+        let (status, answer) = call(name, value).await;
+        assert_eq!(status, StatusCode::OK, "{name}: {answer}");
+        let seen = format!("{:?}", setting.engine.last.lock().unwrap());
+        for part in ["the-key", "elsewhere", "cookie", "forwarded", "authorization"] {
+            assert!(!seen.contains(part), "{part}: {seen}");
+        }
+    }
+    assert_eq!(setting.own_spans().await.len(), 3);
+}
+
+#[tokio::test]
 async fn what_is_no_token_of_this_server_is_nothing() {
     let setting = setting().await;
     let token = setting.token();

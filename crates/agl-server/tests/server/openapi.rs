@@ -105,6 +105,10 @@ async fn every_route_is_documented() {
             assert!(ids.insert(id), "{id} is the id of two operations");
         }
     }
+    let alone = Server::start().await;
+    let of_store: Value = reqwest::get(alone.url("/openapi.json")).await.unwrap().json().await.unwrap();
+    let has_calls = |document: &Value| document["paths"]["/v1/chat/completions"].is_object();
+    assert!(has_calls(&document) && !has_calls(&of_store), "a store has no gateway");
     assert!(OF_ATTEMPTS.iter().all(|operation| documented.remove(*operation)), "{documented:?}");
     assert_eq!(registered, documented, "register routes with `routes!`, see CONTRIBUTING.md");
 }

@@ -30,12 +30,13 @@ use crate::call::{Call, now, speaks};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
 use crate::dialect::{Dialect, messages, responses};
+use crate::link::Broken;
 use crate::models::{Backend, Choice, Models};
 use crate::pause::{Gate, HeldBack, Pause, PauseState};
 use crate::record::Kind;
 use crate::refusal::{Form, Refusal};
 use crate::sessions::{Attempt, Named, Sessions};
-use crate::upstream::{self, Client};
+use crate::upstream::{self, Client, LARGEST_ANSWER};
 
 /// How many registered models are remembered with how they are doing.
 const REMEMBERED: usize = 1024;
@@ -105,7 +106,7 @@ pub(crate) struct Inner {
     tokens: AttemptTokens,
     sessions: Sessions,
     gate: Gate,
-    calls: TaskTracker,
+    pub(crate) calls: TaskTracker,
     /// Room for calls that are answered and not recorded yet.
     pub(crate) unrecorded: Semaphore,
     /// The files that are in the store.
@@ -386,14 +387,14 @@ impl Inner {
                 ("chat/completions", sent.body)
             }
         };
-        let broken = |error: reqwest::Error| {
+        let broken = |error: Broken| {
             let message =
                 format!("the model server {} could not count: {}", backend.label(), upstream::cause(&error));
             Refusal::new(StatusCode::BAD_GATEWAY, message)
         };
         let answer = self.client.post(backend, endpoint, headers, body).await.map_err(broken)?;
-        let status = answer.status();
-        let bytes = answer.bytes().await.map_err(broken)?;
+        let status = answer.status;
+        let bytes = answer.whole(LARGEST_ANSWER).await.map_err(broken)?.unwrap_or_default();
         let counted: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let count = [&counted["input_tokens"], &counted["usage"]["prompt_tokens"]]
             .into_iter()

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use agl_types::ApiKey;
-use reqwest::Url;
-use reqwest::header::HeaderName;
+use axum::http::HeaderName;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
+use url::Url;
 
 use crate::Error;
 use crate::config::{Api, ModelEntry, ModelList};

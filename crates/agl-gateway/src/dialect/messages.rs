@@ -522,7 +522,7 @@ mod tests {
         let mut out = String::new();
         for chunk in chunks {
             writer.chunk(&chunk, &mut out);
-            chat.add(chunk);
+            chat.add_value(&chunk);
         }
         let chat = chat.finish("chat.completion");
         out.push_str(&writer.finish(&chat));

@@ -724,7 +724,7 @@ mod tests {
         let mut out = String::new();
         for chunk in chunks {
             writer.chunk(&chunk, &mut out);
-            chat.add(chunk);
+            chat.add_value(&chunk);
         }
         let chat = chat.finish("chat.completion");
         let (end, told) = writer.finish(&chat);

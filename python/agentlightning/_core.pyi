@@ -17,6 +17,7 @@ __all__ = [
     "advantages",
     "agent_of_span",
     "atif",
+    "attempt_token",
     "auto_triplets",
     "call_as_chat",
     "calls_of_tree",
@@ -26,6 +27,9 @@ __all__ = [
     "find_final_reward",
     "get_reward_value",
     "get_rewards_from_span",
+    "otlp_refusal",
+    "otlp_rejected",
+    "otlp_request",
     "pack",
     "preference_pairs",
     "python_value",
@@ -163,6 +167,10 @@ class GatewayHandle:
         """Stops it and waits until calls under way are done and recorded. Does nothing the second time, or
         after a fork."""
 
+def attempt_token(key: str, rollout_id: str, attempt_id: str) -> str:
+    """What an agent gets in place of a gateway's key: a token that is good for one attempt, and sets no
+    reward."""
+
 def serve_gateway(store: Store, host: str, port: int, setup: bytes, key: str | None = None) -> GatewayHandle:
     """Serves a gateway that records in `store`; port 0 takes a free one. `setup` is JSON: `model_list` in
     LiteLLM's form, `num_retries`, `return_token_ids`, `logprobs`, `is_async`. `OSError` when the port cannot
@@ -243,6 +251,15 @@ def get_rewards_from_span(span: bytes) -> bytes:
 
 def get_reward_value(span: bytes) -> bytes:
     """The primary value of the reward that a span holds; null without one."""
+
+def otlp_request(spans: bytes) -> bytes:
+    """An export request in protobuf with these spans, JSON, in places that are the store's to give."""
+
+def otlp_rejected(answer: bytes) -> tuple[int, str]:
+    """How many spans the answer to an export request says that were not kept, and why."""
+
+def otlp_refusal(answer: bytes) -> str:
+    """Why an export request was refused, by its answer; empty where that says nothing."""
 
 def chat_attributes(request: bytes, response: bytes) -> bytes:
     """The attributes of an OpenAI chat call's span, from its request and response."""

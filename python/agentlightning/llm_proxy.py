@@ -146,8 +146,9 @@ class LLMProxy:
     own (also as `LightningStoreServer`); a class of your own cannot be called from there.
 
     Agents are told where to call by `as_resource()`: the base URL alone says whose call it is, in any
-    language. Token ids and log-probs are asked for where the server returns them (`hosted_vllm/…`, or when
-    its `/models` says that it is vLLM or ours), unless `callbacks` is given without `return_token_ids`.
+    language. Where a `key` is asked for, they are given a token for their attempt. Token ids and log-probs
+    are asked for where the server returns them (`hosted_vllm/…`, or when its `/models` says that it is vLLM
+    or ours), unless `callbacks` is given without `return_token_ids`.
     """
 
     def __init__(
@@ -165,6 +166,8 @@ class LLMProxy:
         callbacks: Sequence[str | type] | None = None,
         *,
         capture: Literal["durable", "async"] = "durable",
+        key: str | None = None,
+        insecure: bool = False,
     ) -> None:
         """Makes a gateway, which does not run yet.
 
@@ -182,6 +185,8 @@ class LLMProxy:
             callbacks: Which of `return_token_ids`, `logprobs` and `opentelemetry` there are, or 0.3's classes
                 for them.
             capture: Whether a call is recorded before its last byte leaves, or after.
+            key: What calls have to bring along; without one everybody on this machine may call.
+            insecure: Whether a gateway without a key may listen where other machines reach it.
         """
         given = port is not None or host is not None or launch_mode != "mp" or num_workers != 1
         if launcher_args is not None and given:
@@ -197,6 +202,8 @@ class LLMProxy:
         self._host = host or "127.0.0.1"
         self._port = port or _free_port(self._host)
         self._capture = capture
+        self._key = key
+        self._insecure = insecure
         self.store = store
         self.model_list: list[ModelConfig] = list(model_list or ())
         self.litellm_config: dict[str, Any] = dict(litellm_config or {})
@@ -242,7 +249,8 @@ class LLMProxy:
         """Starts it; it can be reached when this returns.
 
         Raises:
-            ValueError: without a store, or for a model list that makes no sense.
+            ValueError: without a store, for a model list that makes no sense, or where other machines would
+                reach a gateway without a key.
             TypeError: for a store that is none of this package's own.
             RuntimeError: if the port is taken, or it runs already.
         """
@@ -250,13 +258,16 @@ class LLMProxy:
             raise ValueError("Store is not set. Please set the store before starting the LLMProxy.")
         if self._handle is not None:
             raise RuntimeError(f"the gateway is running already, at {self.server_launcher.access_endpoint}")
-        if not is_loopback(self._host):
-            logger.warning("Others can reach the gateway on %s, and nobody is asked for a key.", self._host)
+        if self._key is None and not self._insecure and not is_loopback(self._host):
+            raise ValueError(
+                f"{self._host} can be reached from other machines: have them send a key, LLMProxy(key=…), or "
+                "let everybody in with insecure=True"
+            )
         core = servable(self.store)._core()
         begin = time.monotonic()
         try:
             self._handle = await asyncio.to_thread(
-                _core.serve_gateway, core, self._host, self._port, self._setup()
+                _core.serve_gateway, core, self._host, self._port, self._setup(), self._key
             )
         except _core.CoreError as error:
             raise as_exception(*error.args) from None
@@ -326,12 +337,14 @@ class LLMProxy:
             model = names.pop()
         endpoint = self.server_launcher.access_endpoint
         parameters = dict(sampling_parameters or {})
+        proxy = ProxyLLM(endpoint=endpoint, model=model, sampling_parameters=parameters)
+        if self._key is not None:
+            proxy = proxy.model_copy(update={ProxyLLM.KEY: self._key})
         if rollout_id is None and attempt_id is None:
-            return ProxyLLM(endpoint=endpoint, model=model, sampling_parameters=parameters)
+            return proxy
         if rollout_id is None or attempt_id is None:
             raise ValueError("rollout_id and attempt_id go together: give both or neither")
-        routed = ProxyLLM(endpoint=endpoint, model=model).get_base_url(rollout_id, attempt_id)
-        return LLM(endpoint=routed, model=model, sampling_parameters=parameters)
+        return proxy.for_attempt(rollout_id, attempt_id)
 
     def _running(self) -> _core.GatewayHandle:
         if self._handle is None:

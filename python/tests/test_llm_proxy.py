@@ -127,6 +127,85 @@ async def test_it_starts_stops_and_starts_again(engine: FakeVLLM, memory: agl.In
 
 
 @pytest.mark.asyncio
+async def test_several_gateways_of_a_process_keep_to_their_own_models_and_stores(engine: FakeVLLM) -> None:
+    with FakeVLLM() as other_engine:
+        proxies = [
+            LLMProxy(model_list=models(each, "m"), store=agl.InMemoryLightningStore())
+            for each in (engine, other_engine)
+        ]
+        for proxy in proxies:
+            await proxy.start()
+        rollouts, clients = zip(*[await booked(proxy) for proxy in proxies], strict=True)
+        texts = ("a b", "c d")
+        calls = zip(clients, texts, strict=True)
+        await asyncio.gather(
+            *(client.chat.completions.create(model="m", messages=question(text)) for client, text in calls)
+        )
+        assert [len(each.requests) for each in (engine, other_engine)] == [1, 1]
+        for proxy, rollout, text in zip(proxies, rollouts, texts, strict=True):
+            (span,) = await spans_of(proxy, rollout)
+            assert span.attributes["prompt_token_ids"] == ids_of(text)
+        # The calls of one are nothing to the other, paused or stopped.
+        await proxies[0].pause()
+        assert not proxies[1].state()["paused"]
+        await proxies[0].stop()
+        assert (await clients[1].chat.completions.create(model="m", messages=question("e"))).choices
+        await proxies[1].stop()
+
+
+@pytest.mark.asyncio
+async def test_a_gateway_with_a_key_gives_agents_tokens(
+    engine: FakeVLLM, memory: agl.InMemoryLightningStore
+) -> None:
+    proxy = LLMProxy(model_list=models(engine, "m"), store=memory, key="the-key")
+    await proxy.start()
+    first = await memory.start_rollout(input="one")
+    second = await memory.start_rollout(input="two")
+    update = await memory.add_resources({"llm": proxy.as_resource()})
+    # As a runner finds it in the store.
+    stored = (await memory.get_resources_by_id(update.resources_id) or update).resources["llm"]
+    assert isinstance(stored, agl.ProxyLLM)
+    for llm in (
+        stored.with_attempted_rollout(first),
+        proxy.as_resource(first.rollout_id, first.attempt.attempt_id),
+    ):
+        assert type(llm) is agl.LLM
+        assert llm.api_key is not None
+        assert "the-key" not in llm.model_dump_json()
+        client = openai.AsyncOpenAI(base_url=llm.endpoint, api_key=llm.api_key, max_retries=0)
+        assert (await client.chat.completions.create(model="m", messages=question("a"))).choices
+        elsewhere = stored.get_base_url(second.rollout_id, second.attempt.attempt_id)
+        with pytest.raises(openai.PermissionDeniedError):
+            await client.with_options(base_url=elsewhere).chat.completions.create(
+                model="m", messages=question("a")
+            )
+        with pytest.raises(openai.AuthenticationError):
+            await client.with_options(api_key="none").chat.completions.create(
+                model="m", messages=question("a")
+            )
+    assert len(await memory.query_spans(first.rollout_id)) == 2
+    assert len(await memory.query_spans(second.rollout_id)) == 0
+    await proxy.stop()
+
+
+@pytest.mark.asyncio
+async def test_other_machines_are_let_in_on_purpose_only(
+    engine: FakeVLLM, memory: agl.InMemoryLightningStore
+) -> None:
+    for host in ("0.0.0.0", "::"):
+        proxy = LLMProxy(host=host, model_list=models(engine, "m"), store=memory)
+        with pytest.raises(ValueError, match=r"key=.*insecure=True"):
+            await proxy.start()
+        assert not proxy.is_running()
+    with pytest.raises(agl.InvalidArgumentError, match="key"):
+        await LLMProxy(host="0.0.0.0", store=memory, key="two words").start()
+    for fix in ({"key": "the-key"}, {"insecure": True}):
+        proxy = LLMProxy(host="0.0.0.0", model_list=models(engine, "m"), store=memory, **fix)  # type: ignore[arg-type]
+        await proxy.start()
+        await proxy.stop()
+
+
+@pytest.mark.asyncio
 async def test_a_running_gateway_takes_another_list(engine: FakeVLLM, proxy: LLMProxy) -> None:
     with FakeVLLM() as newer:
         proxy.update_model_list(models(newer, "m"))

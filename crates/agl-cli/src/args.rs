@@ -392,6 +392,11 @@ pub(crate) struct RunOptions {
     #[arg(long)]
     pub(crate) agent_may_reward: bool,
 
+    /// Record what happens inside of Python programs too (agents, chains, tools), where the package is installed that
+    /// this command is of.
+    #[arg(long)]
+    pub(crate) instrument: bool,
+
     /// The model server that all calls go to: an OpenAI-compatible base URL.
     #[arg(long, value_name = "URL", conflicts_with_all = ["config", "server"])]
     pub(crate) upstream: Option<String>,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use agl_client::{Client, ClientOptions};
 use agl_gateway::{AttemptGrant, AttemptTokens, Gateway, ModelEntry, ModelList};
 use agl_runner::{Judge, Program, ProgramError, Surroundings, Task, TaskReport};
-use agl_store::{SqliteOptions, SqliteStore, Store};
-use agl_types::Attempt;
+use agl_store::{Clock as _, SqliteOptions, SqliteStore, Store, SystemClock};
+use agl_types::{ApiKey, Attempt};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
@@ -20,6 +20,8 @@ use crate::store::{LAST_MOMENT, address_of, listen};
 
 /// What a server without a key is sent for one.
 const NO_KEY: &str = "none";
+/// How much longer than its run a program's token is good, for what is on its way at the end.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// Runs a program once a task.
 pub(crate) fn run(options: &RunOptions) -> Result<(), Error> {
@@ -48,6 +50,18 @@ pub(crate) fn run(options: &RunOptions) -> Result<(), Error> {
     ended
 }
 
+/// When the token of a run that may take this long is good no more, in seconds since 1970.
+fn until(timeout: Duration) -> u64 {
+    let until = SystemClock.now() + timeout.saturating_add(GRACE).as_secs_f64();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates, which is meant"
+    )]
+    let until = until.ceil() as u64;
+    until
+}
+
 fn tasks(path: &Path, expected_key: &str) -> Result<Vec<Task>, Error> {
     let wrong = |problem: String| Error::Tasks { path: path.to_owned(), problem };
     let text = if path == Path::new("-") {
@@ -70,6 +84,8 @@ struct Place {
     store: Arc<dyn Store>,
     root: String,
     tokens: Option<AttemptTokens>,
+    /// How long one run may take.
+    timeout: Option<Duration>,
     /// Variables that are the gateway's alone.
     hidden: Vec<String>,
     /// What was opened for the run, to be closed after it.
@@ -85,11 +101,13 @@ struct Own {
 impl Place {
     async fn open(options: &RunOptions) -> Result<Self, Error> {
         let client = ClientOptions::from_env()?;
+        let timeout = options.timeout.map(Duration::from_secs_f64);
         if let Some(root) = &options.server {
             let tokens = client.key.as_ref().map(|key| AttemptTokens::new(Some(key)));
             let store = Client::new(root, client)?;
             let root = store.address().to_owned();
-            return Ok(Self { store: Arc::new(store), root, tokens, hidden: Vec::new(), own: None });
+            let hidden = vec![ApiKey::VARIABLE.to_owned()];
+            return Ok(Self { store: Arc::new(store), root, tokens, timeout, hidden, own: None });
         }
         let models = match (&options.upstream, &options.config) {
             (Some(url), _) => ModelList::new(vec![ModelEntry::new("*", url)]),
@@ -99,12 +117,17 @@ impl Place {
         let hidden = models.models.iter().filter_map(|model| model.api_key_env.clone()).collect();
         let sqlite = Arc::new(SqliteStore::open(&options.path, SqliteOptions::default())?);
         let store = Arc::clone(&sqlite) as Arc<dyn Store>;
-        let gateway_options =
-            agl_gateway::GatewayOptions { ca_file: client.ca_file, ..agl_gateway::GatewayOptions::default() };
+        // Nobody is told it, so that programs get in with their tokens and not without.
+        let key = Some(ApiKey::new(&format!("{:032x}", rand::random::<u128>()))?);
+        let gateway_options = agl_gateway::GatewayOptions {
+            key: key.clone(),
+            ca_file: client.ca_file,
+            ..agl_gateway::GatewayOptions::default()
+        };
         let gateway = Gateway::new(Arc::clone(&store), models, gateway_options)?;
         let tokens = Some(gateway.tokens().clone());
         let server_options =
-            agl_server::ServerOptions { gateway: Some(gateway), ..agl_server::ServerOptions::default() };
+            agl_server::ServerOptions { key, gateway: Some(gateway), ..agl_server::ServerOptions::default() };
         let listener = listen("127.0.0.1", 0).await?;
         let root = format!("http://{}", address_of(&listener)?);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -116,7 +139,7 @@ impl Place {
             };
             agl_server::serve(listener, served, &server_options, told).await
         });
-        Ok(Self { store, root, tokens, hidden, own: Some(Own { stop, server, sqlite }) })
+        Ok(Self { store, root, tokens, timeout, hidden, own: Some(Own { stop, server, sqlite }) })
     }
 
     fn surroundings(&self, attempt: &Attempt, may_reward: bool) -> Surroundings {
@@ -124,6 +147,7 @@ impl Place {
             rollout_id: attempt.rollout_id.clone(),
             attempt_id: attempt.attempt_id.clone(),
             may_reward,
+            until: self.timeout.map(until),
         };
         let token = self.tokens.as_ref().map_or_else(|| NO_KEY.to_owned(), |tokens| tokens.issue(&grant));
         Surroundings { root: self.root.clone(), token }
@@ -147,8 +171,9 @@ async fn run_all(
     let mut place = Place::open(options).await?;
     let program = Program {
         command: options.command.clone(),
-        timeout: options.timeout.map(Duration::from_secs_f64),
+        timeout: place.timeout,
         hidden: place.hidden.clone(),
+        instrument: options.instrument,
     };
     let done = run_each(options, tasks, Arc::new(judge), program, &place, called_off).await;
     place.close().await;
@@ -189,6 +214,7 @@ async fn run_each(
             store: Arc::clone(&store),
             root: place.root.clone(),
             tokens: place.tokens.clone(),
+            timeout: place.timeout,
             hidden: Vec::new(),
             own: None,
         };

@@ -1,5 +1,6 @@
 //! Who may call: those with the key, and agents with a token for their attempt.
 
+use agl_store::{Clock as _, SystemClock};
 use agl_types::ApiKey;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -23,7 +24,20 @@ pub struct AttemptGrant {
     pub attempt_id: String,
     /// Whether the bearer may set the attempt's reward.
     pub may_reward: bool,
+    /// When it is good no more, in seconds since 1970; at the end of the attempt it calls no models any more either way.
+    pub until: Option<u64>,
 }
+
+impl AttemptGrant {
+    fn is_over(&self) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "there are few enough seconds")]
+        self.until.is_some_and(|until| until as f64 <= SystemClock.now())
+    }
+}
+
+/// Somebody who has neither the key nor a good token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown;
 
 /// Makes and reads the tokens that agents get in place of the key: each is good for one attempt.
 ///
@@ -64,8 +78,9 @@ impl AttemptTokens {
     #[must_use]
     pub fn issue(&self, grant: &AttemptGrant) -> String {
         let rights = if grant.may_reward { "r" } else { "n" };
+        let until = grant.until.map_or_else(String::new, |until| until.to_string());
         let claim = format!(
-            "{TAG}.{rights}.{}.{}",
+            "{TAG}.{rights}.{until}.{}.{}",
             BASE64.encode(&grant.rollout_id),
             BASE64.encode(&grant.attempt_id)
         );
@@ -82,7 +97,7 @@ impl AttemptTokens {
         seal
     }
 
-    /// What a token grants; none when it is no token, or not one of these.
+    /// What a token grants; none when it is no token, not one of these, or past its time.
     #[must_use]
     pub fn read(&self, token: &str) -> Option<AttemptGrant> {
         let (claim, seal) = token.rsplit_once('.')?;
@@ -91,27 +106,45 @@ impl AttemptTokens {
             return None;
         }
         let mut parts = claim.split('.');
-        let (tag, rights) = (parts.next()?, parts.next()?);
+        let (tag, rights, until) = (parts.next()?, parts.next()?, parts.next()?);
+        let until = match until {
+            "" => None,
+            seconds => Some(seconds.parse().ok()?),
+        };
         let mut id = || String::from_utf8(BASE64.decode(parts.next()?).ok()?).ok();
-        let grant = AttemptGrant { rollout_id: id()?, attempt_id: id()?, may_reward: rights == "r" };
-        (tag == TAG && parts.next().is_none()).then_some(grant)
+        let grant = AttemptGrant { rollout_id: id()?, attempt_id: id()?, may_reward: rights == "r", until };
+        (tag == TAG && parts.next().is_none() && !grant.is_over()).then_some(grant)
     }
 
-    /// What the credentials of a request grant, where one of them is a token.
-    #[must_use]
-    pub fn of_request(&self, headers: &HeaderMap) -> Option<AttemptGrant> {
+    /// What the sender of a request is held to: an attempt, or nothing when it has the key, or there is none.
+    ///
+    /// # Errors
+    /// [`Unknown`], also without a key for a token that is not good: that is a mistake, or worse.
+    pub fn admit(&self, headers: &HeaderMap, key: Option<&ApiKey>) -> Result<Option<AttemptGrant>, Unknown> {
+        if let Some(grant) = self.of_request(headers) {
+            return Ok(Some(grant));
+        }
+        let is_let_in = match key {
+            Some(key) => has_key(headers, key),
+            None => !credentials(headers).any(is_token),
+        };
+        if is_let_in { Ok(None) } else { Err(Unknown) }
+    }
+
+    /// What the credentials of a request grant, where one of them is a token. Whoever shows the key beside it is held to
+    /// the token all the same.
+    fn of_request(&self, headers: &HeaderMap) -> Option<AttemptGrant> {
         credentials(headers).find_map(|credential| self.read(std::str::from_utf8(credential).ok()?))
     }
 }
 
 /// Whether text is meant to be a token, whether or not it is a good one.
-pub(crate) fn is_token(credential: &[u8]) -> bool {
+fn is_token(credential: &[u8]) -> bool {
     credential.strip_prefix(TAG.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'.'))
 }
 
 /// Whether a request brings this key along, in whichever header. Takes as long for a key that is nearly right as for any other of its length.
-#[must_use]
-pub fn has_key(headers: &HeaderMap, key: &ApiKey) -> bool {
+pub(crate) fn has_key(headers: &HeaderMap, key: &ApiKey) -> bool {
     credentials(headers).any(|given| given.ct_eq(key.reveal().as_bytes()).into())
 }
 
@@ -131,7 +164,46 @@ mod tests {
     use super::*;
 
     fn grant() -> AttemptGrant {
-        AttemptGrant { rollout_id: "ro-1.ä".to_owned(), attempt_id: "at-1".to_owned(), may_reward: false }
+        AttemptGrant {
+            rollout_id: "ro-1.ä".to_owned(),
+            attempt_id: "at-1".to_owned(),
+            may_reward: false,
+            until: None,
+        }
+    }
+
+    #[test]
+    fn a_token_has_its_time() {
+        let tokens = AttemptTokens::new(None);
+        let at = |until: u64| tokens.read(&tokens.issue(&AttemptGrant { until: Some(until), ..grant() }));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a test's own time")]
+        let now = SystemClock.now() as u64;
+        assert_eq!(at(now + 3600), Some(AttemptGrant { until: Some(now + 3600), ..grant() }));
+        for past in [0, now - 1] {
+            assert_eq!(at(past), None);
+        }
+    }
+
+    #[test]
+    fn a_bad_token_is_no_way_in_even_without_a_key() {
+        let (tokens, others) = (AttemptTokens::new(None), AttemptTokens::new(None));
+        let with = |name: &'static str, value: &str| {
+            HeaderMap::from_iter([(name.parse().unwrap(), axum::http::HeaderValue::from_str(value).unwrap())])
+        };
+        let foreign = others.issue(&grant());
+        let key = ApiKey::new("k").unwrap();
+        for headers in [
+            with("authorization", &format!("Bearer {foreign}")),
+            with("x-api-key", &foreign),
+            with("api-key", &foreign),
+        ] {
+            assert_eq!(tokens.admit(&headers, None), Err(Unknown));
+            assert_eq!(tokens.admit(&headers, Some(&key)), Err(Unknown));
+            assert_eq!(others.admit(&headers, Some(&key)), Ok(Some(grant())));
+        }
+        assert_eq!(tokens.admit(&HeaderMap::new(), None), Ok(None));
+        assert_eq!(tokens.admit(&HeaderMap::new(), Some(&key)), Err(Unknown));
+        assert_eq!(tokens.admit(&with("x-api-key", "k"), Some(&key)), Ok(None));
     }
 
     #[test]

@@ -288,8 +288,7 @@ impl Call {
                 is_bad: false,
             });
         };
-        let body = if status.is_success() { body } else { upstream::without_key(body, backend) };
-        Ok(Got::Whole { status, headers, body })
+        Ok(Got::Whole { status, headers, body: upstream::without_key(body, backend) })
     }
 
     async fn whole(

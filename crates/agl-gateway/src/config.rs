@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use agl_types::{ApiKey, JsonMap};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::Error;
+use crate::upstream::is_of_connection;
 
 /// What a server of models speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -50,6 +52,9 @@ pub struct ModelEntry {
     /// The header that the key goes into, where that is neither `Authorization: Bearer` nor Anthropic's `x-api-key`.
     #[serde(default)]
     pub api_key_header: Option<String>,
+    /// Further headers for all requests, which nobody else is told.
+    #[serde(default, deserialize_with = "headers")]
+    pub extra_headers: HeaderMap,
     /// Which version of the model this is; it is stamped on every call.
     #[serde(default)]
     pub version: Option<i64>,
@@ -140,6 +145,24 @@ fn secrets<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ApiK
     texts.iter().map(|text| ApiKey::new(text)).collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
+/// Reads headers without ever repeating their values in an error.
+fn headers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HeaderMap, D::Error> {
+    headers_of(&JsonMap::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+/// The headers that an object of texts stands for, or what is wrong with it.
+fn headers_of(given: &JsonMap) -> Result<HeaderMap, String> {
+    let header = |(name, value): (&String, &Value)| {
+        let known = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| !is_of_connection(name));
+        let known = known.ok_or_else(|| format!("{name:?} is no header that can be set"))?;
+        let value = value.as_str().and_then(|value| HeaderValue::from_str(value).ok());
+        let mut value = value.ok_or_else(|| format!("the value of {name:?} is no text for a header"))?;
+        value.set_sensitive(true);
+        Ok((known, value))
+    };
+    given.iter().map(header).collect()
+}
+
 impl ModelEntry {
     /// A way to `model` at an OpenAI-compatible server, with everything else left to the defaults.
     #[must_use]
@@ -154,6 +177,7 @@ impl ModelEntry {
             api_key_env: None,
             api_key_file: None,
             api_key_header: None,
+            extra_headers: HeaderMap::new(),
             version: None,
             weight: one(),
             agents: Vec::new(),
@@ -283,6 +307,7 @@ const LITELLM_ONLY: &[&str] = &[
     "output_cost_per_token",
     "mock_response",
     "organization",
+    "extra_headers",
 ];
 
 fn of_litellm(index: usize, entry: &Value) -> Result<ModelEntry, Error> {
@@ -343,6 +368,16 @@ fn of_litellm(index: usize, entry: &Value) -> Result<ModelEntry, Error> {
             }
         }
     }
+    if let Some(given) = params.get("extra_headers") {
+        let given = given.as_object().ok_or_else(|| "it has to be an object".to_owned());
+        resolved.extra_headers =
+            given.and_then(headers_of).map_err(|problem| wrong("litellm_params.extra_headers", &problem))?;
+    }
+    if let Some(organization) = text("organization") {
+        let value = HeaderValue::from_str(organization)
+            .map_err(|_| wrong("litellm_params.organization", "it has to be text for a header"))?;
+        resolved.extra_headers.entry("openai-organization").or_insert(value);
+    }
     resolved.weight = number("weight").unwrap_or(resolved.weight);
     resolved.timeout = number("timeout").unwrap_or(resolved.timeout);
     resolved.stream_timeout = number("stream_timeout").unwrap_or(resolved.stream_timeout);
@@ -384,6 +419,7 @@ mod tests {
             train = { temperature = 1.0 }
             headers = { x-role = "critic" }
             keys = ["the-agents-own"]
+            extra_headers = { X-Title = "t" }
             [[models]]
             name = "claude-*"
             url = "https://api.anthropic.com/v1"
@@ -393,6 +429,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(list.default_model.as_deref(), Some("policy"));
+        assert_eq!(list.models[0].extra_headers["x-title"], "t");
         assert_eq!(list.models[0].train, json!({"temperature": 1.0}).as_object().cloned().unwrap());
         assert_eq!(list.models[0].headers["x-role"], "critic");
         assert_eq!(list.models[0].keys, [ApiKey::new("the-agents-own").unwrap()]);
@@ -437,6 +474,23 @@ mod tests {
             of(&json!({"model": "azure/d", "api_base": "https://x.test", "api_version": "v"})).unwrap();
         assert_eq!(azure.url, "https://x.test/openai/deployments/d?api-version=v");
         assert_eq!(azure.api_key_header.as_deref(), Some("api-key"));
+        let routed = json!({
+            "model": "openrouter/x", "organization": "o", "extra_headers": {"X-Title": "two words"},
+        });
+        let routed = of(&routed).unwrap();
+        assert_eq!(routed.extra_headers["x-title"], "two words");
+        assert_eq!(routed.extra_headers["openai-organization"], "o");
+        assert!(routed.defaults.is_empty() && !format!("{routed:?}").contains("two words"));
+        for (headers, reason) in [
+            (json!({"a b": "s3cret"}), "\"a b\""),
+            (json!({"a": "s3cret\r\nb: c"}), "the value of \"a\""),
+            (json!({"Content-Length": "s3cret"}), "Content-Length"),
+            (json!("s3cret"), "an object"),
+        ] {
+            let error = of(&json!({"model": "m", "extra_headers": headers})).unwrap_err().to_string();
+            assert!(error.contains("extra_headers") && error.contains(reason), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
         let error = of(&json!({"model": "bedrock/x"})).unwrap_err().to_string();
         assert!(error.contains("litellm_params.api_base"), "{error}");
     }

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
+use utoipa::ToSchema;
 
 use crate::Error;
 use crate::access::{self, AttemptGrant, AttemptTokens};
@@ -259,8 +260,7 @@ impl Inner {
         let address = address::parse(parts.uri.path()).ok_or_else(not_there)?;
         let endpoint = Endpoint::parse(address.endpoint).ok_or_else(not_there)?;
         if parts.method != endpoint.method() {
-            let message = format!("{} is asked for with {}", parts.uri.path(), endpoint.method());
-            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message));
+            return Err(Refusal::method(parts.uri.path(), endpoint.method()));
         }
         let (dialect, kind) = match endpoint {
             Endpoint::Call(dialect, kind) => (dialect, kind),
@@ -460,17 +460,9 @@ impl Inner {
 
     /// What the bearer of these credentials is held to, if they may call at all.
     fn admit(&self, headers: &HeaderMap) -> Result<Option<AttemptGrant>, Refusal> {
-        let grant = self.tokens.of_request(headers);
-        let is_let_in = match &self.options.key {
-            Some(key) => grant.is_some() || access::has_key(headers, key),
-            // A token that is none of ours is a mistake, or worse.
-            None => grant.is_some() || !access::credentials(headers).any(access::is_token),
-        };
-        if is_let_in {
-            Ok(grant)
-        } else {
-            Err(Refusal::new(StatusCode::UNAUTHORIZED, "Invalid or missing API key"))
-        }
+        self.tokens
+            .admit(headers, self.options.key.as_ref())
+            .map_err(|access::Unknown| Refusal::new(StatusCode::UNAUTHORIZED, "Invalid or missing API key"))
     }
 
     /// The model that is asked for, and the list it is on.
@@ -626,10 +618,12 @@ fn held_back(pause: &Pause) -> Response {
 }
 
 /// What `POST /proxy/pause` may say.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(default)]
-struct PauseRequest {
+pub struct PauseRequest {
+    /// What calls are told to wait that may not, in seconds.
     retry_after_seconds: u64,
+    /// Why it is paused.
     reason: Option<String>,
     /// Seconds to wait for the calls under way; the answer comes as soon as there are none.
     drain_seconds: Option<f64>,
@@ -676,12 +670,8 @@ impl Gateway {
                     return Ok(self.drain(within).await);
                 }
             }
-            (path, _) => {
-                return Err(Refusal::new(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    format!("{path} takes another method"),
-                ));
-            }
+            (path @ "/proxy/state", _) => return Err(Refusal::method(path, Method::GET)),
+            (path, _) => return Err(Refusal::method(path, Method::POST)),
         }
         Ok(self.state())
     }

@@ -31,5 +31,5 @@ mod written;
 pub use access::{AttemptGrant, AttemptTokens};
 pub use config::{Api, ModelEntry, ModelList};
 pub use error::Error;
-pub use gateway::{Capture, Gateway, GatewayOptions};
+pub use gateway::{Capture, Gateway, GatewayOptions, PauseRequest};
 pub use pause::{Pause, PauseState, WaitingFor};

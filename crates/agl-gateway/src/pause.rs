@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
+use utoipa::ToSchema;
 
 /// What passes, what waits and what is under way.
 #[derive(Debug, Clone)]
@@ -50,7 +51,7 @@ struct Call {
 }
 
 /// Where a gateway stands between pause and resume.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct PauseState {
     /// Whether new calls are held back.
     pub paused: bool,
@@ -67,7 +68,7 @@ pub struct PauseState {
 }
 
 /// A call under way.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct WaitingFor {
     /// Rollout, attempt and model.
     pub call: String,

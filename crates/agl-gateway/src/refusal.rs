@@ -1,7 +1,7 @@
 //! What an agent is told when its call cannot be answered, in the form that its SDK reads.
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
@@ -20,11 +20,13 @@ pub(crate) struct Refusal {
     /// The parameter that is wrong.
     pub(crate) param: Option<&'static str>,
     pub(crate) retry_after: Option<u64>,
+    /// The method that would be right.
+    pub(crate) allow: Option<Method>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), param: None, retry_after: None }
+        Self { status, message: message.into(), param: None, retry_after: None, allow: None }
     }
 
     /// 400: the request makes no sense.
@@ -34,6 +36,12 @@ impl Refusal {
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// 405 with the method that would be right.
+    pub(crate) fn method(path: &str, right: Method) -> Self {
+        let message = format!("{path} is asked for with {right}");
+        Self { allow: Some(right), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, message) }
     }
 
     /// 503 with a time to come back.
@@ -86,6 +94,9 @@ impl Refusal {
         let mut response = (self.status, [json], body.to_string()).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(method) = self.allow.and_then(|method| HeaderValue::from_str(method.as_str()).ok()) {
+            response.headers_mut().insert(ALLOW, method);
         }
         response
     }

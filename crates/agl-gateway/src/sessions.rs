@@ -20,6 +20,8 @@ use crate::refusal::Refusal;
 
 /// How many attempts are remembered to be there.
 const REMEMBERED: usize = 1 << 16;
+/// For how long a token is believed to be for an attempt that goes on.
+const BELIEVED: Duration = Duration::from_secs(1);
 
 /// The attempt that a call belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +52,19 @@ pub(crate) enum Named {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     store: Arc<dyn Store>,
-    /// Attempts that are there, and what their rollouts are for.
-    known: Mutex<HashMap<(String, String), Option<RolloutMode>>>,
+    /// Attempts that are there.
+    known: Mutex<HashMap<(String, String), Known>>,
     open: Arc<tokio::sync::Mutex<HashMap<[u8; 32], Session>>>,
     idle: Duration,
+}
+
+/// What is known of an attempt.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// What its rollout is for.
+    mode: Option<RolloutMode>,
+    has_ended: bool,
+    looked_up: Instant,
 }
 
 #[derive(Debug)]
@@ -96,6 +107,8 @@ impl Sessions {
             }
             Whose::Unsaid => match (of_headers(headers)?, grant) {
                 (Some((rollout_id, attempt_id, sequence_id)), _) => {
+                    // The order of spans is not the agent's to say.
+                    let sequence_id = sequence_id.filter(|_| grant.is_none());
                     let mode = self.look_up(&rollout_id, &attempt_id).await?;
                     Attempt {
                         rollout_id,
@@ -123,36 +136,59 @@ impl Sessions {
             {
                 Err(Refusal::new(StatusCode::FORBIDDEN, "this key is for another attempt"))
             }
+            Some(_) if self.has_ended(&attempt).await? => {
+                Err(Refusal::new(StatusCode::FORBIDDEN, "the attempt that this key is for has ended"))
+            }
             _ => Ok(attempt),
         }
     }
 
     /// What the rollout of an attempt is for, if the attempt is there.
     async fn look_up(&self, rollout_id: &str, attempt_id: &str) -> Result<Option<RolloutMode>, Refusal> {
-        let pair = (rollout_id.to_owned(), attempt_id.to_owned());
-        if let Some(mode) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&pair) {
-            return Ok(*mode);
+        match self.known(rollout_id, attempt_id) {
+            Some(known) => Ok(known.mode),
+            None => Ok(self.ask(rollout_id, attempt_id).await?.mode),
         }
+    }
+
+    /// Whether an attempt is over.
+    async fn has_ended(&self, attempt: &Attempt) -> Result<bool, Refusal> {
+        let Attempt { rollout_id, attempt_id, .. } = attempt;
+        match self.known(rollout_id, attempt_id) {
+            Some(known) if known.has_ended || known.looked_up.elapsed() < BELIEVED => Ok(known.has_ended),
+            _ => Ok(self.ask(rollout_id, attempt_id).await?.has_ended),
+        }
+    }
+
+    fn known(&self, rollout_id: &str, attempt_id: &str) -> Option<Known> {
+        let pair = (rollout_id.to_owned(), attempt_id.to_owned());
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&pair).copied()
+    }
+
+    /// Asks the store for an attempt.
+    async fn ask(&self, rollout_id: &str, attempt_id: &str) -> Result<Known, Refusal> {
+        let looked_up = Instant::now();
         let found =
             self.store.get_rollout_by_id(rollout_id).await.map_err(|error| Refusal::of_store(&error))?;
         let Some(view) = found else {
             return Err(Refusal::not_found(format!("Rollout {rollout_id} not found")));
         };
-        let is_latest = view.attempt.as_ref().is_some_and(|latest| latest.attempt_id == attempt_id);
-        if !is_latest {
+        let mut attempt = view.attempt.filter(|latest| latest.attempt_id == attempt_id);
+        if attempt.is_none() {
             let query = AttemptQuery { rollout_id: rollout_id.to_owned(), ..AttemptQuery::default() };
             let page = self.store.query_attempts(query).await.map_err(|error| Refusal::of_store(&error))?;
-            if !page.items.iter().any(|attempt| attempt.attempt_id == attempt_id) {
-                return Err(Refusal::not_found(format!("Rollout {rollout_id} has no attempt {attempt_id}")));
-            }
+            attempt = page.items.into_iter().find(|attempt| attempt.attempt_id == attempt_id);
         }
-        let mode = view.rollout.mode;
+        let Some(attempt) = attempt else {
+            return Err(Refusal::not_found(format!("Rollout {rollout_id} has no attempt {attempt_id}")));
+        };
+        let found = Known { mode: view.rollout.mode, has_ended: attempt.status.is_terminal(), looked_up };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(pair, mode);
-        Ok(mode)
+        known.insert((rollout_id.to_owned(), attempt_id.to_owned()), found);
+        Ok(found)
     }
 
     /// An attempt as 1.0 names it: the latest is `0`.

@@ -22,6 +22,7 @@ use crate::change;
 use crate::dialect::{self, Dialect, messages, responses};
 use crate::gateway::Capture;
 use crate::link::Flow;
+use crate::models::Backend;
 use crate::record::{Kind, Outcome};
 use crate::refusal::Refusal;
 use crate::sse::Events;
@@ -46,11 +47,12 @@ pub(crate) fn passed_on(
     permit: Option<OwnedSemaphorePermit>,
 ) -> Response {
     let answer = with_facts((status, headers).into_response(), &progress);
+    let backend = progress.backend.clone();
     let idle = progress.backend.as_ref().map_or(300.0, |backend| backend.entry.stream_timeout);
     let passage = Passage {
         idle: Duration::try_from_secs_f64(idle).unwrap_or(Duration::MAX),
         status,
-        stage: Stage::Passing(Source { flow, events: Events::default(), first, held: Bytes::new() }),
+        stage: Stage::Passing(Source { flow, backend, events: Events::default(), first, held: Bytes::new() }),
         _under_way: call.gateway.calls.token(),
         _permit: permit,
         live: Some(Live { tee: Tee::new(&call, &progress), call, progress }),
@@ -344,6 +346,8 @@ impl Tee {
 /// The model server's side of a stream.
 struct Source {
     flow: Flow,
+    /// Whose key is not to be told, should it come back.
+    backend: Option<Arc<Backend>>,
     events: Events,
     /// What was read already.
     first: Bytes,
@@ -385,7 +389,8 @@ impl Source {
             match chunk {
                 Ok(Some(chunk)) => self.events.feed(&chunk),
                 Ok(None) => {
-                    self.held = self.events.rest();
+                    let rest = self.events.rest();
+                    self.held = self.without_key(rest);
                     break Some(Stopped::Ended { is_done: false });
                 }
                 Err(error) => {
@@ -406,13 +411,21 @@ impl Source {
 
     /// Passes the events on that are complete. Returns whether the last is among them, which is held.
     fn take_all(&mut self, tee: &mut Tee, out: &mut BytesMut) -> Result<bool, crate::sse::TooLong> {
-        while let Some(event) = self.events.next()? {
+        while let Some(mut event) = self.events.next()? {
+            event.raw = self.without_key(event.raw);
             if tee.take(&event, out) {
                 self.held = event.raw;
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn without_key(&self, text: Bytes) -> Bytes {
+        match &self.backend {
+            Some(backend) => upstream::without_key(text, backend),
+            None => text,
+        }
     }
 
     /// Reads the rest, so that the connection can be used again.

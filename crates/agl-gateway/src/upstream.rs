@@ -34,6 +34,11 @@ const HOP_BY_HOP: &[&str] = &[
     "upgrade",
 ];
 
+/// Whether a header is about the connection or the message, which are the gateway's own.
+pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str()) || matches!(*name, header::CONTENT_LENGTH | header::HOST)
+}
+
 /// Headers that may go on to a model server. An agent's credentials are not among them.
 fn goes_up(name: &HeaderName) -> bool {
     let name = name.as_str();
@@ -171,7 +176,11 @@ impl Client {
     }
 }
 
+/// Adds what is the gateway's to say: the headers of the entry, and the key.
 fn authorize(headers: &mut HeaderMap, backend: &Backend) {
+    for (name, value) in &backend.entry.extra_headers {
+        headers.insert(name.clone(), value.clone());
+    }
     let Some(key) = &backend.key else { return };
     let (name, value) = match (&backend.key_header, backend.entry.api) {
         (Some(name), _) => (name.clone(), key.reveal().to_owned()),

@@ -7,6 +7,14 @@ pub enum Error {
         /// Where the decoder stopped and why.
         message: String,
     },
+    /// There is more in the request than its sender may send at once.
+    #[error("the request holds more than {limit} {what}: export fewer spans at once")]
+    TooMuch {
+        /// How much it may hold.
+        limit: usize,
+        /// Of what.
+        what: &'static str,
+    },
 }
 
 impl Error {

@@ -1,5 +1,6 @@
 use agl_types::semconv::{ATTEMPT_ID, ROLLOUT_ID, SPAN_SEQUENCE_ID};
 use agl_types::{Event, Link, OtelResource, Span, StatusCode, TraceStatus};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::{Event as WireEvent, Link as WireLink};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as WireCode;
@@ -7,19 +8,32 @@ use opentelemetry_proto::tonic::trace::v1::{
     ResourceSpans, ScopeSpans, Span as WireSpan, Status as WireStatus,
 };
 
-use crate::ExportTraceServiceRequest;
+use prost::Message as _;
+
 use crate::value::{pair, pairs};
+use crate::{Error, ExportTraceServiceRequest};
 
 const NANOS_PER_SECOND: f64 = 1e9;
 
 /// An export request that holds these spans, in this order; neighbours of one resource share a group.
 ///
-/// Rollout, attempt and sequence id travel as attributes of the span, where a receiver looks first. Ids that are
-/// not hexadecimal digits are sent empty.
+/// Rollout, attempt and sequence id travel as attributes of the span, where a receiver looks first; without a sequence id
+/// of 0 or more, the receiver gives one. Ids that are not hexadecimal digits are sent empty.
 #[must_use]
 pub fn request(spans: &[Span]) -> ExportTraceServiceRequest {
     let resource_spans = spans.chunk_by(|one, next| one.resource == next.resource).map(group).collect();
     ExportTraceServiceRequest { resource_spans }
+}
+
+/// How many spans an answer to an export request says that were not kept, and why.
+///
+/// # Errors
+/// [`Error::Payload`] when it is no such answer in protobuf.
+pub fn rejections(answer: &[u8]) -> Result<(u64, String), Error> {
+    let answer =
+        ExportTraceServiceResponse::decode(answer).map_err(|error| Error::payload(error.to_string()))?;
+    let partial = answer.partial_success.unwrap_or_default();
+    Ok((u64::try_from(partial.rejected_spans).unwrap_or_default(), partial.error_message))
 }
 
 fn group(spans: &[Span]) -> ResourceSpans {
@@ -41,9 +55,10 @@ fn wire_span(span: &Span) -> WireSpan {
         (SPAN_SEQUENCE_ID, span.sequence_id.into()),
     ];
     let own = span.attributes.iter().filter(|(key, _)| ids.iter().all(|(id, _)| id != key));
+    let given = if span.sequence_id < 0 { &ids[..2] } else { &ids };
     let attributes = own
         .map(|(key, value)| pair(key, value))
-        .chain(ids.iter().map(|(key, value)| pair(key, value)))
+        .chain(given.iter().map(|(key, value)| pair(key, value)))
         .collect();
     WireSpan {
         trace_id: bytes(&span.trace_id),

@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use prost::Message as _;
 
-use crate::Error;
+use crate::{Error, Format};
 
 /// Reads the spans of a file: one export request as protobuf or as JSON, or one as JSON on each line. They need not name
 /// a rollout; whatever they name is forgotten.
@@ -29,14 +29,13 @@ pub fn spans_of_file(bytes: &[u8]) -> Result<Vec<Span>, Error> {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let Error::Payload { message } = match crate::json::decode(line) {
-            Ok(request) => {
-                all.extend(spans(request)?);
-                continue;
+        match crate::json::decode(line) {
+            Ok(request) => all.extend(spans(request)?),
+            Err(Error::Payload { message }) => {
+                return Err(Error::payload(format!("line {}: {message}", number + 1)));
             }
-            Err(error) => error,
-        };
-        return Err(Error::payload(format!("line {}: {message}", number + 1)));
+            Err(error) => return Err(error),
+        }
     }
     Ok(all)
 }
@@ -56,7 +55,7 @@ fn spans(mut request: ExportTraceServiceRequest) -> Result<Vec<Span>, Error> {
             }
         }
     }
-    let received = crate::receive::receive(&request.encode_to_vec())?;
+    let received = Format::Protobuf.receive(&request.encode_to_vec())?;
     received
         .spans
         .into_iter()

@@ -4,7 +4,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use prost::Message;
 use serde_json::json;
 
-use crate::{Error, Received, Rejected};
+use crate::{Bounds, Error, Received, Rejected};
 
 /// The two ways in which OTLP/HTTP writes a message. An answer has the format of its request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,10 +34,18 @@ impl Format {
     /// # Errors
     /// [`Error::Payload`] when the bytes are something else.
     pub fn receive(self, bytes: &[u8]) -> Result<Received, Error> {
+        self.receive_within(bytes, Bounds::default())
+    }
+
+    /// Reads the spans of an export request of somebody who is not trusted with all of the memory.
+    ///
+    /// # Errors
+    /// [`Error::Payload`] when the bytes are something else, [`Error::TooMuch`] when what they hold is beyond `bounds`.
+    pub fn receive_within(self, bytes: &[u8], bounds: Bounds) -> Result<Received, Error> {
         match self {
-            Self::Protobuf => crate::receive::receive(bytes),
+            Self::Protobuf => crate::receive::receive(bytes, bounds),
             // JSON is for small senders. What it costs to go through protobuf buys one way in for all.
-            Self::Json => crate::receive::receive(&crate::json::decode(bytes)?.encode_to_vec()),
+            Self::Json => crate::receive::receive(&crate::json::decode(bytes)?.encode_to_vec(), bounds),
         }
     }
 

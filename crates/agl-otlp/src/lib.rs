@@ -17,9 +17,9 @@ mod value;
 mod wire;
 
 pub use error::Error;
-pub use export::request;
+pub use export::{rejections, request};
 pub use file::spans_of_file;
 pub use format::{Format, Status};
 pub use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-pub use receive::{Received, ReceivedSpan};
+pub use receive::{Bounds, Received, ReceivedSpan};
 pub use rejected::Rejected;

@@ -31,25 +31,61 @@ pub struct Received {
     pub rejected: Rejected,
 }
 
+/// How much one request may hold. Its own length says little: every span is stored with a copy of what is said of their
+/// resource once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Spans, those that belong nowhere included.
+    pub spans: usize,
+    /// Bytes of what is stored of them.
+    pub bytes: usize,
+}
+
+impl Default for Bounds {
+    /// As much as there is memory for.
+    fn default() -> Self {
+        Self { spans: usize::MAX, bytes: usize::MAX }
+    }
+}
+
+/// What is left of the bounds.
+struct Room {
+    bounds: Bounds,
+    spans: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn take(&mut self, spans: usize, bytes: usize) -> Result<(), Error> {
+        let beyond = |limit: usize, what: &'static str| Error::TooMuch { limit, what };
+        let Bounds { spans: most, bytes: longest } = self.bounds;
+        self.spans = self.spans.checked_sub(spans).ok_or_else(|| beyond(most, "spans"))?;
+        self.bytes =
+            self.bytes.checked_sub(bytes).ok_or_else(|| beyond(longest, "bytes of spans, as stored"))?;
+        Ok(())
+    }
+}
+
 /// Reads the spans of an export request from its protobuf bytes; no bytes at all are an empty request.
 ///
 /// Most of a span is only ever sent on as JSON, so that is what it becomes, straight from the bytes: making objects
 /// of it all, just to write them out, takes several times as long.
 ///
 /// # Errors
-/// [`Error::Payload`] when the bytes are something else.
-pub(crate) fn receive(request: &[u8]) -> Result<Received, Error> {
+/// [`Error::Payload`] when the bytes are something else, [`Error::TooMuch`] beyond the bounds.
+pub(crate) fn receive(request: &[u8], bounds: Bounds) -> Result<Received, Error> {
+    let mut room = Room { bounds, spans: bounds.spans, bytes: bounds.bytes };
     let mut received = Received::default();
     let mut groups = fields(request);
     while let Some((number, wire)) = groups.next()? {
         if number == 1 {
-            receive_group(wire.bytes("resource_spans")?, &mut received)?;
+            receive_group(wire.bytes("resource_spans")?, &mut received, &mut room)?;
         }
     }
     Ok(received)
 }
 
-fn receive_group(group: &[u8], received: &mut Received) -> Result<(), Error> {
+fn receive_group(group: &[u8], received: &mut Received, room: &mut Room) -> Result<(), Error> {
     let mut shared = Pairs::default();
     let mut schema_url = "";
     let mut scopes = Vec::new();
@@ -82,8 +118,12 @@ fn receive_group(group: &[u8], received: &mut Received) -> Result<(), Error> {
             if number != 2 {
                 continue;
             }
+            room.take(1, 0)?;
             match receive_span(wire.bytes("spans")?, &resource)? {
-                Some(span) => received.spans.push(span),
+                Some(span) => {
+                    room.take(0, span.span.rest.len())?;
+                    received.spans.push(span);
+                }
                 None => received.rejected.add(WITHOUT_IDS),
             }
         }

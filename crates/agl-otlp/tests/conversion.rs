@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::{
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use agl_otlp::{ExportTraceServiceRequest, Format, Received, Rejected, Status};
+use agl_otlp::{Bounds, Error, ExportTraceServiceRequest, Format, Received, Rejected, Status};
 
 fn any(value: Any) -> AnyValue {
     AnyValue { value: Some(value) }
@@ -251,6 +251,38 @@ fn a_span_comes_back_as_it_was_sent() {
         .with_attribute(SPAN_SEQUENCE_ID, 4);
     assert!(received.spans[0].has_sequence_id);
     assert_eq!(only(&received), expected);
+
+    // The place is the receiver's to give.
+    let placeless = Span { sequence_id: -1, ..expected };
+    let received = through_bytes(&agl_otlp::request(std::slice::from_ref(&placeless)));
+    assert!(!received.spans[0].has_sequence_id);
+    assert_eq!(only(&received).attributes.get(SPAN_SEQUENCE_ID), None);
+}
+
+#[test]
+fn a_sender_learns_what_was_not_kept() {
+    let mut rejected = Rejected::default();
+    assert_eq!(agl_otlp::rejections(&Format::Protobuf.response(&rejected)).unwrap(), (0, String::new()));
+    rejected.add_many("too late", 2);
+    let told = agl_otlp::rejections(&Format::Protobuf.response(&rejected)).unwrap();
+    assert_eq!(told, (2, "2 spans: too late".to_owned()));
+    assert!(agl_otlp::rejections(b"{}").is_err());
+}
+
+/// What the spans of one resource become is longer than what they are sent as.
+#[test]
+fn a_request_holds_no_more_than_its_bounds() {
+    let ids = [text(ROLLOUT_ID, "ro-1"), text(ATTEMPT_ID, "at-1"), text("shared", &"x".repeat(1000))];
+    let request = payload(ids.to_vec(), vec![WireSpan::default(); 10]).encode_to_vec();
+    assert!(request.len() < 2000);
+    let within = |spans: usize, bytes: usize| {
+        Format::Protobuf
+            .receive_within(&request, Bounds { spans, bytes })
+            .map(|received| received.spans.len())
+    };
+    assert_eq!(within(10, 100_000), Ok(10));
+    assert_eq!(within(9, 100_000), Err(Error::TooMuch { limit: 9, what: "spans" }));
+    assert!(matches!(within(10, 10_000), Err(Error::TooMuch { limit: 10_000, .. })));
 }
 
 /// The same span in OTLP's JSON, as exporters write it, and with everything that readers have to put up with.

@@ -5,6 +5,7 @@ mod command;
 mod completion;
 mod dispatch;
 mod failure;
+mod otlp;
 mod runtime;
 mod server;
 mod spans;
@@ -22,7 +23,9 @@ mod _core {
     #[pymodule_export]
     use crate::failure::CoreError;
     #[pymodule_export]
-    use crate::server::{GatewayHandle, ServerHandle, serve_gateway, serve_store};
+    use crate::otlp::{otlp_refusal, otlp_rejected, otlp_request};
+    #[pymodule_export]
+    use crate::server::{GatewayHandle, ServerHandle, attempt_token, serve_gateway, serve_store};
     #[pymodule_export]
     use crate::spans::{
         agent_of_span, calls_of_tree, repaired_children, tree_of_spans, triplet_of_span, triplets_of_spans,

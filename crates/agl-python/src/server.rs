@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use agl_gateway::{Capture, Gateway, GatewayOptions, ModelList, Pause};
+use agl_gateway::{AttemptGrant, AttemptTokens, Capture, Gateway, GatewayOptions, ModelList, Pause};
 use agl_server::{CorsOrigins, ServerOptions};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
@@ -236,6 +236,13 @@ pub(crate) fn serve_gateway(
         agl_server::serve_gateway(listener, &served, &options, told(stopped)).await
     })?;
     Ok(GatewayHandle { serving, gateway: Some(gateway) })
+}
+
+/// What an agent gets in place of a gateway's key: a token that is good for one attempt, and sets no reward.
+#[pyo3::pyfunction]
+pub(crate) fn attempt_token(key: &str, rollout_id: String, attempt_id: String) -> PyResult<String> {
+    let grant = AttemptGrant { rollout_id, attempt_id, may_reward: false, until: None };
+    Ok(AttemptTokens::new(api_key(Some(key))?.as_ref()).issue(&grant))
 }
 
 impl GatewayHandle {

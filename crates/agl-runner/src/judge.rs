@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::program::{Group, Ran, tail};
+use crate::program::{Group, Ran, Tail};
 
 /// How long a scorer may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -116,11 +116,11 @@ async fn score(command: &str, task: &Value, ran: &Ran, hidden: &[String]) -> Res
             let _ = input.write_all(question.to_string().as_bytes()).await;
         }
     });
-    let (out, err) = (tokio::spawn(tail(out)), tokio::spawn(tail(err)));
+    let (out, err) = (Tail::of(out), Tail::of(err));
     let ended = tokio::time::timeout(PATIENCE, group.child.wait()).await;
     group.end();
     told.abort();
-    let (out, err) = (out.await.unwrap_or_default(), err.await.unwrap_or_default());
+    let (out, err) = tokio::join!(out.read(), err.read());
     let status =
         ended.map_err(|_| JudgeError::Failed(format!("took longer than {} s", PATIENCE.as_secs())))??;
     if !status.success() {

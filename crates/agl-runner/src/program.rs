@@ -4,7 +4,9 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agl_store::{Clock as _, Store, SystemClock};
@@ -20,13 +22,20 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::judge::{Judge, JudgeError, Verdict};
 
 /// Bytes kept of what a program writes: the last ones.
 const KEPT: usize = 1 << 20;
+/// How long what a program wrote may take to come, once it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bytes of it that are recorded with the attempt.
 const RECORDED: usize = 16 << 10;
+/// What every Python interpreter runs when it starts, where it is found first.
+const SITECUSTOMIZE: &str = include_str!("sitecustomize.py");
+/// Where Python looks for modules before anything else.
+const PYTHONPATH: &str = "PYTHONPATH";
 
 /// A program to be run once a task.
 #[derive(Debug, Clone)]
@@ -37,6 +46,8 @@ pub struct Program {
     pub timeout: Option<Duration>,
     /// Variables that the program does not inherit.
     pub hidden: Vec<String>,
+    /// Whether what happens inside of Python interpreters is recorded too, those included that the program starts.
+    pub instrument: bool,
 }
 
 /// Where the program finds a gateway and a store.
@@ -136,6 +147,12 @@ impl Program {
         if text.len() < 64 << 10 {
             command.env("AGL_TASK", &text);
         }
+        if self.instrument {
+            let path = folder.path().join("python");
+            tokio::fs::create_dir(&path).await?;
+            tokio::fs::write(path.join("sitecustomize.py"), SITECUSTOMIZE).await?;
+            command.env(PYTHONPATH, before_others(&path, std::env::var_os(PYTHONPATH))?);
+        }
         let mut group = Group::lead(command.spawn()?);
         let input = group.child.stdin.take();
         let (out, err) = (group.child.stdout.take(), group.child.stderr.take());
@@ -145,7 +162,7 @@ impl Program {
                 let _ = input.write_all(text.as_bytes()).await;
             }
         });
-        let (out, err) = (tokio::spawn(tail(out)), tokio::spawn(tail(err)));
+        let (out, err) = (Tail::of(out), Tail::of(err));
         let ended = match self.timeout {
             Some(timeout) => tokio::time::timeout(timeout, group.child.wait()).await.ok(),
             None => Some(group.child.wait().await),
@@ -157,7 +174,7 @@ impl Program {
             None => group.child.wait().await?,
         };
         told.abort();
-        let (stdout, stderr) = (out.await.unwrap_or_default(), err.await.unwrap_or_default());
+        let (stdout, stderr) = tokio::join!(out.read(), err.read());
         Ok(Ran { exit_code: status.code(), signal: signal_of(status), timed_out, stdout, stderr })
     }
 
@@ -318,6 +335,14 @@ pub enum ProgramError {
     Judge(#[from] JudgeError),
 }
 
+/// A search path with this folder at its front.
+fn before_others(folder: &Path, others: Option<OsString>) -> io::Result<OsString> {
+    // An empty part would be the folder that the program is in.
+    let others = others.filter(|others| !others.is_empty());
+    let parts = others.iter().flat_map(std::env::split_paths);
+    std::env::join_paths(std::iter::once(folder.to_owned()).chain(parts)).map_err(io::Error::other)
+}
+
 /// What tells a program whose attempt it works on, and where to call.
 fn environment(
     attempt: &Attempt,
@@ -402,18 +427,40 @@ fn reward_span(reward: f64, feedback: Option<&str>) -> Span {
     span
 }
 
-/// The end of what is read, until there is no more.
-pub(crate) async fn tail(source: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut source) = source else { return String::new() };
-    let mut kept = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(count @ 1..) = source.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..count]);
-        if kept.len() > 2 * KEPT {
-            kept.drain(..kept.len() - KEPT);
-        }
+/// The end of what a program writes.
+pub(crate) struct Tail {
+    kept: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Tail {
+    /// Begins to read.
+    pub(crate) fn of(source: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&kept);
+        let reader = tokio::spawn(async move {
+            let Some(mut source) = source else { return };
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(count @ 1..) = source.read(&mut buffer).await {
+                let mut kept = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend_from_slice(&buffer[..count]);
+                if kept.len() > 2 * KEPT {
+                    let beyond = kept.len() - KEPT;
+                    kept.drain(..beyond);
+                }
+            }
+        });
+        Self { kept, reader }
     }
-    String::from_utf8_lossy(&kept[kept.len().saturating_sub(KEPT)..]).into_owned()
+
+    /// What there is once the program has ended. Somebody who has left its group may keep the other end open for ever.
+    pub(crate) async fn read(mut self) -> String {
+        if tokio::time::timeout(LAST_WORDS, &mut self.reader).await.is_err() {
+            self.reader.abort();
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&kept[kept.len().saturating_sub(KEPT)..]).into_owned()
+    }
 }
 
 fn signal_of(status: ExitStatus) -> Option<i32> {
@@ -451,6 +498,14 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_goes_before_others_and_adds_none() {
+        let path = |others: Option<&str>| before_others(Path::new("/a"), others.map(OsString::from)).unwrap();
+        assert_eq!(path(None), "/a");
+        assert_eq!(path(Some("")), "/a");
+        assert_eq!(path(Some("/b:/c")), "/a:/b:/c");
+    }
 
     #[test]
     fn known_keys_of_a_task_are_read() {

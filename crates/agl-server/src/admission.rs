@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agl_gateway::access::has_key;
+use agl_gateway::access::Unknown;
 use agl_gateway::{AttemptGrant, AttemptTokens, Gateway};
 use agl_types::ApiKey;
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
 use axum::http::Method;
 use axum::http::request::Parts;
 use axum::middleware::Next;
@@ -15,7 +15,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ServerOptions;
 use crate::error::ApiError;
+use crate::extract::BodyLimit;
 use crate::routes::TRACES;
+
+/// What the bearers of a token for an attempt are told where it is not good.
+pub(crate) const FOR_AGENTS: &str = "a token for an attempt is good for its model calls, events and spans";
 
 /// How a request is turned away.
 type Refuse = fn(ApiError, &Request) -> Response;
@@ -28,6 +32,8 @@ pub(crate) struct Gate {
     tokens: AttemptTokens,
     requests: Arc<Semaphore>,
     waits: Arc<Semaphore>,
+    body_limit: usize,
+    agent_body_limit: usize,
 }
 
 impl Gate {
@@ -42,6 +48,8 @@ impl Gate {
             ),
             requests: semaphore(options.max_requests),
             waits: semaphore(options.max_waits),
+            body_limit: options.body_limit,
+            agent_body_limit: options.agent_body_limit.min(options.body_limit),
         }
     }
 }
@@ -49,17 +57,10 @@ impl Gate {
 impl Gate {
     /// Lets a request in that has the key, or a token that is good for it, which the routes then go by.
     fn check_key(&self, request: &Request) -> Result<Option<AttemptGrant>, ApiError> {
-        if let Some(grant) = self.tokens.of_request(request.headers()) {
-            if is_for_agents(request, &grant) {
-                return Ok(Some(grant));
-            }
-            return Err(ApiError::forbidden(
-                "a token for an attempt is good for its model calls, events and spans",
-            ));
-        }
-        match &self.key {
-            Some(key) if !has_key(request.headers(), key) => Err(ApiError::unauthorized()),
-            _ => Ok(None),
+        match self.tokens.admit(request.headers(), self.key.as_ref()) {
+            Ok(Some(grant)) if !is_for_agents(request, &grant) => Err(ApiError::forbidden(FOR_AGENTS)),
+            Ok(grant) => Ok(grant),
+            Err(Unknown) => Err(ApiError::unauthorized()),
         }
     }
 
@@ -85,6 +86,9 @@ pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, n
         Ok(admitted) => admitted,
         Err(refusal) => return (gate.refuse)(refusal, &request),
     };
+    let limit = if grant.is_some() { gate.agent_body_limit } else { gate.body_limit };
+    DefaultBodyLimit::max(limit).apply(&mut request);
+    request.extensions_mut().insert(BodyLimit(limit));
     request.extensions_mut().insert(Scope(grant));
     request.extensions_mut().insert(place.clone());
     let response = next.run(request).await;

@@ -174,7 +174,7 @@ impl<S: Sync> FromRequestParts<S> for Reader {
     }
 }
 
-/// How many bytes a body may have; set on every request by the router.
+/// How many bytes a body may have, after decompression too; set on every request by `admit`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyLimit(pub(crate) usize);
 

@@ -84,8 +84,13 @@ where
     let document = router.get_openapi_mut();
     for operation in operations(document) {
         operation.security = Some(vec![SecurityRequirement::default(), with(BEARER), with(API_KEY)]);
-        let refused = problem::<Problem>("The key is missing or wrong.");
-        operation.responses.responses.entry("401".to_owned()).or_insert(RefOr::T(refused));
+        for (status, description) in [
+            ("401", "The key is missing or wrong."),
+            ("403", "A token for an attempt was shown, which is not good for this."),
+        ] {
+            let refused = problem::<Problem>(description);
+            operation.responses.responses.entry(status.to_owned()).or_insert(RefOr::T(refused));
+        }
     }
     let schemas = &mut document.components.get_or_insert_default().schemas;
     schemas.insert(Problem::name().into_owned(), Problem::schema());

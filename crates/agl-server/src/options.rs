@@ -25,6 +25,10 @@ pub struct ServerOptions {
     pub tls: Option<Tls>,
     /// Bytes of the largest request body taken in, after decompression; larger ones are answered 413.
     pub body_limit: usize,
+    /// The same for the bearers of a token for an attempt, who send events and spans.
+    pub agent_body_limit: usize,
+    /// How many spans the bearers of a token for an attempt may send at once.
+    pub agent_spans: usize,
     /// How long requests in flight may take to finish after the server was told to stop.
     pub drain: Duration,
     /// What the store forgets by itself.
@@ -51,6 +55,8 @@ impl Default for ServerOptions {
             key: None,
             tls: None,
             body_limit: 256 << 20,
+            agent_body_limit: 32 << 20,
+            agent_spans: 8192,
             drain: Duration::from_secs(10),
             retention: Retention::default(),
             housekeeping: Duration::from_secs(10),

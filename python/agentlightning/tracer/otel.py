@@ -233,6 +233,14 @@ class TraceSession:
             record.span = span
         return record.span
 
+    def after_fork(self) -> None:
+        """Makes a copy in a forked process go on by itself; what is pending is the parent's to store."""
+        self._changed = threading.Condition()
+        self._pending.clear()
+        self._is_draining = False
+        self._drain = None
+        self._hurry = asyncio.Event()
+
     # What follows runs on the processor's loop.
 
     def start_draining(self) -> None:
@@ -435,7 +443,9 @@ class LightningSpanProcessor(SpanProcessor):
             return
         on_own_thread = threading.current_thread() is self._loop_thread
         if session.append(span, may_wait=not on_own_thread) and not self.disable_store_submission:
-            self._ensure_loop().call_soon_threadsafe(session.start_draining)
+            # An interpreter that is ending starts no threads any more; the flush takes care of what is left.
+            with suppress(RuntimeError):
+                self._ensure_loop().call_soon_threadsafe(session.start_draining)
 
     def forget(self, session: TraceSession) -> None:
         """Lets go of the spans of a closed trace that have not ended."""
@@ -453,7 +463,12 @@ class LightningSpanProcessor(SpanProcessor):
         """`flush`, for code that is not async."""
         if session.store is None or session.is_empty():
             return _NO_LOSS
-        return asyncio.run_coroutine_threadsafe(session.flush(timeout), self._ensure_loop()).result()
+        try:
+            loop = self._ensure_loop()
+        except RuntimeError:
+            # An interpreter that is ending starts no threads any more.
+            return asyncio.run(session.flush(timeout))
+        return asyncio.run_coroutine_threadsafe(session.flush(timeout), loop).result()
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -462,12 +477,14 @@ class LightningSpanProcessor(SpanProcessor):
                 self._loop, self._loop_thread, self._pid = None, None, os.getpid()
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                self._loop = loop
-                self._loop_thread = threading.Thread(
-                    target=_run_loop, args=(loop,), name="otel-loop", daemon=True
-                )
-                # Not in the trace of whoever happens to be first.
-                contextvars.Context().run(self._loop_thread.start)
+                thread = threading.Thread(target=_run_loop, args=(loop,), name="otel-loop", daemon=True)
+                try:
+                    # Not in the trace of whoever happens to be first.
+                    contextvars.Context().run(thread.start)
+                except RuntimeError:
+                    loop.close()
+                    raise
+                self._loop, self._loop_thread = loop, thread
             return self._loop
 
     def shutdown(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Dict, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Dict, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, WrapValidator
 from pydantic_core import PydanticUndefined
@@ -78,7 +78,13 @@ class LLM(Resource):
 
 
 class ProxyLLM(LLM):
-    """A model endpoint behind a gateway, which learns from the path whose call it is."""
+    """A model endpoint behind a gateway, which learns from the path whose call it is.
+
+    One that asks for a key has it among the extra fields, under the name `KEY`: agents get a token for their
+    attempt in its place.
+    """
+
+    KEY: ClassVar[str] = "gateway_key"
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # type: ignore[assignment]
     _initialized: bool = PrivateAttr(default=False)
@@ -113,11 +119,21 @@ class ProxyLLM(LLM):
 
     def with_attempted_rollout(self, rollout: AttemptedRollout) -> LLM:
         """A plain `LLM` whose endpoint is this rollout's."""
+        return self.for_attempt(rollout.rollout_id, rollout.attempt.attempt_id)
+
+    def for_attempt(self, rollout_id: str, attempt_id: str) -> LLM:
+        """A plain `LLM` whose endpoint is this attempt's, and whose key is good for it alone where the
+        gateway asks for one."""
+        key = (self.model_extra or {}).get(self.KEY)
+        if key is not None:
+            from agentlightning import _core
+
+            key = _core.attempt_token(key, rollout_id, attempt_id)
         return LLM(
-            endpoint=self.get_base_url(rollout.rollout_id, rollout.attempt.attempt_id),
+            endpoint=self.get_base_url(rollout_id, attempt_id),
             model=self.model,
             sampling_parameters=self.sampling_parameters,
-            api_key=self.api_key,
+            api_key=self.api_key if key is None else key,
         )
 
 

@@ -338,6 +338,7 @@ async fn a_token_is_good_for_its_attempt_alone() {
         rollout_id: own.rollout_id.clone(),
         attempt_id: own.attempt_id.clone(),
         may_reward: true,
+        until: None,
     };
     let token = served.gateway.tokens().issue(&grant);
     let call = async |base: &str, credential: Option<(&'static str, String)>| {

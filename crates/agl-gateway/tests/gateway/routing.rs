@@ -369,6 +369,27 @@ async fn a_servers_key_goes_to_the_server_and_nowhere_else() {
 }
 
 #[tokio::test]
+async fn a_servers_headers_are_sent_with_every_request() {
+    let engine = Engine::start().await;
+    let mut models = list(&engine.url, &["m"]);
+    for (name, value) in
+        [("x-title", "ours"), ("openai-organization", "ours"), ("authorization", "Basic eDp5")]
+    {
+        models.models[0].extra_headers.insert(name, value.parse().unwrap());
+    }
+    let served = Served::with(models, GatewayOptions::default()).await;
+    let url = format!("{}/chat/completions", served.book(None).await.base);
+    let request = client().post(&url).header("openai-organization", "theirs").bearer_auth("theirs");
+    request.json(&chat("m")).send().await.unwrap();
+    let seen = engine.last().headers;
+    assert_eq!(
+        (&seen["x-title"], &seen["openai-organization"]),
+        (&"ours".parse().unwrap(), &"ours".parse().unwrap())
+    );
+    assert_eq!(seen.get_all("authorization").iter().collect::<Vec<_>>(), ["Basic eDp5"]);
+}
+
+#[tokio::test]
 async fn only_what_is_meant_for_the_other_side_crosses_over() {
     let engine = Engine::start().await;
     let served = Served::start(&engine.url, &["m"]).await;

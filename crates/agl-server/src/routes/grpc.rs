@@ -16,7 +16,7 @@ use http_body_util::{BodyExt as _, Full};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::App;
-use super::otlp::{Payload, Refusal, read_body};
+use super::otlp::{Payload, Refusal, body_limit, read_body};
 use crate::encoding::Encoding;
 use crate::error::ApiError;
 
@@ -60,6 +60,7 @@ pub(super) fn refuse(error: ApiError, _request: &Request) -> Response {
 #[derive(Debug, Clone, Copy)]
 enum Code {
     InvalidArgument = 3,
+    PermissionDenied = 7,
     ResourceExhausted = 8,
     Unimplemented = 12,
     Internal = 13,
@@ -83,6 +84,7 @@ impl From<Refusal> for Failure {
         let code = match status {
             StatusCode::BAD_REQUEST => Code::InvalidArgument,
             StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+            StatusCode::FORBIDDEN => Code::PermissionDenied,
             StatusCode::PAYLOAD_TOO_LARGE => Code::ResourceExhausted,
             StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
             StatusCode::REQUEST_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
@@ -101,12 +103,13 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 async fn take_in(app: &App, request: Request) -> Result<Rejected, Failure> {
-    let limit = app.body_limit;
+    let limit = body_limit(&request);
     let named = request.headers().get(GRPC_ENCODING).cloned();
     let body = read_body(request, limit).await?;
     let (is_compressed, bytes) = message(&body)?;
     let encoding = if is_compressed { encoding(named.as_ref())? } else { Encoding::Identity };
-    let payload = Payload { bytes, encoding, format: Format::Protobuf, scope: None, limit };
+    let payload =
+        Payload { bytes, encoding, format: Format::Protobuf, scope: None, limit, spans: usize::MAX };
     Ok(payload.store(app.store.as_ref()).await?)
 }
 

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod events;
+mod gateway;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod maintenance;
@@ -22,12 +23,12 @@ use std::sync::Arc;
 
 use agl_gateway::Gateway;
 use agl_store::{Statistics, Store};
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -37,7 +38,6 @@ use utoipa_axum::routes;
 use crate::ServerOptions;
 use crate::admission::{Gate, admit, identify};
 use crate::error::ApiError;
-use crate::extract::BodyLimit;
 use crate::metrics::{self, HttpFigures, Measured};
 use crate::openapi::{self, keyed, tagged, with_problems};
 
@@ -47,7 +47,8 @@ pub(crate) struct App {
     pub(crate) store: Arc<dyn Store>,
     /// Turns true when the server is about to stop.
     pub(crate) draining: watch::Receiver<bool>,
-    pub(crate) body_limit: usize,
+    /// How many spans an agent may send at once.
+    pub(crate) agent_spans: usize,
 }
 
 impl App {
@@ -89,10 +90,13 @@ pub(crate) fn application(
         .merge(tagged("workers", workers::routes()))
         .merge(tagged("server", events::routes()))
         .merge(tagged("server", maintenance::routes()));
+    // Its routes come on their own, below.
+    let of_gateway = options.gateway.as_ref().map(|_| keyed(tagged("gateway", gateway::documented())));
     let (routes, mut document) = OpenApiRouter::with_openapi(openapi::blank())
         .nest("/v1/agl", keyed(with_problems(api)))
         .nest("/api", keyed(with_problems(tagged("1.0", v1::routes()))))
         .merge(keyed(tagged("otlp", otlp::routes())))
+        .merge(of_gateway.unwrap_or_default())
         .split_for_parts();
     let (figures, of_figures) = keyed(tagged("server", operations::routes())).split_for_parts();
     let (probes, of_probes) = tagged("server", operations::probes()).split_for_parts();
@@ -108,7 +112,7 @@ pub(crate) fn application(
         .layer(from_fn_with_state(Arc::clone(&gate), identify))
         .merge(open)
         .merge(admitted(routes, options, gate));
-    let mut app = routes.with_state(App { store, draining, body_limit: options.body_limit });
+    let mut app = routes.with_state(App { store, draining, agent_spans: options.agent_spans });
     if let Some(gateway) = &options.gateway {
         // It lets in those with the key or a token by itself, and its calls take long.
         app = app.merge(gateway.router().layer(RequestBodyTimeoutLayer::new(options.body_timeout)));
@@ -142,17 +146,13 @@ pub(crate) fn grpc_application(
 ) -> Router {
     let gate = Arc::new(Gate::new(options, grpc::refuse));
     let routes = admitted(grpc::routes(), options, gate);
-    let app = routes.with_state(App { store, draining, body_limit: options.body_limit });
+    let app = routes.with_state(App { store, draining, agent_spans: options.agent_spans });
     observed(app.layer(CatchPanicLayer::custom(on_panic)))
 }
 
 /// Routes behind the gate.
 fn admitted(routes: Router<App>, options: &ServerOptions, gate: Arc<Gate>) -> Router<App> {
-    routes
-        .layer(DefaultBodyLimit::max(options.body_limit))
-        .layer(Extension(BodyLimit(options.body_limit)))
-        .layer(RequestBodyTimeoutLayer::new(options.body_timeout))
-        .layer(from_fn_with_state(gate, admit))
+    routes.layer(RequestBodyTimeoutLayer::new(options.body_timeout)).layer(from_fn_with_state(gate, admit))
 }
 
 /// An application whose answers are counted and logged.

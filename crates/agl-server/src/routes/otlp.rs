@@ -1,7 +1,7 @@
 use std::io::Write as _;
 
 use agl_gateway::AttemptGrant;
-use agl_otlp::{Format, Received, ReceivedSpan, Rejected};
+use agl_otlp::{Bounds, Format, Received, ReceivedSpan, Rejected};
 use agl_store::{Error, Store, WrittenDraft};
 use agl_types::v1::{MODEL_REQUEST, REWARD};
 use agl_types::{WrittenSpan, semconv};
@@ -19,7 +19,7 @@ use super::App;
 use crate::admission::Scope;
 use crate::encoding::{Encoding, Unreadable};
 use crate::error::{ApiError, too_large_detail};
-use crate::extract::read_bytes;
+use crate::extract::{BodyLimit, read_bytes};
 use crate::openapi::Protobuf;
 
 /// Where traces are sent to.
@@ -97,6 +97,10 @@ async fn profiles() -> StatusCode {
             (Object = "application/json"),
         )),
         (status = 401, description = "A `google.rpc.Status`: the key is missing or wrong.", content(
+            (Protobuf = "application/x-protobuf"),
+            (Object = "application/json"),
+        )),
+        (status = 403, description = "A `google.rpc.Status`: a token for an attempt was shown, which is not good for this.", content(
             (Protobuf = "application/x-protobuf"),
             (Object = "application/json"),
         )),
@@ -208,8 +212,16 @@ async fn take_in(
         status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
         message: format!("Unsupported Content-Encoding '{named}', expected one of {}", Encoding::NAMES),
     })?;
-    let bytes = read_body(request, app.body_limit).await?;
-    Payload { bytes, encoding, format, scope, limit: app.body_limit }.store(app.store.as_ref()).await
+    let limit = body_limit(&request);
+    let bytes = read_body(request, limit).await?;
+    let spans = app.agent_spans;
+    Payload { bytes, encoding, format, scope, limit, spans }.store(app.store.as_ref()).await
+}
+
+/// How many bytes the body of this request may have.
+pub(super) fn body_limit(request: &Request) -> usize {
+    // Set on every request by `admit`.
+    request.extensions().get::<BodyLimit>().map_or(0, |limit| limit.0)
 }
 
 /// Reads a body of at most `limit` bytes.
@@ -227,6 +239,8 @@ pub(super) struct Payload {
     pub(super) scope: Option<AttemptGrant>,
     /// How many bytes it may have when unpacked.
     pub(super) limit: usize,
+    /// How many spans it may hold from a sender who is held to one attempt.
+    pub(super) spans: usize,
 }
 
 impl Payload {
@@ -273,16 +287,30 @@ impl Payload {
             Unreadable::Corrupt(message) => Refusal::bad_request(message),
             Unreadable::TooLarge => Refusal::too_large(self.limit),
         })?;
-        let received = self.format.receive(&bytes);
-        let Received { mut spans, mut rejected } =
-            received.map_err(|error| Refusal::bad_request(error.to_string()))?;
+        let bounds = match self.scope {
+            // Spans that share a long resource become longer than the request is.
+            Some(_) => Bounds { spans: self.spans, bytes: self.limit.saturating_mul(2) },
+            None => Bounds::default(),
+        };
+        let received = self.format.receive_within(&bytes, bounds);
+        let Received { mut spans, mut rejected } = received.map_err(|error| {
+            let status = match error {
+                agl_otlp::Error::Payload { .. } => StatusCode::BAD_REQUEST,
+                agl_otlp::Error::TooMuch { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            };
+            Refusal { status, message: error.to_string() }
+        })?;
         if let Some(grant) = &self.scope {
-            spans.retain(|one| match beyond(grant, &one.span) {
+            spans.retain_mut(|one| match beyond(grant, &one.span) {
                 Some(reason) => {
                     rejected.add(reason);
                     false
                 }
-                None => true,
+                None => {
+                    // One number that is too large would be the last of its rollout.
+                    one.has_sequence_id = false;
+                    true
+                }
             });
         }
         let draft = |one: ReceivedSpan| WrittenDraft { span: one.span, has_sequence_id: one.has_sequence_id };
@@ -297,7 +325,7 @@ fn beyond(grant: &AttemptGrant, written: &WrittenSpan) -> Option<&'static str> {
     }
     let Ok(span) = written.parse() else { return Some("the span cannot be read") };
     let event = agl_trace::read_event(&span).map(|event| event.event_type);
-    let is_reward = event.as_deref() == Some(REWARD) || !agl_trace::get_rewards_from_span(&span).is_empty();
+    let is_reward = event.as_deref() == Some(REWARD) || agl_trace::is_reward_span(&span);
     if is_reward && !grant.may_reward {
         return Some("this agent may not set its own reward");
     }

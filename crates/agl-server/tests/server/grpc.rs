@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use agl_gateway::{AttemptGrant, AttemptTokens};
 use agl_otlp::ExportTraceServiceRequest;
 use agl_server::ServerOptions;
 use agl_store::{MemoryStore, Store};
@@ -138,6 +139,11 @@ async fn a_key_is_asked_for() {
         let outcome = setting.call(EXPORT, wrong, body.clone()).await;
         assert_eq!((outcome.code(), outcome.reason()), ("16", "Invalid or missing API key"));
     }
+    // Agents send theirs over HTTP, where it is looked into.
+    let Span { rollout_id, attempt_id, .. } = setting.span.clone();
+    let grant = AttemptGrant { rollout_id, attempt_id, may_reward: true, until: None };
+    let token = AttemptTokens::new(Some(&ApiKey::new("s3cret").unwrap())).issue(&grant);
+    assert_eq!(setting.call(EXPORT, &[("x-api-key", &token)], body.clone()).await.code(), "7");
     assert_eq!(setting.stored().await, 0);
     for right in [("authorization", "Bearer s3cret"), ("x-api-key", "s3cret")] {
         assert_eq!(setting.call(EXPORT, &[right], body.clone()).await.code(), "0");

@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod agents;
 mod common;
 mod conformance;
 mod failures;

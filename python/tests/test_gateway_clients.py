@@ -217,12 +217,12 @@ async def test_an_agent_like_claude_code_makes_one_trajectory(
 ) -> None:
     script = Script(
         {
-            "reasoning_content": "I had better look.",
+            "reasoning": "I had better look.",
             "content": "Let me see.",
             "tool_calls": [call_of("read", READ, "toolu-1")],
         },
         {"content": None, "tool_calls": [call_of("list", LIST, "toolu-2"), call_of("read", "{}", "toolu-3")]},
-        {"reasoning_content": "Enough.", "content": "  It is done.\n"},
+        {"reasoning": "Enough.", "content": "  It is done.\n"},
     )
     engine.speak = script
     rollout, url = await attempted(proxy)
@@ -334,12 +334,12 @@ async def test_an_agent_like_codex_makes_one_trajectory(
     patch = '{"input":  "*** Begin Patch\\n*** End Patch"}'
     script = Script(
         {
-            "reasoning_content": "I look first.",
+            "reasoning": "I look first.",
             "content": "Looking.",
             "tool_calls": [call_of("shell", '{"command": ["ls",  "-l"], "timeout": 1e3}', "call-a")],
         },
         {"tool_calls": [call_of("apply_patch", patch, "call-b"), call_of("agents__spawn", "{}", "call-c")]},
-        {"reasoning_content": "That is all.", "content": "Done."},
+        {"reasoning": "That is all.", "content": "Done."},
     )
     engine.speak = script
     rollout, url = await attempted(proxy)

@@ -8,6 +8,8 @@ use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::json::{self, Member};
+
 /// Reads an answer or a chunk. `choices[].logprobs.content` becomes a string, which [`numbers`] and [`spelled_out`] read
 /// and [`join`] puts together.
 pub(crate) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
@@ -15,6 +17,33 @@ pub(crate) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
     let answer = Place::Answer.deserialize(&mut reader)?;
     reader.end()?;
     Ok(answer)
+}
+
+/// Where the members of an answer or a chunk stand in its text, and those of its choices.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    pub(crate) members: Vec<Member>,
+    /// None when there is no list of them. What is no object has no members.
+    pub(crate) choices: Option<Vec<Vec<Member>>>,
+}
+
+impl Outline {
+    /// None when there is no object.
+    pub(crate) fn of(text: &[u8]) -> Option<Self> {
+        let members = json::members(text, 0..text.len())?;
+        let choices = members.iter().rfind(|member| member.name(text) == "choices");
+        let choices = choices.and_then(|member| json::items(text, member.value.clone()));
+        let of_choice = |choice| json::members(text, choice).unwrap_or_default();
+        let choices = choices.map(|choices| choices.into_iter().map(of_choice).collect());
+        Some(Self { members, choices })
+    }
+
+    /// Whether a chunk says how much was used and nothing else.
+    pub(crate) fn is_usage_only(&self, text: &[u8]) -> bool {
+        let is_usage =
+            |member: &Member| member.name(text) == "usage" && text.get(member.value.start) == Some(&b'{');
+        self.choices.as_ref().is_some_and(Vec::is_empty) && self.members.iter().any(is_usage)
+    }
 }
 
 /// The log-probs in a list of them; none when one has no number.
@@ -25,6 +54,30 @@ pub(crate) fn numbers(list: &str) -> Option<Vec<f64>> {
     }
     let tokens: Vec<Token> = serde_json::from_str(list).ok()?;
     tokens.into_iter().map(|token| token.logprob).collect()
+}
+
+/// A list of log-probs with nothing of each but its token and its number, and the numbers; none when one lacks either.
+pub(crate) fn shortened(list: &str) -> Option<(String, Vec<f64>)> {
+    #[derive(Deserialize)]
+    struct Token<'t> {
+        #[serde(borrow)]
+        token: &'t RawValue,
+        #[serde(borrow)]
+        logprob: &'t RawValue,
+    }
+    let tokens: Vec<Token<'_>> = serde_json::from_str(list).ok()?;
+    let mut short = String::with_capacity(list.len() / 2);
+    let mut numbers = Vec::with_capacity(tokens.len());
+    for Token { token, logprob } in tokens {
+        let (token, logprob) = (token.get(), logprob.get());
+        numbers.push(logprob.parse().ok()?);
+        short.push(if short.is_empty() { '[' } else { ',' });
+        for part in ["{\"token\":", token, ",\"logprob\":", logprob, "}"] {
+            short.push_str(part);
+        }
+    }
+    short.push_str(if short.is_empty() { "[]" } else { "]" });
+    Some((short, numbers))
 }
 
 /// Appends a list to another; what is no list replaces it.
@@ -178,5 +231,19 @@ mod tests {
         assert_eq!(numbers("[1]"), None);
         assert_eq!(numbers("[]").unwrap(), [0.0; 0]);
         assert_eq!(json!(numbers("[]")), json!([]));
+    }
+
+    #[test]
+    fn a_shortened_list_keeps_tokens_and_numbers_to_the_letter() {
+        let list = r#"[ {"token":"caf\u00e9","bytes":[1],"logprob":-0.50,"top_logprobs":[{"token":"x","logprob":-9}]}, {"logprob":-1e-3,"token":" "} ]"#;
+        let (short, numbers) = shortened(list).unwrap();
+        assert_eq!(short, r#"[{"token":"caf\u00e9","logprob":-0.50},{"token":" ","logprob":-1e-3}]"#);
+        assert_eq!(numbers, [-0.5, -0.001]);
+        assert_eq!(shortened("[]").unwrap(), ("[]".to_owned(), Vec::new()));
+        for odd in
+            [r#"[{"logprob":-1}]"#, r#"[{"token":"x","logprob":null}]"#, r#"[{"token":"x"}]"#, "[1]", "1"]
+        {
+            assert_eq!(shortened(odd), None, "{odd}");
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! The answer that a stream of chunks amounts to, in the shape of an answer that is not a stream.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
-use crate::answer;
+use crate::answer::{self, Outline};
+use crate::json::{Member, members};
 
 /// Chunks of chat completions or completions, put together.
 #[derive(Debug, Default)]
@@ -37,34 +40,33 @@ struct ToolCall {
 }
 
 impl Assembly {
-    /// Takes in one chunk. Returns whether there is something of an answer in it.
-    pub(crate) fn add(&mut self, chunk: Value) -> bool {
-        let Value::Object(chunk) = chunk else { return false };
+    /// Takes in one chunk. Returns whether there is something of an answer in it. Most of a chunk is what all chunks say:
+    /// it is passed over in the text.
+    pub(crate) fn add(&mut self, text: &[u8], outline: &Outline) -> bool {
         let mut said_something = false;
-        for (key, value) in chunk {
-            match (key.as_str(), value) {
-                ("choices", Value::Array(choices)) => {
-                    for choice in choices {
-                        said_something |= self.add_choice(choice);
+        for member in &outline.members {
+            match &*member.name(text) {
+                "choices" if outline.choices.is_some() => {
+                    for choice in outline.choices.iter().flatten() {
+                        said_something |= self.add_choice(text, choice);
                     }
                 }
-                ("error", error) if !error.is_null() => self.error = Some(error),
-                ("object", _) | (_, Value::Null) => {}
+                "object" => {}
+                "error" => self.error = value(text, member).or(self.error.take()),
                 // The last word on usage counts, where there are several.
-                ("usage", usage) => {
-                    self.head.insert(key, usage);
-                }
-                (_, value) => {
-                    self.head.entry(key).or_insert(value);
-                }
+                "usage" => self.head.extend(value(text, member).map(|usage| ("usage".to_owned(), usage))),
+                name if self.head.contains_key(name) => {}
+                name => self.head.extend(value(text, member).map(|value| (name.to_owned(), value))),
             }
         }
         said_something
     }
 
-    fn add_choice(&mut self, choice: Value) -> bool {
-        let Value::Object(fields) = choice else { return false };
-        let index = fields.get("index").and_then(Value::as_u64).unwrap_or_default();
+    fn add_choice(&mut self, text: &[u8], fields: &[Member]) -> bool {
+        let Some(first) = fields.first() else { return false };
+        let index = if first.name(text) == "index" { Some(first) } else { None };
+        let index = index.or_else(|| fields.iter().find(|field| field.name(text) == "index"));
+        let index = index.and_then(|index| value(text, index)?.as_u64()).unwrap_or_default();
         let place = match self.choices.iter().position(|known| known.index == index) {
             Some(place) => place,
             None => {
@@ -72,7 +74,7 @@ impl Assembly {
                 self.choices.len() - 1
             }
         };
-        self.choices[place].add(fields)
+        self.choices[place].add(text, fields)
     }
 
     /// What went wrong, where the server said so within the stream.
@@ -102,58 +104,90 @@ impl Assembly {
     }
 }
 
+/// A value; none when it is null, or nothing at all.
+fn value(text: &[u8], member: &Member) -> Option<Value> {
+    let written = text.get(member.value.clone())?;
+    serde_json::from_slice(written).ok().filter(|value: &Value| !value.is_null())
+}
+
+/// A value that is a string.
+fn string<'t>(text: &'t [u8], member: &Member) -> Option<Cow<'t, str>> {
+    let quoted = text.get(member.value.clone())?;
+    let inner = quoted.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if memchr::memchr(b'\\', inner).is_some() {
+        return serde_json::from_slice::<String>(quoted).ok().map(Cow::Owned);
+    }
+    std::str::from_utf8(inner).ok().map(Cow::Borrowed)
+}
+
 impl Choice {
-    fn add(&mut self, fields: serde_json::Map<String, Value>) -> bool {
+    fn add(&mut self, text: &[u8], fields: &[Member]) -> bool {
         let mut said_something = false;
-        for (key, value) in fields {
-            match (key.as_str(), value) {
-                ("delta", Value::Object(delta)) => said_something |= self.add_delta(delta),
-                ("text", Value::String(text)) => {
-                    said_something |= !text.is_empty();
-                    self.text.push_str(&text);
+        for field in fields {
+            let inner = || members(text, field.value.clone());
+            match &*field.name(text) {
+                "index" => {}
+                "delta" if let Some(delta) = inner() => said_something |= self.add_delta(text, &delta),
+                "text" if let Some(piece) = string(text, field) => {
+                    said_something |= !piece.is_empty();
+                    self.text.push_str(&piece);
                 }
-                ("token_ids", Value::Array(ids)) => {
+                "token_ids" if let Some(Value::Array(ids)) = value(text, field) => {
                     said_something |= !ids.is_empty();
                     self.token_ids.get_or_insert_default().extend(ids);
                 }
-                ("logprobs", Value::Object(logprobs)) => {
-                    for (name, value) in logprobs {
-                        join(&mut self.logprobs, name, value);
+                "logprobs" if let Some(lists) = inner() => {
+                    for list in &lists {
+                        self.add_logprobs(text, list);
                     }
                 }
-                ("index", _) | (_, Value::Null) => {}
-                (_, value) => {
-                    self.rest.insert(key, value);
-                }
+                name => self.rest.extend(value(text, field).map(|value| (name.to_owned(), value))),
             }
         }
         said_something
     }
 
-    fn add_delta(&mut self, delta: serde_json::Map<String, Value>) -> bool {
+    fn add_logprobs(&mut self, text: &[u8], list: &Member) {
+        let name = list.name(text);
+        let written = text.get(list.value.clone()).unwrap_or_default();
+        let list = match &*name {
+            // Of a chat these are the most of all that is said, and stay as they are written.
+            "content" if written.starts_with(b"[") => Some(Value::from(String::from_utf8_lossy(written))),
+            _ => value(text, list),
+        };
+        match (self.logprobs.get_mut(&*name), list) {
+            (Some(Value::String(list)), Some(Value::String(more))) => answer::join(list, &more),
+            (_, list) => join(&mut self.logprobs, name.into_owned(), list.unwrap_or_default()),
+        }
+    }
+
+    fn add_delta(&mut self, text: &[u8], delta: &[Member]) -> bool {
         let message = self.message.get_or_insert_default();
         let mut said_something = false;
-        for (key, value) in delta {
-            match (key.as_str(), value) {
-                ("tool_calls", Value::Array(calls)) => {
-                    said_something = true;
-                    calls.into_iter().for_each(|call| add_call(&mut self.tool_calls, call));
-                }
-                ("role", role @ Value::String(_)) => {
-                    message.insert(key, role);
+        for field in delta {
+            let name = field.name(text);
+            match (&*name, string(text, field)) {
+                ("role", Some(role)) => {
+                    message.insert("role".to_owned(), role.into());
                 }
                 // Content, reasoning, a refusal: whatever comes in pieces of text.
-                (_, Value::String(piece)) => {
+                (name, Some(piece)) => {
                     said_something |= !piece.is_empty();
-                    match message.get_mut(&key) {
+                    match message.get_mut(name) {
                         Some(Value::String(text)) => text.push_str(&piece),
                         _ => {
-                            message.insert(key, piece.into());
+                            message.insert(name.to_owned(), piece.into());
                         }
                     }
                 }
-                (_, Value::Null) => {}
-                (_, value) => join(message, key, value),
+                (name, None) => match (name, value(text, field)) {
+                    (_, None) => {}
+                    ("tool_calls", Some(Value::Array(calls))) => {
+                        said_something = true;
+                        calls.into_iter().for_each(|call| add_call(&mut self.tool_calls, call));
+                    }
+                    (name, Some(value)) => join(message, name.to_owned(), value),
+                },
             }
         }
         said_something
@@ -189,8 +223,6 @@ impl Choice {
 fn join(fields: &mut serde_json::Map<String, Value>, key: String, value: Value) {
     match (fields.get_mut(&key), value) {
         (Some(Value::Array(list)), Value::Array(more)) => list.extend(more),
-        // Lists that are kept as text.
-        (Some(Value::String(list)), Value::String(more)) => answer::join(list, &more),
         (Some(_), Value::Null) => {}
         (_, value) => {
             fields.insert(key, value);
@@ -231,15 +263,23 @@ impl ToolCall {
 }
 
 #[cfg(test)]
+impl Assembly {
+    pub(crate) fn add_value(&mut self, chunk: &Value) -> bool {
+        let text = chunk.to_string();
+        Outline::of(text.as_bytes()).is_some_and(|outline| self.add(text.as_bytes(), &outline))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn assembled(chunks: &[Value], object: &str) -> Value {
         let mut assembly = Assembly::default();
         for chunk in chunks {
-            assembly.add(chunk.clone());
+            assembly.add_value(chunk);
         }
-        assembly.finish(object)
+        answer::spelled_out(&assembly.finish(object))
     }
 
     #[test]
@@ -305,17 +345,17 @@ mod tests {
     fn an_end_is_told_from_a_break() {
         let mut assembly = Assembly::default();
         assert!(!assembly.is_finished());
-        assert!(!assembly.add(json!({"choices": [{"index": 0, "delta": {"role": "assistant"}}]})));
-        assert!(assembly.add(json!({"choices": [{"index": 0, "delta": {"content": "x"}}]})));
+        assert!(!assembly.add_value(&json!({"choices": [{"index": 0, "delta": {"role": "assistant"}}]})));
+        assert!(assembly.add_value(&json!({"choices": [{"index": 0, "delta": {"content": "x"}}]})));
         assert!(!assembly.is_finished());
-        assembly.add(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}));
+        assembly.add_value(&json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}));
         assert!(assembly.is_finished());
-        assembly.add(json!({"error": {"message": "no more"}}));
+        assembly.add_value(&json!({"error": {"message": "no more"}}));
         assert_eq!(assembly.error(), Some(&json!({"message": "no more"})));
         for odd in
             [json!(1), json!([]), json!({"choices": 1}), json!({"choices": [1, {"delta": 1, "index": "x"}]})]
         {
-            assembly.add(odd);
+            assembly.add_value(&odd);
         }
     }
 }

@@ -1,52 +1,38 @@
 //! One call, from the request to the last byte of the answer and its record.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agl_store::{Clock as _, SystemClock, WrittenDraft};
 use agl_types::{Span, WrittenSpan};
-use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt as _;
-use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::answer;
-use crate::assemble::Assembly;
 use crate::blobs::{self, Blob};
 use crate::change::{self, Sent};
 use crate::dialect::responses::Telling;
-use crate::dialect::{self, Dialect, messages, responses};
+use crate::dialect::{Dialect, messages, responses};
 use crate::gateway::{Capture, Inner};
 use crate::json::{Edits, member};
+use crate::link::{Broken, Flow};
 use crate::models::{Backend, Choice};
 use crate::pause::Pass;
 use crate::record::{Kind, Outcome, Record, error_text};
 use crate::refusal::Refusal;
 use crate::sessions::{Attempt, Named};
-use crate::sse::Events;
+use crate::stream;
 use crate::upstream::{self, LARGEST_ANSWER};
 
-/// Pieces of a stream that wait for an agent who reads slowly.
-const PIECES: usize = 64;
 /// The pause before the first retry; it doubles with every one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// The longest pause that a model server may ask for.
 const LONGEST_RETRY_AFTER: u64 = 60;
-/// How long the end of a stream is waited for once the answer is whole, for the sake of the connection.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
-
-/// Bytes of a stream that go on together at most.
-const ENOUGH: usize = 64 << 10;
-
-/// How long what was taken from the queue may take to be written.
-const FLUSH: Duration = Duration::from_millis(10);
 
 const BACKEND: HeaderName = HeaderName::from_static("x-agl-backend");
 const TRIES: HeaderName = HeaderName::from_static("x-agl-tries");
@@ -77,18 +63,18 @@ pub(crate) struct Call {
 
 /// How far a call has come.
 #[derive(Debug, Default)]
-struct Progress {
-    tries: u32,
-    backend: Option<Arc<Backend>>,
-    sent: Option<Sent>,
+pub(crate) struct Progress {
+    pub(crate) tries: u32,
+    pub(crate) backend: Option<Arc<Backend>>,
+    pub(crate) sent: Option<Sent>,
     /// Whether the backend is spoken to in another dialect than the agent's.
-    is_translated: bool,
+    pub(crate) is_translated: bool,
 }
 
 /// What a model server answered.
 enum Got {
     Whole { status: StatusCode, headers: HeaderMap, body: Bytes },
-    Stream { status: StatusCode, headers: HeaderMap, response: reqwest::Response, first: Bytes },
+    Stream { status: StatusCode, headers: HeaderMap, flow: Flow, first: Bytes },
 }
 
 /// A try that came to nothing.
@@ -99,15 +85,15 @@ struct Trouble {
 }
 
 /// The end of a call, to be recorded.
-struct End {
+pub(crate) struct End {
     /// In the shape of chat completions, whatever is spoken.
-    response: Value,
+    pub(crate) response: Value,
     /// What the agent was told, where it will come back to it.
-    told: Option<Value>,
-    outcome: Outcome,
-    error: Option<String>,
-    status: Option<StatusCode>,
-    first_token: Option<f64>,
+    pub(crate) told: Option<Value>,
+    pub(crate) outcome: Outcome,
+    pub(crate) error: Option<String>,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) first_token: Option<f64>,
 }
 
 impl End {
@@ -122,7 +108,7 @@ impl End {
         }
     }
 
-    fn disconnected(response: Value, first_token: Option<f64>) -> Self {
+    pub(crate) fn disconnected(response: Value, first_token: Option<f64>) -> Self {
         Self {
             response,
             told: None,
@@ -159,8 +145,10 @@ impl Call {
             Some(Ok((Got::Whole { status, headers, body }, _permit))) => {
                 self.whole(&progress, status, headers, body, reply).await;
             }
-            Some(Ok((Got::Stream { status, headers, response, first }, _permit))) => {
-                self.stream(&progress, status, headers, response, first, reply).await;
+            Some(Ok((Got::Stream { status, headers, flow, first }, permit))) => {
+                let answer = stream::passed_on(self, progress, (status, headers), flow, first, permit);
+                // It is recorded when it is dropped, if nobody is there to read it.
+                let _ = reply.send(answer);
             }
         }
     }
@@ -272,20 +260,19 @@ impl Call {
 
     /// Sends the call once. For a stream this returns with its first bytes, because until then it can be tried again.
     async fn try_once(&self, backend: &Backend, endpoint: &str, body: Bytes) -> Result<Got, Trouble> {
-        let broken = |error: &reqwest::Error| {
-            let problem = if error.is_connect() { "could not be reached" } else { "broke off" };
-            let problem = format!("{problem}: {}", upstream::cause(error));
+        let broken = |error: &Broken| {
+            let problem = format!("{error}: {}", upstream::cause(error));
             Trouble { refusal: trouble(backend, StatusCode::BAD_GATEWAY, &problem), is_bad: true }
         };
         let sent = self.gateway.client.post(backend, endpoint, &self.headers, body).await;
-        let mut response = sent.map_err(|error| broken(&error))?;
-        let status = response.status();
-        let headers = upstream::coming_down(response.headers(), backend);
+        let mut answer = sent.map_err(|error| broken(&error))?;
+        let status = answer.status;
+        let headers = upstream::coming_down(&answer.headers, backend);
         let is_stream =
             headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         if is_stream && status.is_success() {
-            return match response.chunk().await {
-                Ok(Some(first)) => Ok(Got::Stream { status, headers, response, first }),
+            return match answer.flow.chunk().await {
+                Ok(Some(first)) => Ok(Got::Stream { status, headers, flow: answer.flow, first }),
                 Ok(None) => {
                     let refusal =
                         trouble(backend, StatusCode::BAD_GATEWAY, "ended its stream before it began");
@@ -294,18 +281,13 @@ impl Call {
                 Err(error) => Err(broken(&error)),
             };
         }
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-            if body.len() + chunk.len() > LARGEST_ANSWER {
-                let problem = format!("answered with more than {LARGEST_ANSWER} bytes");
-                return Err(Trouble {
-                    refusal: trouble(backend, StatusCode::BAD_GATEWAY, &problem),
-                    is_bad: false,
-                });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let body = body.freeze();
+        let Some(body) = answer.whole(LARGEST_ANSWER).await.map_err(|error| broken(&error))? else {
+            let problem = format!("answered with more than {LARGEST_ANSWER} bytes");
+            return Err(Trouble {
+                refusal: trouble(backend, StatusCode::BAD_GATEWAY, &problem),
+                is_bad: false,
+            });
+        };
         let body = if status.is_success() { body } else { upstream::without_key(body, backend) };
         Ok(Got::Whole { status, headers, body })
     }
@@ -374,7 +356,7 @@ impl Call {
     }
 
     /// What a response repeats of its request.
-    fn telling(&self) -> Telling {
+    pub(crate) fn telling(&self) -> Telling {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds since 1970")]
         let created_at = self.started_at as u64;
         Telling { id: response_id(&self.span_id), created_at, request: self.request.clone() }
@@ -407,118 +389,14 @@ impl Call {
         }
     }
 
-    async fn stream(
-        &mut self,
-        progress: &Progress,
-        status: StatusCode,
-        headers: HeaderMap,
-        response: reqwest::Response,
-        first: Bytes,
-        reply: oneshot::Sender<Response>,
-    ) {
-        let (pieces, receiver) = mpsc::channel(PIECES);
-        let body = Body::from_stream(ReceiverStream::new(receiver));
-        let answer = with_facts((status, headers, body).into_response(), progress);
-        if reply.send(answer).is_err() {
-            self.record_or_warn(progress, End::disconnected(Value::Null, None)).await;
-            return;
-        }
-        let Some(sent) = &progress.sent else { return };
-        let how = match (self.dialect, progress.is_translated) {
-            (Dialect::OpenAi, _) => How::AsItIs,
-            (Dialect::Messages, false) => How::Messages(messages::Assembly::default()),
-            (Dialect::Responses, false) => How::Responses(responses::Assembly::default()),
-            (Dialect::Messages, true) => {
-                How::ToMessages(messages::Writer::new(self.request["model"].clone()))
-            }
-            (Dialect::Responses, true) => How::ToResponses(Box::new(responses::Writer::new(self.telling()))),
-        };
-        let mut tee = Tee {
-            how,
-            added: if self.expose { change::Added::default() } else { sent.added },
-            assembly: Assembly::default(),
-            first_token: None,
-            started: self.started,
-        };
-        let mut source =
-            Source { response, events: Events::default(), next: Some(Ok(Some(first))), held: Bytes::new() };
-        let idle = progress.backend.as_ref().map_or(300.0, |backend| backend.entry.stream_timeout);
-        let idle = Duration::try_from_secs_f64(idle).unwrap_or(Duration::MAX);
-        let stopped = source.pump(&mut tee, &pieces, idle).await;
-        let (is_finished, refusal) = (tee.is_finished(), tee.error().map(Value::to_string));
-        let (outcome, error) = match stopped {
-            Stopped::Left => {
-                (Outcome::Disconnected, Some("the agent left before the end of the answer".to_owned()))
-            }
-            Stopped::Broke(problem) => (Outcome::BrokenOff, Some(problem)),
-            Stopped::Ended { .. } if refusal.is_some() => (Outcome::Failed, refusal),
-            Stopped::Ended { is_done } if is_done || is_finished => (Outcome::Answered, None),
-            Stopped::Ended { .. } => (Outcome::BrokenOff, Some("ended its stream in the middle".to_owned())),
-        };
-        let label = progress.backend.as_ref().map_or("", |backend| backend.label());
-        let error = match outcome {
-            Outcome::BrokenOff => error.map(|problem| {
-                format!("the model server {label} {problem} ({})", tried_so_often(progress.tries))
-            }),
-            _ => error,
-        };
-        if outcome == Outcome::BrokenOff
-            && let Some(backend) = &progress.backend
-        {
-            backend.did_badly();
-        }
-        let first_token = tee.first_token;
-        let (response, told, written) = tee.finish(self.kind);
-        let end = End { response, told, outcome, error: error.clone(), status: Some(status), first_token };
-        self.remember(progress, &end);
-        let mut last = std::mem::take(&mut source.held);
-        if let Some(written) = written {
-            last = if outcome == Outcome::Answered { written } else { Bytes::new() };
-        }
-        let form = self.dialect;
-        let close = async |kept: Result<(), Refusal>| {
-            let problem = match (kept, outcome) {
-                (Err(refusal), _) => Some(refusal.message),
-                (Ok(()), Outcome::BrokenOff) => error.clone(),
-                _ => None,
-            };
-            let _ = match problem {
-                None if last.is_empty() => Ok(()),
-                None => pieces.send(Ok(last.clone())).await,
-                Some(problem) => {
-                    // An SDK raises what it is told; anything else sees the stream break off.
-                    let _ = pieces.send(Ok(error_event(form, &problem).into())).await;
-                    flushed(&pieces).await;
-                    pieces.send(Err(io::Error::other(problem))).await
-                }
-            };
-        };
-        match self.gateway.options.capture {
-            Capture::Durable => {
-                let kept = self.record(progress, end).await;
-                close(kept).await;
-            }
-            Capture::Async => {
-                let gateway = Arc::clone(&self.gateway);
-                let _room = gateway.unrecorded.acquire().await;
-                close(Ok(())).await;
-                self.record_or_warn(progress, end).await;
-            }
-        }
-        drop(pieces);
-        if outcome == Outcome::Answered {
-            source.see_out().await;
-        }
-    }
-
     /// Keeps what tools are called with as the model wrote it, where the agent will write it anew.
-    fn remember(&self, progress: &Progress, end: &End) {
+    pub(crate) fn remember(&self, progress: &Progress, end: &End) {
         if progress.is_translated {
             self.gateway.written.add_answer(&self.attempt, &end.response);
         }
     }
 
-    async fn record_or_warn(&mut self, progress: &Progress, end: End) {
+    pub(crate) async fn record_or_warn(&mut self, progress: &Progress, end: End) {
         if let Err(refusal) = self.record(progress, end).await {
             let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
             tracing::error!(
@@ -553,7 +431,7 @@ impl Call {
         let record = Record {
             kind: self.kind,
             request: short.as_ref().unwrap_or(request),
-            response: &end.response,
+            response: end.response,
             outcome: end.outcome,
             error: end.error,
             http_status: end.status.map(|status| status.as_u16()),
@@ -561,6 +439,7 @@ impl Call {
             model_version: progress.backend.as_ref().and_then(|backend| backend.entry.version),
             tries: progress.tries,
             wanted_ids: progress.sent.as_ref().is_some_and(|sent| sent.wants_ids),
+            shortens_logprobs: progress.sent.as_ref().is_some_and(|sent| sent.added.logprobs),
             started: self.started_at,
             latency: self.started.elapsed().as_secs_f64(),
             first_token: end.first_token,
@@ -573,7 +452,7 @@ impl Call {
     }
 
     /// Stores the span of the call.
-    async fn record(&mut self, progress: &Progress, end: End) -> Result<(), Refusal> {
+    pub(crate) async fn record(&mut self, progress: &Progress, end: End) -> Result<(), Refusal> {
         let (call, blobs) = self.span(progress, end);
         let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
         let _turn = self.gateway.blobs.turn(rollout_id, attempt_id, &blobs).await;
@@ -624,230 +503,6 @@ impl Call {
     }
 }
 
-/// What happens to a stream on its way through.
-struct Tee {
-    how: How,
-    /// What is cut out.
-    added: change::Added,
-    assembly: Assembly,
-    first_token: Option<f64>,
-    started: Instant,
-}
-
-/// What is spoken on both sides of a stream.
-enum How {
-    /// Chat completions or completions.
-    AsItIs,
-    /// Messages, on both sides.
-    Messages(messages::Assembly),
-    /// Responses, on both sides.
-    Responses(responses::Assembly),
-    /// Messages, made of chat completions.
-    ToMessages(messages::Writer),
-    /// Responses, made of chat completions.
-    ToResponses(Box<responses::Writer>),
-}
-
-impl Tee {
-    /// Takes an event in and appends what goes on to the agent. Returns whether it was the last one.
-    fn take(&mut self, event: &crate::sse::Event, out: &mut BytesMut) -> bool {
-        let data = event.data();
-        let is_native = matches!(self.how, How::Messages(_) | How::Responses(_));
-        if data.trim_ascii() == b"[DONE]" && !is_native {
-            return true;
-        }
-        let Ok(chunk) = answer::read(&data) else {
-            // A comment, or nothing that we know.
-            out.extend_from_slice(&event.raw);
-            return false;
-        };
-        let (says_something, is_last) = match &mut self.how {
-            How::AsItIs => {
-                let is_dropped = self.added.usage && change::is_usage_only(&chunk);
-                let is_whole = self.added == change::Added::default();
-                let cut =
-                    if is_whole || is_dropped { None } else { change::without_added(&data, self.added) };
-                match cut {
-                    Some(cut) => out.extend_from_slice(&event.with_data(&cut)),
-                    None if is_dropped => {}
-                    None => out.extend_from_slice(&event.raw),
-                }
-                (self.assembly.add(chunk), false)
-            }
-            How::Messages(assembly) => {
-                let says_something = assembly.add(chunk);
-                (says_something, assembly.is_whole)
-            }
-            How::Responses(assembly) => {
-                let says_something = assembly.add(chunk);
-                (says_something, assembly.is_whole)
-            }
-            How::ToMessages(writer) => {
-                let mut told = String::new();
-                writer.chunk(&chunk, &mut told);
-                out.extend_from_slice(told.as_bytes());
-                (self.assembly.add(chunk), false)
-            }
-            How::ToResponses(writer) => {
-                let mut told = String::new();
-                writer.chunk(&chunk, &mut told);
-                out.extend_from_slice(told.as_bytes());
-                (self.assembly.add(chunk), false)
-            }
-        };
-        if is_native && !is_last {
-            out.extend_from_slice(&event.raw);
-        }
-        if says_something && self.first_token.is_none() {
-            self.first_token = Some(self.started.elapsed().as_secs_f64());
-        }
-        is_last
-    }
-
-    fn is_finished(&self) -> bool {
-        match &self.how {
-            How::Messages(assembly) => assembly.is_whole,
-            How::Responses(assembly) => assembly.is_whole,
-            How::AsItIs | How::ToMessages(_) | How::ToResponses(_) => self.assembly.is_finished(),
-        }
-    }
-
-    /// What went wrong, where the server said so within the stream.
-    fn error(&self) -> Option<&Value> {
-        match &self.how {
-            How::Messages(assembly) => assembly.error.as_ref(),
-            How::Responses(assembly) => assembly.error.as_ref(),
-            How::AsItIs | How::ToMessages(_) | How::ToResponses(_) => self.assembly.error(),
-        }
-    }
-
-    /// The answer in the shape of chat completions, what the agent was told where it may come back to it, and the end
-    /// of the stream where that is ours to write.
-    fn finish(self, kind: Kind) -> (Value, Option<Value>, Option<Bytes>) {
-        match self.how {
-            How::AsItIs => (self.assembly.finish(kind.object()), None, None),
-            How::Messages(assembly) => (messages::answer_as_chat(&assembly.finish()), None, None),
-            How::Responses(assembly) => (responses::answer_as_chat(&assembly.finish()), None, None),
-            How::ToMessages(mut writer) => {
-                let chat = self.assembly.finish(kind.object());
-                let end = writer.finish(&chat);
-                (chat, None, Some(end.into()))
-            }
-            How::ToResponses(mut writer) => {
-                let mut chat = self.assembly.finish(kind.object());
-                let (end, told) = writer.finish(&chat);
-                chat["id"] = told["id"].clone();
-                (chat, Some(told), Some(end.into()))
-            }
-        }
-    }
-}
-
-/// The model server's side of a stream.
-struct Source {
-    response: reqwest::Response,
-    events: Events,
-    /// What was read already.
-    next: Option<reqwest::Result<Option<Bytes>>>,
-    /// The last event and what follows it, which goes on when the call is recorded.
-    held: Bytes,
-}
-
-/// Why a stream goes no further.
-enum Stopped {
-    /// The model server has said all; whether it also said that.
-    Ended {
-        is_done: bool,
-    },
-    Broke(String),
-    /// The agent is gone.
-    Left,
-}
-
-impl Source {
-    /// Passes events on until the last, which is held.
-    async fn pump(
-        &mut self,
-        tee: &mut Tee,
-        pieces: &mpsc::Sender<Result<Bytes, io::Error>>,
-        idle: Duration,
-    ) -> Stopped {
-        loop {
-            let read = match self.next.take() {
-                Some(read) => read,
-                None => {
-                    let read = tokio::select! {
-                        read = tokio::time::timeout(idle, self.response.chunk()) => read,
-                        () = pieces.closed() => return Stopped::Left,
-                    };
-                    let Ok(read) = read else {
-                        return Stopped::Broke(format!("said nothing for {} s", idle.as_secs_f64()));
-                    };
-                    read
-                }
-            };
-            let mut chunk = match read {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => {
-                    self.held = self.events.rest();
-                    return Stopped::Ended { is_done: false };
-                }
-                Err(error) => return Stopped::Broke(format!("broke off: {}", upstream::cause(&error))),
-            };
-            let mut out = BytesMut::with_capacity(chunk.len());
-            let is_done = loop {
-                self.events.feed(&chunk);
-                match self.take_all(tee, &mut out) {
-                    Ok(true) => break true,
-                    Ok(false) => {}
-                    Err(crate::sse::TooLong) => {
-                        return Stopped::Broke("sent an event without an end".to_owned());
-                    }
-                }
-                // What is there already goes along; what is not is not waited for.
-                match self.response.chunk().now_or_never() {
-                    Some(Ok(Some(more))) if out.len() < ENOUGH => chunk = more,
-                    read => {
-                        self.next = read;
-                        break false;
-                    }
-                }
-            };
-            if !out.is_empty() && pieces.send(Ok(out.freeze())).await.is_err() {
-                return Stopped::Left;
-            }
-            if is_done {
-                return Stopped::Ended { is_done };
-            }
-        }
-    }
-
-    /// Passes the events on that are complete. Returns whether the last is among them, which is held.
-    fn take_all(&mut self, tee: &mut Tee, out: &mut BytesMut) -> Result<bool, crate::sse::TooLong> {
-        while let Some(event) = self.events.next()? {
-            if tee.take(&event, out) {
-                self.held = event.raw;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Reads the rest, so that the connection can be used again.
-    async fn see_out(mut self) {
-        let rest = async { while let Ok(Some(_)) = self.response.chunk().await {} };
-        let _ = tokio::time::timeout(LAST_MOMENT, rest).await;
-    }
-}
-
-/// Waits until what was sent is on its way: a body that ends with an error is cut off with all that is not written yet.
-async fn flushed(pieces: &mpsc::Sender<Result<Bytes, io::Error>>) {
-    while !pieces.is_closed() && pieces.capacity() < pieces.max_capacity() {
-        tokio::time::sleep(FLUSH).await;
-    }
-    tokio::time::sleep(FLUSH).await;
-}
-
 /// Whether a backend is spoken to in this dialect.
 pub(crate) fn speaks(backend: &Backend, dialect: Dialect) -> bool {
     match dialect {
@@ -862,29 +517,6 @@ pub(crate) fn response_id(span_id: &str) -> String {
     format!("resp_{span_id}")
 }
 
-/// What an agent is told within a stream that breaks off.
-fn error_event(dialect: Dialect, problem: &str) -> String {
-    match dialect {
-        Dialect::OpenAi => {
-            let told = json!({"error": {"message": problem, "type": "upstream_error", "code": 502}});
-            format!("data: {told}\n\n")
-        }
-        Dialect::Messages => {
-            let told = json!({"type": "error", "error": {"type": "api_error", "message": problem}});
-            dialect::event("error", &told)
-        }
-        Dialect::Responses => {
-            // Documented are the members beside each other; what SDKs raise is the one within.
-            let error = json!({"type": "upstream_error", "code": "upstream_error", "message": problem, "param": null});
-            let told = json!({
-                "type": "error", "code": "upstream_error", "message": problem, "param": null, "sequence_number": 0,
-                "error": error,
-            });
-            dialect::event("error", &told)
-        }
-    }
-}
-
 fn trouble(backend: &Backend, status: StatusCode, problem: &str) -> Refusal {
     Refusal::new(status, format!("the model server {} {problem}", backend.label()))
 }
@@ -893,7 +525,7 @@ fn is_worth_another_try(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 409 | 429) || status.is_server_error()
 }
 
-fn tried_so_often(tries: u32) -> String {
+pub(crate) fn tried_so_often(tries: u32) -> String {
     if tries == 1 { "tried once".to_owned() } else { format!("tried {tries} times") }
 }
 
@@ -925,7 +557,7 @@ fn pause(round: u32) -> Duration {
 }
 
 /// The answer with who gave it and how often that was tried.
-fn with_facts(mut answer: Response, progress: &Progress) -> Response {
+pub(crate) fn with_facts(mut answer: Response, progress: &Progress) -> Response {
     let headers = answer.headers_mut();
     let label = progress.backend.as_ref().and_then(|backend| HeaderValue::from_str(backend.label()).ok());
     if let Some(label) = label {

@@ -2,14 +2,14 @@
 //! touched.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use agl_types::RolloutMode;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::answer::Outline;
 use crate::config::ModelEntry;
-use crate::json::{Edits, Member, cuts, items, members};
+use crate::json::{Edits, Member, cuts, members};
 use crate::record::Kind;
 
 /// What only capture asked for, and what is therefore not for the agent.
@@ -174,35 +174,31 @@ pub(crate) fn repeated(body: &[u8]) -> Option<String> {
     names.iter().enumerate().find(is_twice).map(|(_, name)| name.to_string())
 }
 
-/// An answer, or a chunk of one, without what only capture asked for; none when that is nothing.
-pub(crate) fn without_added(text: &[u8], added: Added) -> Option<Vec<u8>> {
-    let found = members(text, 0..text.len())?;
+/// What has to go of an answer, or a chunk of one, for only what the agent asked for to be left.
+pub(crate) fn cuts_of_added(text: &[u8], outline: &Outline, added: Added) -> Edits {
     let mut edits = Edits::default();
-    edits.cut(cuts(&found, |member| match &*member.name(text) {
+    if added == Added::default() {
+        return edits;
+    }
+    edits.cut(cuts(&outline.members, |member| match &*member.name(text) {
         "prompt_token_ids" => added.token_ids,
         "usage" => added.usage,
         _ => false,
     }));
-    let choices = found.iter().find(|member| member.name(text) == "choices");
-    let choices = choices.and_then(|member| items(text, member.value.clone())).unwrap_or_default();
-    for choice in choices {
-        edits.cut(of_choice(text, choice, added));
+    for choice in outline.choices.iter().flatten() {
+        edits.cut(cuts(choice, |member| match &*member.name(text) {
+            "token_ids" | "prompt_token_ids" => added.token_ids,
+            "logprobs" => added.logprobs,
+            _ => false,
+        }));
     }
+    edits
+}
+
+/// An answer without what only capture asked for; none when that is nothing.
+pub(crate) fn without_added(text: &[u8], added: Added) -> Option<Vec<u8>> {
+    let edits = cuts_of_added(text, &Outline::of(text)?, added);
     (!edits.is_empty()).then(|| edits.apply(text))
-}
-
-fn of_choice(text: &[u8], choice: Range<usize>, added: Added) -> Vec<Range<usize>> {
-    let found = members(text, choice).unwrap_or_default();
-    cuts(&found, |member| match &*member.name(text) {
-        "token_ids" | "prompt_token_ids" => added.token_ids,
-        "logprobs" => added.logprobs,
-        _ => false,
-    })
-}
-
-/// Whether a chunk says how much was used and nothing else.
-pub(crate) fn is_usage_only(chunk: &Value) -> bool {
-    chunk["choices"].as_array().is_some_and(Vec::is_empty) && chunk["usage"].is_object()
 }
 
 #[cfg(test)]

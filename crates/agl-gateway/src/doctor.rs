@@ -9,11 +9,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::Error;
+use crate::answer::Outline;
 use crate::assemble::Assembly;
 use crate::config::{Api, ModelEntry};
 use crate::models::Backend;
 use crate::sse::Events;
-use crate::upstream::{self, Client, cause};
+use crate::upstream::{self, Client, LARGEST_ANSWER, cause};
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -115,8 +116,9 @@ impl Asked {
         let call = async {
             let sent = self.client.post(&self.backend, endpoint, &headers, body.to_string().into()).await;
             let answer = sent.map_err(|error| cause(&error))?;
-            let status = answer.status();
-            let bytes = answer.bytes().await.map_err(|error| cause(&error))?;
+            let status = answer.status;
+            let bytes =
+                answer.whole(LARGEST_ANSWER).await.map_err(|error| cause(&error))?.unwrap_or_default();
             let bytes = upstream::without_key(bytes, &self.backend);
             if status.is_success() {
                 return Ok(bytes);
@@ -215,12 +217,13 @@ fn stream_seen(bytes: &[u8]) -> Result<String, String> {
     let mut assembly = Assembly::default();
     let (mut chunks, mut is_done) = (0, false);
     while let Ok(Some(event)) = events.next() {
-        match serde_json::from_slice(&event.data()) {
-            Ok(chunk) => {
+        let data = event.data();
+        match Outline::of(&data) {
+            Some(outline) => {
                 chunks += 1;
-                assembly.add(chunk);
+                assembly.add(&data, &outline);
             }
-            Err(_) => is_done |= event.data().trim_ascii() == b"[DONE]",
+            None => is_done |= data.trim_ascii() == b"[DONE]",
         }
     }
     let usage = assembly.finish("chat.completion")["usage"].is_object();

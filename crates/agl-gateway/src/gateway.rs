@@ -30,12 +30,13 @@ use crate::call::{Call, now, speaks};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
 use crate::dialect::{Dialect, messages, responses};
+use crate::link::Broken;
 use crate::models::{Backend, Choice, Models};
 use crate::pause::{Gate, HeldBack, Pause, PauseState};
 use crate::record::Kind;
 use crate::refusal::{Form, Refusal};
 use crate::sessions::{Attempt, Named, Sessions};
-use crate::upstream::{self, Client};
+use crate::upstream::{self, Client, LARGEST_ANSWER};
 use crate::written::Written;
 
 /// How many registered models are remembered with how they are doing.
@@ -106,7 +107,7 @@ pub(crate) struct Inner {
     tokens: AttemptTokens,
     sessions: Sessions,
     gate: Gate,
-    calls: TaskTracker,
+    pub(crate) calls: TaskTracker,
     /// Room for calls that are answered and not recorded yet.
     pub(crate) unrecorded: Semaphore,
     /// The files that are in the store.
@@ -424,7 +425,7 @@ impl Inner {
                 ("chat/completions", sent.body)
             }
         };
-        let broken = |error: reqwest::Error| {
+        let broken = |error: Broken| {
             let message =
                 format!("the model server {} could not count: {}", backend.label(), upstream::cause(&error));
             Refusal::new(StatusCode::BAD_GATEWAY, message)
@@ -433,7 +434,8 @@ impl Inner {
         let counting = async {
             let _permit = backend.turn().await;
             let answer = self.client.post(backend, endpoint, headers, body).await?;
-            Ok((answer.status(), answer.bytes().await?))
+            let status = answer.status;
+            Ok((status, answer.whole(LARGEST_ANSWER).await?.unwrap_or_default()))
         };
         let counted = tokio::time::timeout(deadline, counting).await.map_err(|_| {
             let message = format!(

@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use bytes::BufMut;
+
 /// A member of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
@@ -125,19 +127,24 @@ impl Edits {
     }
 
     /// The text with the changes made.
-    pub(crate) fn apply(mut self, text: &[u8]) -> Vec<u8> {
-        // Stable: what is put into one place stays in the order given.
-        self.0.sort_by_key(|(place, _)| place.start);
+    pub(crate) fn apply(self, text: &[u8]) -> Vec<u8> {
         let added: usize = self.0.iter().map(|(_, with)| with.len()).sum();
         let mut edited = Vec::with_capacity(text.len() + added);
+        self.write(text, &mut edited);
+        edited
+    }
+
+    /// Appends the text with the changes made.
+    pub(crate) fn write(mut self, text: &[u8], to: &mut impl BufMut) {
+        // Stable: what is put into one place stays in the order given.
+        self.0.sort_by_key(|(place, _)| place.start);
         let mut from = 0;
         for (place, with) in self.0 {
-            edited.extend_from_slice(text.get(from..place.start).unwrap_or_default());
-            edited.extend_from_slice(with.as_bytes());
+            to.put_slice(text.get(from..place.start).unwrap_or_default());
+            to.put_slice(with.as_bytes());
             from = place.end.max(from);
         }
-        edited.extend_from_slice(text.get(from..).unwrap_or_default());
-        edited
+        to.put_slice(text.get(from..).unwrap_or_default());
     }
 }
 

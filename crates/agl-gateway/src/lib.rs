@@ -17,12 +17,14 @@ pub mod doctor;
 mod error;
 mod gateway;
 mod json;
+mod link;
 mod models;
 mod pause;
 mod record;
 mod refusal;
 mod sessions;
 mod sse;
+mod stream;
 mod upstream;
 mod written;
 

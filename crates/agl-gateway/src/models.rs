@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use agl_types::ApiKey;
-use axum::http::HeaderMap;
-use reqwest::Url;
-use reqwest::header::HeaderName;
+use axum::http::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
+use url::Url;
 
 use crate::Error;
 use crate::access;

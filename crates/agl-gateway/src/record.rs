@@ -77,7 +77,7 @@ pub(crate) struct Record<'c> {
     /// The request as the model server got it.
     pub(crate) request: &'c Value,
     /// The answer, or what there was of it.
-    pub(crate) response: &'c Value,
+    pub(crate) response: Value,
     pub(crate) outcome: Outcome,
     pub(crate) error: Option<String>,
     pub(crate) http_status: Option<u16>,
@@ -87,6 +87,8 @@ pub(crate) struct Record<'c> {
     pub(crate) tries: u32,
     /// Whether token ids were asked for.
     pub(crate) wanted_ids: bool,
+    /// Whether nobody but capture asked for log-probs: of each, its token and its number are kept then.
+    pub(crate) shortens_logprobs: bool,
     /// Wall-clock seconds.
     pub(crate) started: f64,
     /// Seconds.
@@ -104,15 +106,20 @@ pub(crate) struct Record<'c> {
 
 impl Record<'_> {
     /// The span, not placed in an attempt yet.
-    pub(crate) fn into_span(self) -> Span {
-        let logprobs: Vec<Value> = self.choices().map(numbers).collect();
+    pub(crate) fn into_span(mut self) -> Span {
+        let event = self.is_event.then(|| self.event().to_string());
+        let short = self.shortens_logprobs;
+        let choices = self.response.get_mut("choices").and_then(Value::as_array_mut);
+        let (mut texts, logprobs): (Vec<Value>, Vec<Value>) =
+            choices.into_iter().flatten().map(|choice| take_logprobs(choice, short)).unzip();
         let untrainable = self.untrainable(&logprobs);
         let mut attributes = match self.kind {
-            Kind::Chat => agl_trace::chat_attributes(self.request, self.response),
+            Kind::Chat => agl_trace::chat_attributes(self.request, &self.response),
             Kind::Completions => self.completion_attributes(),
             Kind::Embeddings => self.embedding_attributes(),
         };
         let mut put = |key: &str, value: Value| put(&mut attributes, key, value);
+        put(semconv::LOGPROBS_CONTENT, texts.first_mut().map(Value::take).unwrap_or_default());
         put("gen_ai.operation.name", self.kind.operation().into());
         put("gen_ai.usage.input_tokens", self.response["usage"]["prompt_tokens"].clone());
         put("gen_ai.usage.output_tokens", self.response["usage"]["completion_tokens"].clone());
@@ -153,8 +160,8 @@ impl Record<'_> {
             // The first choice has the names that 0.3 knows; every one has those.
             for (index, (choice, logprobs)) in self.choices().zip(logprobs).enumerate() {
                 put(&format!("{}.{index}.token_ids", name("choices")), ids_of(choice).clone());
-                let prompt = prompt_ids_of(self.response, choice);
-                if prompt != prompt_ids_of(self.response, &self.response["choices"][0]) {
+                let prompt = prompt_ids_of(&self.response, choice);
+                if prompt != prompt_ids_of(&self.response, &self.response["choices"][0]) {
                     put(&format!("{}.{index}.prompt_token_ids", name("choices")), prompt.clone());
                 }
                 put(&format!("{}.{index}.logprobs", name("choices")), logprobs);
@@ -171,9 +178,9 @@ impl Record<'_> {
             put("error.type", kind.into());
             put("error.message", error.as_str().into());
         }
-        if self.is_event {
+        if let Some(event) = event {
             put(semconv::EVENT_TYPE, MODEL_REQUEST.into());
-            put(semconv::EVENT_DATA, self.event().to_string().into());
+            put(semconv::EVENT_DATA, event.into());
         }
         let end = self.started + self.latency;
         let trace_id = ids::trace_id(rand::random(), rand::random());
@@ -210,12 +217,12 @@ impl Record<'_> {
         if self.choices().next().is_none() {
             return Some("there is no choice in the answer".to_owned());
         }
-        let first = prompt_ids_of(self.response, &self.response["choices"][0]);
+        let first = prompt_ids_of(&self.response, &self.response["choices"][0]);
         let mut prompt = 0;
         let mut response = 0;
         for (choice, probabilities) in self.choices().zip(logprobs) {
             let (Some(prompt_ids), Some(ids)) =
-                (prompt_ids_of(self.response, choice).as_array(), ids_of(choice).as_array())
+                (prompt_ids_of(&self.response, choice).as_array(), ids_of(choice).as_array())
             else {
                 return Some("the model server returned no token ids, although it was asked to".to_owned());
             };
@@ -250,7 +257,7 @@ impl Record<'_> {
     fn completion_attributes(&self) -> Attributes {
         let mut attributes = Attributes::new();
         let mut put = |key: &str, value: Value| put(&mut attributes, key, value);
-        let (request, response) = (self.request, self.response);
+        let (request, response) = (self.request, &self.response);
         put("gen_ai.request.type", "completion".into());
         put("gen_ai.request.streaming", request["stream"].as_bool().unwrap_or(false).into());
         for parameter in ["model", "temperature", "top_p", "max_tokens", "seed"] {
@@ -302,7 +309,7 @@ impl Record<'_> {
             "model": self.request["model"],
             "model_version": self.model_version.unwrap_or(0),
             "request": self.request,
-            "response": answer::spelled_out(self.response),
+            "response": answer::spelled_out(&self.response),
             "server": {"model": self.request["model"], "endpoint": self.backend, "version": self.model_version.unwrap_or(0)},
             "latency_ms": rounded(self.latency * 1e3),
             "http_status": self.http_status,
@@ -335,16 +342,22 @@ fn ids_of(choice: &Value) -> &Value {
     if ids.is_array() { ids } else { &choice["provider_specific_fields"]["token_ids"] }
 }
 
-/// The log-probs of a choice as numbers; null when one is missing.
-fn numbers(choice: &Value) -> Value {
-    let logprobs = &choice["logprobs"];
-    let numbers: Option<Vec<f64>> = match (&logprobs["content"], &logprobs["token_logprobs"]) {
-        (Value::String(tokens), _) => answer::numbers(tokens),
+/// The log-probs of a choice: of a chat the list of them, which is taken out, and their numbers, null when one is missing.
+fn take_logprobs(choice: &mut Value, short: bool) -> (Value, Value) {
+    let Some(Value::Object(logprobs)) = choice.get_mut("logprobs") else { return Default::default() };
+    let content = logprobs.get_mut("content").map(Value::take).unwrap_or_default();
+    let numbers: Option<Vec<f64>> = match (&content, logprobs.get("token_logprobs")) {
+        (Value::String(list), _) => {
+            if let Some((list, numbers)) = short.then(|| answer::shortened(list)).flatten() {
+                return (list.into(), numbers.into());
+            }
+            answer::numbers(list)
+        }
         (Value::Array(tokens), _) => tokens.iter().map(|token| token["logprob"].as_f64()).collect(),
-        (_, Value::Array(numbers)) => numbers.iter().map(Value::as_f64).collect(),
+        (_, Some(Value::Array(numbers))) => numbers.iter().map(Value::as_f64).collect(),
         _ => None,
     };
-    numbers.map_or(Value::Null, Value::from)
+    (content, numbers.map_or(Value::Null, Value::from))
 }
 
 fn put(attributes: &mut Attributes, key: &str, value: Value) {

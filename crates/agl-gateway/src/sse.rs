@@ -1,8 +1,11 @@
 //! Server-sent events as they come over the wire, each with the bytes that it is written in.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+
+use crate::json::Edits;
 
 /// Bytes of the largest event. A model server sends a token or a few at a time.
 const LARGEST: usize = 64 << 20;
@@ -59,23 +62,33 @@ impl Events {
 
 impl Event {
     /// The lines with this field, each as the range of its value in `raw`.
-    fn values<'e>(&'e self, field: &'e str) -> impl Iterator<Item = std::ops::Range<usize>> + 'e {
+    fn values<'e>(&'e self, field: &'e [u8]) -> impl Iterator<Item = Range<usize>> + 'e {
         let mut at = 0;
-        self.raw.split_inclusive(|byte| *byte == b'\n').filter_map(move |line| {
+        std::iter::from_fn(move || {
             let start = at;
-            at += line.len();
-            let text = line.strip_suffix(b"\n").unwrap_or(line);
+            let rest = self.raw.get(start..).filter(|rest| !rest.is_empty())?;
+            let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            at = start + length + 1;
+            let text = &rest[..length];
             let text = text.strip_suffix(b"\r").unwrap_or(text);
-            let value = text.strip_prefix(field.as_bytes())?.strip_prefix(b":")?;
+            Some((start + text.len(), text))
+        })
+        .filter_map(move |(end, text)| {
+            let value = text.strip_prefix(field)?.strip_prefix(b":")?;
             let value = value.strip_prefix(b" ").unwrap_or(value);
-            let end = start + text.len();
             Some(end - value.len()..end)
         })
     }
 
+    /// Where the data is, when it is on one line.
+    pub(crate) fn line(&self) -> Option<Range<usize>> {
+        let mut lines = self.values(b"data");
+        lines.next().filter(|_| lines.next().is_none())
+    }
+
     /// The data; empty when there is none.
     pub(crate) fn data(&self) -> Cow<'_, [u8]> {
-        let mut lines = self.values("data");
+        let mut lines = self.values(b"data");
         match (lines.next(), lines.next()) {
             (None, _) => Cow::Borrowed(b""),
             (Some(one), None) => Cow::Borrowed(&self.raw[one]),
@@ -90,21 +103,25 @@ impl Event {
         }
     }
 
-    /// The same event with other data. What is on lines of its own stays there.
-    pub(crate) fn with_data(&self, data: &[u8]) -> Bytes {
-        let mut lines = self.values("data");
-        let Some(first) = lines.next() else { return self.raw.clone() };
-        let last = lines.last().unwrap_or_else(|| first.clone());
-        let mut raw = Vec::with_capacity(self.raw.len() + data.len());
-        raw.extend_from_slice(&self.raw[..first.start]);
-        for (number, line) in data.split(|byte| *byte == b'\n').enumerate() {
-            if number > 0 {
-                raw.extend_from_slice(b"\ndata: ");
-            }
-            raw.extend_from_slice(line);
+    /// Appends the event with changes made to its data, which is `data`. What is on lines of its own stays there.
+    pub(crate) fn write_with(&self, data: &[u8], edits: Edits, to: &mut BytesMut) {
+        if let Some(line) = self.line() {
+            to.extend_from_slice(&self.raw[..line.start]);
+            edits.write(data, to);
+            to.extend_from_slice(&self.raw[line.end..]);
+            return;
         }
-        raw.extend_from_slice(&self.raw[last.end..]);
-        raw.into()
+        let mut lines = self.values(b"data");
+        let Some(first) = lines.next() else { return to.extend_from_slice(&self.raw) };
+        let last = lines.last().unwrap_or_else(|| first.clone());
+        to.extend_from_slice(&self.raw[..first.start]);
+        for (number, line) in edits.apply(data).split(|byte| *byte == b'\n').enumerate() {
+            if number > 0 {
+                to.extend_from_slice(b"\ndata: ");
+            }
+            to.extend_from_slice(line);
+        }
+        to.extend_from_slice(&self.raw[last.end..]);
     }
 }
 
@@ -139,10 +156,18 @@ mod tests {
     }
 
     #[test]
-    fn data_is_replaced_and_the_rest_stays() {
-        let event = |raw: &'static [u8]| Event { raw: Bytes::from_static(raw) };
-        assert_eq!(event(b"id: 1\r\ndata:x\r\n\r\n").with_data(b"yz"), &b"id: 1\r\ndata:yz\r\n\r\n"[..]);
-        assert_eq!(event(b"data: 1\ndata: 2\n\n").with_data(b"3\n4"), &b"data: 3\ndata: 4\n\n"[..]);
-        assert_eq!(event(b": ping\n\n").with_data(b"x"), &b": ping\n\n"[..]);
+    fn data_is_changed_and_the_rest_stays() {
+        let changed = |raw: &'static [u8], from: Range<usize>, to: &'static str| {
+            let event = Event { raw: Bytes::from_static(raw) };
+            let mut edits = Edits::default();
+            edits.replace(from, to);
+            let mut changed = BytesMut::new();
+            event.write_with(&event.data(), edits, &mut changed);
+            String::from_utf8(changed.to_vec()).unwrap()
+        };
+        assert_eq!(changed(b"id: 1\r\ndata:x\r\n\r\n", 0..1, "yz"), "id: 1\r\ndata:yz\r\n\r\n");
+        assert_eq!(changed(b"data: 1\ndata: 2\n\n", 0..1, "3"), "data: 3\ndata: 2\n\n");
+        assert_eq!(changed(b"data: 1\nid: 7\ndata: 2\n\n", 0..2, ""), "data: 2\n\n");
+        assert_eq!(changed(b": ping\n\n", 0..0, "x"), ": ping\n\n");
     }
 }

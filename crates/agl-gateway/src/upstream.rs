@@ -4,20 +4,16 @@ use std::error::Error as _;
 use std::path::Path;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use bytes::Bytes;
-use reqwest::redirect::Policy;
 use serde_json::Value;
+use url::Url;
 
 use crate::Error;
 use crate::config::Api;
+use crate::link::{Answer, Broken, Links};
 use crate::models::Backend;
 
-/// How long setting up a connection may take.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How long a connection is kept that nothing is said on. uvicorn, which vLLM is served by, closes it after five
-/// seconds, and a call that is sent just then would be lost.
-const POOL_IDLE: Duration = Duration::from_secs(4);
 /// How long the question what a server can do may take.
 const PROBE: Duration = Duration::from_secs(5);
 /// Bytes of the largest answer that is not a stream.
@@ -57,6 +53,7 @@ pub(crate) fn going_up(headers: &HeaderMap) -> HeaderMap {
         }
     }
     sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    sent.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     // What is compressed cannot be read on its way through.
     sent.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     sent
@@ -101,9 +98,9 @@ pub(crate) fn without_key(text: Bytes, backend: &Backend) -> Bytes {
     clean.into()
 }
 
-/// Connections to model servers.
+/// Asks model servers. Redirects are not followed.
 #[derive(Debug, Clone)]
-pub(crate) struct Client(reqwest::Client);
+pub(crate) struct Client(Links);
 
 impl Client {
     pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, Error> {
@@ -112,17 +109,7 @@ impl Client {
             None => agl_client::tls::unused(),
             Some(_) => Err(error),
         });
-        let tls = tls.map_err(|error| Error::Client(error.to_string()))?;
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(usize::MAX)
-            .redirect(Policy::none())
-            .tcp_nodelay(true)
-            .no_proxy()
-            .build();
-        client.map(Self).map_err(|error| Error::Client(error.to_string()))
+        tls.map(|tls| Self(Links::new(tls))).map_err(|error| Error::Client(error.to_string()))
     }
 
     /// Sends a call. `headers` are those of [`going_up`].
@@ -132,26 +119,34 @@ impl Client {
         endpoint: &str,
         headers: &HeaderMap,
         body: Bytes,
-    ) -> Result<reqwest::Response, reqwest::Error> {
+    ) -> Result<Answer, Broken> {
         let mut headers = headers.clone();
         if backend.entry.api == Api::Anthropic {
             headers.entry(ANTHROPIC_VERSION).or_insert(HeaderValue::from_static("2023-06-01"));
         }
-        let request = self.0.post(backend.endpoint(endpoint)).headers(headers).body(body);
-        authorized(request, backend).send().await
+        authorize(&mut headers, backend);
+        self.0.send(Method::POST, &backend.endpoint(endpoint), headers, body).await
+    }
+
+    /// The list of a backend's models.
+    async fn list(&self, backend: &Backend, url: &Url) -> Result<(StatusCode, Bytes), String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        authorize(&mut headers, backend);
+        let listed = async {
+            let answer = self.0.send(Method::GET, url, headers, Bytes::new()).await?;
+            Ok((answer.status, answer.whole(LARGEST_ANSWER).await?.unwrap_or_default()))
+        };
+        let listed = tokio::time::timeout(PROBE, listed).await;
+        let listed = listed.map_err(|_| format!("no answer within {} s", PROBE.as_secs()))?;
+        listed.map_err(|error: Broken| cause(&error))
     }
 
     /// What a backend answers to the question for its models.
     pub(crate) async fn models(&self, backend: &Backend) -> Result<Bytes, String> {
-        let request = self.0.get(backend.endpoint("models")).timeout(PROBE);
-        let answer = authorized(request, backend).send().await.map_err(|error| cause(&error))?;
-        let status = answer.status();
-        let bytes = answer.bytes().await.map_err(|error| cause(&error))?;
-        if status.is_success() {
-            Ok(bytes)
-        } else {
-            Err(format!("{} answers {status}", backend.endpoint("models")))
-        }
+        let url = backend.endpoint("models");
+        let (status, bytes) = self.list(backend, &url).await?;
+        if status.is_success() { Ok(bytes) } else { Err(format!("{url} answers {status}")) }
     }
 
     /// Whether a backend returns token ids when asked to. Known once it has answered.
@@ -162,12 +157,10 @@ impl Client {
             (None, Api::OpenAi) => {}
         }
         let asked = backend.returns_ids.get_or_try_init(|| async {
-            let request = self.0.get(backend.endpoint("models")).timeout(PROBE);
-            let answer = authorized(request, backend).send().await?;
-            let bytes = answer.bytes().await?;
+            let (_, bytes) = self.list(backend, &backend.endpoint("models")).await?;
             let models: Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let owners = models["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-            Ok::<_, reqwest::Error>(
+            Ok::<_, String>(
                 owners
                     .iter()
                     .any(|model| matches!(model["owned_by"].as_str(), Some("vllm" | "agentlightning"))),
@@ -178,21 +171,21 @@ impl Client {
     }
 }
 
-fn authorized(request: reqwest::RequestBuilder, backend: &Backend) -> reqwest::RequestBuilder {
-    let Some(key) = &backend.key else { return request };
+fn authorize(headers: &mut HeaderMap, backend: &Backend) {
+    let Some(key) = &backend.key else { return };
     let (name, value) = match (&backend.key_header, backend.entry.api) {
         (Some(name), _) => (name.clone(), key.reveal().to_owned()),
         (None, Api::Anthropic) => (HeaderName::from_static("x-api-key"), key.reveal().to_owned()),
         (None, Api::OpenAi) => (header::AUTHORIZATION, format!("Bearer {}", key.reveal())),
     };
     // Keys are printable ASCII.
-    let Ok(mut value) = HeaderValue::from_str(&value) else { return request };
+    let Ok(mut value) = HeaderValue::from_str(&value) else { return };
     value.set_sensitive(true);
-    request.header(name, value)
+    headers.insert(name, value);
 }
 
 /// Why no answer came, in words that have no secret in them.
-pub(crate) fn cause(error: &reqwest::Error) -> String {
+pub(crate) fn cause(error: &Broken) -> String {
     if let Some(problem) = agl_client::tls::problem(error) {
         return problem;
     }

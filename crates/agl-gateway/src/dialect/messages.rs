@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::{event, list, reasoning, text, untranslatable};
+use super::{event, list, put_reasoning, reasoning, text, untranslatable};
 use crate::json::{Edits, items, member};
 use crate::refusal::Refusal;
 
@@ -178,9 +178,7 @@ fn assistant(content: &Value) -> Result<Value, Refusal> {
         }
     }
     let mut message = json!({"role": "assistant", "content": if said.is_empty() && !calls.is_empty() { Value::Null } else { said.into() }});
-    if !thought.is_empty() {
-        message["reasoning_content"] = thought.into();
-    }
+    put_reasoning(&mut message, &thought);
     if !calls.is_empty() {
         message["tool_calls"] = calls.into();
     }
@@ -561,7 +559,7 @@ mod tests {
                 "messages": [
                     {"role": "system", "content": "a\n\nb"},
                     {"role": "user", "content": "hi"},
-                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "tool_calls": [
+                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "reasoning": "hm", "tool_calls": [
                         {"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
                     ]},
                     {"role": "tool", "tool_call_id": "t1", "content": "42"},
@@ -614,7 +612,7 @@ mod tests {
         let mut out = String::new();
         for chunk in chunks {
             writer.chunk(&chunk, &mut out);
-            chat.add(chunk);
+            chat.add_value(&chunk);
         }
         let chat = chat.finish("chat.completion");
         out.push_str(&writer.finish(&chat));

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{event, list, reasoning, text, untranslatable};
+use super::{event, list, put_reasoning, reasoning, text, untranslatable};
 use crate::refusal::Refusal;
 
 /// Members of a request that say nothing about the answer, or nothing that chat completions have a word for.
@@ -184,9 +184,7 @@ fn spoken<'m>(messages: &'m mut Vec<Value>, thought: &mut String) -> &'m mut Val
     let goes_on = messages.last().is_some_and(|last| last["role"] == "assistant") && thought.is_empty();
     if !goes_on {
         let mut message = json!({"role": "assistant", "content": null});
-        if !thought.is_empty() {
-            message["reasoning_content"] = std::mem::take(thought).into();
-        }
+        put_reasoning(&mut message, &std::mem::take(thought));
         messages.push(message);
     }
     let last = messages.len() - 1;
@@ -644,9 +642,7 @@ pub(crate) fn answer_as_chat(response: &Value) -> Value {
         );
     }
     let mut message = messages.pop().unwrap_or_else(|| json!({"role": "assistant", "content": null}));
-    if !thought.is_empty() {
-        message["reasoning_content"] = thought.into();
-    }
+    put_reasoning(&mut message, &thought);
     let reason = match (text(response, "status"), message["tool_calls"].is_array()) {
         ("incomplete", _) => json!("length"),
         ("completed", true) => json!("tool_calls"),
@@ -728,7 +724,7 @@ mod tests {
                 "messages": [
                     {"role": "system", "content": "be brief\n\nreally"},
                     {"role": "user", "content": "hi"},
-                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "tool_calls": [
+                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "reasoning": "hm", "tool_calls": [
                         {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
                         {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
                     ]},
@@ -795,7 +791,7 @@ mod tests {
         let mut out = String::new();
         for chunk in chunks {
             writer.chunk(&chunk, &mut out);
-            chat.add(chunk);
+            chat.add_value(&chunk);
         }
         let chat = chat.finish("chat.completion");
         let (end, told) = writer.finish(&chat);

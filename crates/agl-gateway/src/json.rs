@@ -27,7 +27,7 @@ impl Member {
             let name: Option<String> = serde_json::from_slice(quoted).ok();
             return name.unwrap_or_default().into();
         }
-        String::from_utf8_lossy(inner)
+        std::str::from_utf8(inner).map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed)
     }
 }
 

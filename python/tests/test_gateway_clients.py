@@ -221,7 +221,11 @@ async def test_an_agent_like_claude_code_makes_one_trajectory(
             "content": "Let me see.",
             "tool_calls": [call_of("read", READ, "toolu-1")],
         },
-        {"content": None, "tool_calls": [call_of("list", LIST, "toolu-2"), call_of("read", "{}", "toolu-3")]},
+        # Line breaks before calls are what models like to write, and agents to drop.
+        {
+            "content": "\n\n",
+            "tool_calls": [call_of("list", LIST, "toolu-2"), call_of("read", "{}", "toolu-3")],
+        },
         {"reasoning": "Enough.", "content": "  It is done.\n"},
     )
     engine.speak = script
@@ -254,7 +258,9 @@ async def test_an_agent_like_claude_code_makes_one_trajectory(
                 message = await stream.get_final_message()
         else:
             message = await client.messages.create(**asked, messages=messages)
-        messages.append({"role": "assistant", "content": [block.to_dict() for block in message.content]})
+        said = [block.to_dict() for block in message.content]
+        said = [block for block in said if block["type"] != "text" or str(block["text"]).strip()]
+        messages.append({"role": "assistant", "content": said})
         if message.stop_reason != "tool_use":
             break
         results: list[Any] = [

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{event, list, put_reasoning, reasoning, text, untranslatable};
 use crate::refusal::Refusal;
+use crate::written::Original;
 
 /// Members of a request that say nothing about the answer, or nothing that chat completions have a word for.
 const OF_NO_BEARING: &[&str] = &[
@@ -93,12 +94,12 @@ pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
 
 /// Shows every call of a tool in the input that agents don't give back as the model wrote it, its id and what it is
 /// called with, and puts in what comes back.
-pub(crate) fn each_call(request: &mut Value, other: &mut dyn FnMut(&str, &str) -> Option<String>) {
+pub(crate) fn each_call(request: &mut Value, original: &mut dyn FnMut(&str, &str) -> Option<Original>) {
     for item in request["input"].as_array_mut().into_iter().flatten() {
         if item["type"] == "custom_tool_call"
-            && let Some(text) = other(text(item, "call_id"), &arguments(item))
+            && let Some(found) = original(text(item, "call_id"), &arguments(item))
         {
-            item["arguments"] = text.into();
+            item["arguments"] = (*found.arguments).into();
         }
     }
 }

@@ -41,8 +41,8 @@ def rendered(message: dict[str, Any]) -> list[int]:
     What a model answers has these tokens too.
     """
     ids: list[int] = []
-    if message.get("reasoning_content"):
-        ids += [SPECIAL["think"], *map(ord, message["reasoning_content"]), SPECIAL["think_end"]]
+    if message.get("reasoning"):
+        ids += [SPECIAL["think"], *map(ord, message["reasoning"]), SPECIAL["think_end"]]
     content = message.get("content") or ""
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         ids += map(ord, part["text"]) if part["type"] == "text" else [SPECIAL["image"]]
@@ -321,7 +321,7 @@ def _spoken(said: dict[str, Any]) -> dict[str, Any]:
         call.setdefault("type", "function")
         call.setdefault("id", f"call-{number}")
     pieces: list[dict[str, Any]] = []
-    for key in ("reasoning_content", "content"):
+    for key in ("reasoning", "content"):
         text = message.get(key) or ""
         pieces += [{key: text[at : at + 5]} for at in range(0, len(text), 5)]
     for number, call in enumerate(calls):

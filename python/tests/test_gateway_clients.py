@@ -217,12 +217,16 @@ async def test_an_agent_like_claude_code_makes_one_trajectory(
 ) -> None:
     script = Script(
         {
-            "reasoning_content": "I had better look.",
+            "reasoning": "I had better look.",
             "content": "Let me see.",
             "tool_calls": [call_of("read", READ, "toolu-1")],
         },
-        {"content": None, "tool_calls": [call_of("list", LIST, "toolu-2"), call_of("read", "{}", "toolu-3")]},
-        {"reasoning_content": "Enough.", "content": "  It is done.\n"},
+        # Line breaks before calls are what models like to write, and agents to drop.
+        {
+            "content": "\n\n",
+            "tool_calls": [call_of("list", LIST, "toolu-2"), call_of("read", "{}", "toolu-3")],
+        },
+        {"reasoning": "Enough.", "content": "  It is done.\n"},
     )
     engine.speak = script
     rollout, url = await attempted(proxy)
@@ -254,7 +258,9 @@ async def test_an_agent_like_claude_code_makes_one_trajectory(
                 message = await stream.get_final_message()
         else:
             message = await client.messages.create(**asked, messages=messages)
-        messages.append({"role": "assistant", "content": [block.to_dict() for block in message.content]})
+        said = [block.to_dict() for block in message.content]
+        said = [block for block in said if block["type"] != "text" or str(block["text"]).strip()]
+        messages.append({"role": "assistant", "content": said})
         if message.stop_reason != "tool_use":
             break
         results: list[Any] = [
@@ -334,12 +340,12 @@ async def test_an_agent_like_codex_makes_one_trajectory(
     patch = '{"input":  "*** Begin Patch\\n*** End Patch"}'
     script = Script(
         {
-            "reasoning_content": "I look first.",
+            "reasoning": "I look first.",
             "content": "Looking.",
             "tool_calls": [call_of("shell", '{"command": ["ls",  "-l"], "timeout": 1e3}', "call-a")],
         },
         {"tool_calls": [call_of("apply_patch", patch, "call-b"), call_of("agents__spawn", "{}", "call-c")]},
-        {"reasoning_content": "That is all.", "content": "Done."},
+        {"reasoning": "That is all.", "content": "Done."},
     )
     engine.speak = script
     rollout, url = await attempted(proxy)

@@ -1,6 +1,6 @@
-//! What models called tools with, letter for letter. In some dialects agents give it back written anew (`{"a":1}` for
-//! `{"a": 1}`), which makes other tokens of it; toward the model server it is put back as the model wrote it, so that
-//! the prompt of a turn begins with the tokens of the turn before.
+//! What models called tools with and said before it, letter for letter. In some dialects agents give it back written anew
+//! (`{"a":1}` for `{"a": 1}`), or without what was nothing but line breaks, which makes other tokens of it; toward the model
+//! server it is put back as the model wrote it, so that the prompt of a turn begins with the tokens of the turn before.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +21,23 @@ const NAMESAKES: usize = 8;
 /// Rollout, attempt and the id of the call.
 type Key = (String, String, String);
 
+/// What a model wrote when it called a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Original {
+    /// What it called the tool with.
+    pub(crate) arguments: Arc<str>,
+    /// What it said in the same answer.
+    pub(crate) said: Arc<str>,
+}
+
 /// The calls that are remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Written(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// No text at all for what the record does not have either.
-    calls: HashMap<Key, Vec<Arc<str>>>,
+    /// None at all for what the record does not have either.
+    calls: HashMap<Key, Vec<Original>>,
     /// In the order in which they came.
     order: VecDeque<(Key, usize)>,
     size: usize,
@@ -46,36 +55,43 @@ impl Written {
 
     /// Remembers the calls in an answer of chat completions.
     pub(crate) fn add_answer(&self, attempt: &Attempt, chat: &Value) {
-        for call in list(&chat["choices"][0]["message"]["tool_calls"]) {
-            self.add(attempt, text(call, "id"), Some(text(&call["function"], "arguments")));
+        let message = &chat["choices"][0]["message"];
+        for call in list(&message["tool_calls"]) {
+            let arguments = text(&call["function"], "arguments");
+            self.add(attempt, text(call, "id"), Some((arguments, text(message, "content"))));
         }
     }
 
     /// Remembers the calls that the record has of an answer.
     pub(crate) fn add_span(&self, attempt: &Attempt, span: &Span) {
-        let of = |number: usize, part: &str| {
-            let key = format!("{}.0.tool_calls.{number}.{part}", semconv::GEN_AI_COMPLETION);
+        let of = |part: &str| {
+            let key = format!("{}.0.{part}", semconv::GEN_AI_COMPLETION);
             span.attributes.get(&key).and_then(Value::as_str)
         };
+        let said = of("content").unwrap_or_default();
         for number in 0.. {
-            let Some(id) = of(number, "id") else { return };
-            self.add(attempt, id, of(number, "arguments"));
+            let Some(id) = of(&format!("tool_calls.{number}.id")) else { return };
+            let arguments = of(&format!("tool_calls.{number}.arguments"));
+            self.add(attempt, id, arguments.map(|arguments| (arguments, said)));
         }
     }
 
-    /// Remembers a call; without text, that nothing is known of it.
-    pub(crate) fn add(&self, attempt: &Attempt, id: &str, written: Option<&str>) {
+    /// Remembers a call, by its arguments and what was said; without, that nothing is known of it.
+    pub(crate) fn add(&self, attempt: &Attempt, id: &str, written: Option<(&str, &str)>) {
+        let written =
+            written.map(|(arguments, said)| Original { arguments: arguments.into(), said: said.into() });
         let key = Self::key(attempt, id);
         self.state(|state| {
             let texts = state.calls.entry(key.clone()).or_default();
-            if written.is_some_and(|written| texts.iter().any(|known| **known == *written)) {
+            if written.as_ref().is_some_and(|written| texts.contains(written)) {
                 return;
             }
             if texts.len() == NAMESAKES {
                 texts.remove(0);
             }
-            texts.extend(written.map(Arc::from));
-            let size = EACH + written.map_or(0, str::len);
+            let size =
+                EACH + written.as_ref().map_or(0, |written| written.arguments.len() + written.said.len());
+            texts.extend(written);
             state.size += size;
             state.order.push_back((key, size));
             while state.size > MOST
@@ -88,11 +104,11 @@ impl Written {
     }
 
     /// What the model wrote where the agent gives back `given`; none when it wrote nothing that says the same.
-    pub(crate) fn original(&self, attempt: &Attempt, id: &str, given: &str) -> Option<String> {
+    pub(crate) fn original(&self, attempt: &Attempt, id: &str, given: &str) -> Option<Original> {
         let texts = self.state(|state| state.calls.get(&Self::key(attempt, id)).cloned())?;
         let read: Value = serde_json::from_str(given).ok()?;
-        let is_it = |written: &&Arc<str>| ***written == *given || says(written, &read);
-        texts.iter().rev().find(is_it).map(|written| (**written).to_owned())
+        let is_it = |written: &Original| *written.arguments == *given || says(&written.arguments, &read);
+        texts.into_iter().rev().find(is_it)
     }
 
     fn state<T>(&self, of: impl FnOnce(&mut State) -> T) -> T {
@@ -145,7 +161,7 @@ mod tests {
         let at = attempt("a");
         let first = r#"{"b": 1.0, "a": [9007199254740993, "ä"]}"#;
         for text in [first, r#"{"b": 2}"#, "{oops", ""] {
-            calls.add(&at, "c", Some(text));
+            calls.add(&at, "c", Some((text, "said")));
         }
         for (given, original) in [
             (first, Some(first)),
@@ -157,7 +173,9 @@ mod tests {
             (r#"{"b":2,"c":null}"#, None),
             (r#"{"a":["ä",9007199254740993],"b":1}"#, None),
         ] {
-            assert_eq!(calls.original(&at, "c", given).as_deref(), original, "{given}");
+            let found = calls.original(&at, "c", given);
+            assert_eq!(found.as_ref().map(|found| &*found.arguments), original, "{given}");
+            assert!(found.is_none_or(|found| *found.said == *"said"));
         }
         assert_eq!(calls.original(&attempt("other"), "c", first), None);
         assert_eq!(calls.original(&at, "d", first), None);
@@ -169,7 +187,7 @@ mod tests {
         let at = attempt("a");
         let large = format!("{{\"x\": \"{}\"}}", "y".repeat(MOST / 4));
         for id in ["1", "2", "3", "4"] {
-            calls.add(&at, id, Some(&large));
+            calls.add(&at, id, Some((&large, "")));
         }
         calls.add(&at, "5", None);
         assert_eq!(["1", "2", "4", "5"].map(|id| calls.knows(&at, id)), [false, true, true, true]);

@@ -6,9 +6,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::{event, list, reasoning, text, untranslatable};
+use super::{event, list, put_reasoning, reasoning, text, untranslatable};
 use crate::json::{Edits, items, member};
 use crate::refusal::Refusal;
+use crate::written::Original;
 
 /// Members of a request that say nothing about the answer.
 const OF_NO_BEARING: &[&str] = &["metadata", "service_tier", "thinking", "context_management", "betas"];
@@ -98,15 +99,30 @@ pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
 }
 
 /// Shows every call of a tool in a request, its id and what it is called with, and puts in what comes back.
-pub(crate) fn each_call(request: &mut Value, other: &mut dyn FnMut(&str, &str) -> Option<String>) {
+pub(crate) fn each_call(request: &mut Value, original: &mut dyn FnMut(&str, &str) -> Option<Original>) {
     for message in request["messages"].as_array_mut().into_iter().flatten() {
-        for block in message["content"].as_array_mut().into_iter().flatten() {
-            if block["type"] == "tool_use"
-                && let Some(text) = other(text(block, "id"), &written(&block["input"]))
-            {
-                block["input"] = text.into();
+        let Value::Array(blocks) = &mut message["content"] else { continue };
+        let mut said = None;
+        for block in blocks.iter_mut().filter(|block| block["type"] == "tool_use") {
+            if let Some(found) = original(text(block, "id"), &written(&block["input"])) {
+                block["input"] = (*found.arguments).into();
+                said = Some(found.said);
             }
         }
+        if let Some(said) = said {
+            put_said(blocks, &said);
+        }
+    }
+}
+
+/// Has blocks say what the model said, where they say the same but for blanks around it.
+fn put_said(blocks: &mut Vec<Value>, said: &str) {
+    let is_text = |block: &Value| block["type"] == "text";
+    let given: String =
+        blocks.iter().filter(|block| is_text(block)).map(|block| text(block, "text")).collect();
+    if given != said && given.trim() == said.trim() {
+        blocks.retain(|block| !is_text(block));
+        blocks.insert(0, json!({"type": "text", "text": said}));
     }
 }
 
@@ -178,9 +194,7 @@ fn assistant(content: &Value) -> Result<Value, Refusal> {
         }
     }
     let mut message = json!({"role": "assistant", "content": if said.is_empty() && !calls.is_empty() { Value::Null } else { said.into() }});
-    if !thought.is_empty() {
-        message["reasoning_content"] = thought.into();
-    }
+    put_reasoning(&mut message, &thought);
     if !calls.is_empty() {
         message["tool_calls"] = calls.into();
     }
@@ -561,7 +575,7 @@ mod tests {
                 "messages": [
                     {"role": "system", "content": "a\n\nb"},
                     {"role": "user", "content": "hi"},
-                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "tool_calls": [
+                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "reasoning": "hm", "tool_calls": [
                         {"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
                     ]},
                     {"role": "tool", "tool_call_id": "t1", "content": "42"},
@@ -644,6 +658,31 @@ mod tests {
         let back = answer_as_chat(&whole);
         assert_eq!(back["choices"][0]["message"]["tool_calls"], chat["choices"][0]["message"]["tool_calls"]);
         assert_eq!(back["usage"]["prompt_tokens"], 2);
+    }
+
+    #[test]
+    fn what_was_said_before_a_call_is_put_back_unless_it_says_something_else() {
+        for (blocks, said, expected) in [
+            (json!([]), "\n\n", "\n\n"),
+            (json!([{"type": "text", "text": "Let me see."}]), "Let me see.\n", "Let me see.\n"),
+            (
+                json!([{"type": "text", "text": "Let "}, {"type": "text", "text": "me."}]),
+                "Let me.",
+                "Let me.",
+            ),
+            (json!([{"type": "text", "text": "Other."}]), "Let me see.", "Other."),
+            (json!([]), "Let me see.", ""),
+        ] {
+            let mut content = blocks.as_array().cloned().unwrap();
+            content.push(json!({"type": "tool_use", "id": "t", "name": "f", "input": "{}"}));
+            let mut request = json!({"messages": [{"role": "assistant", "content": content}]});
+            each_call(&mut request, &mut |_, _| {
+                Some(Original { arguments: "{ }".into(), said: said.into() })
+            });
+            let message = to_chat(&request).unwrap()["messages"][0].clone();
+            assert_eq!(text(&message, "content"), expected, "{blocks}");
+            assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{ }");
+        }
     }
 
     /// Arguments that a value would not keep as they are.

@@ -72,6 +72,15 @@ pub(crate) fn event(name: &str, data: &Value) -> String {
     format!("event: {name}\ndata: {data}\n\n")
 }
 
+/// Puts thoughts into a message to a server, under both names: vLLM reads `reasoning` alone, older servers and others
+/// `reasoning_content`.
+pub(crate) fn put_reasoning(message: &mut Value, thought: &str) {
+    if !thought.is_empty() {
+        message["reasoning_content"] = thought.into();
+        message["reasoning"] = thought.into();
+    }
+}
+
 /// The text of the thoughts in a message or a delta, under whichever name a server has for them.
 pub(crate) fn reasoning(message: &Value) -> &str {
     let named = text(message, "reasoning_content");

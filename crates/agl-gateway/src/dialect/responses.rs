@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{event, list, reasoning, text, untranslatable};
+use super::{event, list, put_reasoning, reasoning, text, untranslatable};
 use crate::refusal::Refusal;
+use crate::written::Original;
 
 /// Members of a request that say nothing about the answer, or nothing that chat completions have a word for.
 const OF_NO_BEARING: &[&str] = &[
@@ -93,12 +94,12 @@ pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
 
 /// Shows every call of a tool in the input that agents don't give back as the model wrote it, its id and what it is
 /// called with, and puts in what comes back.
-pub(crate) fn each_call(request: &mut Value, other: &mut dyn FnMut(&str, &str) -> Option<String>) {
+pub(crate) fn each_call(request: &mut Value, original: &mut dyn FnMut(&str, &str) -> Option<Original>) {
     for item in request["input"].as_array_mut().into_iter().flatten() {
         if item["type"] == "custom_tool_call"
-            && let Some(text) = other(text(item, "call_id"), &arguments(item))
+            && let Some(found) = original(text(item, "call_id"), &arguments(item))
         {
-            item["arguments"] = text.into();
+            item["arguments"] = (*found.arguments).into();
         }
     }
 }
@@ -184,9 +185,7 @@ fn spoken<'m>(messages: &'m mut Vec<Value>, thought: &mut String) -> &'m mut Val
     let goes_on = messages.last().is_some_and(|last| last["role"] == "assistant") && thought.is_empty();
     if !goes_on {
         let mut message = json!({"role": "assistant", "content": null});
-        if !thought.is_empty() {
-            message["reasoning_content"] = std::mem::take(thought).into();
-        }
+        put_reasoning(&mut message, &std::mem::take(thought));
         messages.push(message);
     }
     let last = messages.len() - 1;
@@ -644,9 +643,7 @@ pub(crate) fn answer_as_chat(response: &Value) -> Value {
         );
     }
     let mut message = messages.pop().unwrap_or_else(|| json!({"role": "assistant", "content": null}));
-    if !thought.is_empty() {
-        message["reasoning_content"] = thought.into();
-    }
+    put_reasoning(&mut message, &thought);
     let reason = match (text(response, "status"), message["tool_calls"].is_array()) {
         ("incomplete", _) => json!("length"),
         ("completed", true) => json!("tool_calls"),
@@ -728,7 +725,7 @@ mod tests {
                 "messages": [
                     {"role": "system", "content": "be brief\n\nreally"},
                     {"role": "user", "content": "hi"},
-                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "tool_calls": [
+                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "reasoning": "hm", "tool_calls": [
                         {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
                         {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
                     ]},

@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use agl_store::Store;
@@ -17,10 +20,12 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use axum::{Json, body};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use utoipa::ToSchema;
 
 use crate::Error;
@@ -319,10 +324,13 @@ impl Inner {
             started_at,
             _pass: pass,
         };
-        let (reply, answer) = oneshot::channel();
-        // In a task of its own, so that it is recorded even if the agent leaves.
-        self.calls.spawn(call.run(reply));
-        answer
+        let (reply, mut answer) = oneshot::channel();
+        let mut carried = Carried::new(self.calls.clone(), call.run(reply));
+        let answered = poll_fn(|context| {
+            carried.go_on(context);
+            answer.poll_unpin(context)
+        });
+        answered
             .await
             .map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed; see its log"))
     }
@@ -549,6 +557,41 @@ impl Inner {
             return Ok(Json(card(&name)).into_response());
         }
         Err(Refusal::not_found(format!("there is no model {name:?}")))
+    }
+}
+
+/// A call that the agent's connection carries out while it waits, and a task of its own when the connection goes on or
+/// is gone, so that the call is recorded in any case.
+struct Carried {
+    calls: TaskTracker,
+    /// None when it has ended.
+    call: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    _under_way: TaskTrackerToken,
+}
+
+impl Carried {
+    fn new(calls: TaskTracker, call: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { _under_way: calls.token(), calls, call: Some(Box::pin(call)) }
+    }
+
+    fn go_on(&mut self, context: &mut Context<'_>) {
+        if let Some(call) = &mut self.call
+            && call.as_mut().poll(context).is_ready()
+        {
+            self.call = None;
+        }
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        // Without a runtime the program is at its end.
+        if let Some(call) = self.call.take()
+            && !std::thread::panicking()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            self.calls.spawn(call);
+        }
     }
 }
 

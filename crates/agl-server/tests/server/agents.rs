@@ -377,7 +377,27 @@ async fn a_token_calls_no_models_for_others() {
         let is_refused = status == StatusCode::FORBIDDEN || status == StatusCode::NOT_FOUND;
         assert!(is_refused && answer.is_object(), "{target}: {status} {answer}");
     }
+    // Nobody learns whether somebody else's rollout is there.
+    let answer_to = async |target: String, named: &[(&str, &str)]| {
+        let headers = [&[("authorization", authorization.as_str())], named].concat();
+        setting.raw("POST", &target, &headers, &chat()).await
+    };
+    for (there, not_there) in [
+        (
+            format!("/rollout/{other}/attempt/{other_attempt}/{CALL}"),
+            format!("/rollout/ro-x/attempt/at-x/{CALL}"),
+        ),
+        (
+            format!("/proxy/rollout/{other}/attempt/0/mode/val/openai/v1/{CALL}"),
+            format!("/proxy/rollout/ro-x/attempt/0/mode/val/openai/v1/{CALL}"),
+        ),
+    ] {
+        assert_eq!(answer_to(there, &[]).await, answer_to(not_there, &[]).await);
+    }
     let named = [("x-rollout-id", other.as_str()), ("x-attempt-id", other_attempt.as_str())];
+    let unknown = [("x-rollout-id", "ro-x"), ("x-attempt-id", "at-x")];
+    let target = format!("/v1/{CALL}");
+    assert_eq!(answer_to(target.clone(), &named).await, answer_to(target, &unknown).await);
     let headers = [&named[..], &[("authorization", &authorization)]].concat();
     let (status, answer) = setting.raw("POST", &format!("/v1/{CALL}"), &headers, &chat()).await;
     assert_eq!((status, &answer["error"]["type"]), (StatusCode::FORBIDDEN, &json!("permission_error")));

@@ -21,7 +21,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as WireSpan};
 use prost::Message as _;
@@ -633,6 +633,14 @@ async fn a_token_records_spans_of_its_own_attempt() {
         spans(own, None, "s", &[("agentlightning.gateway.dialect", "chat")]),
     ] {
         assert_eq!(rejected(setting.export(&token, &request).await).await, 1, "{request:?}");
+    }
+    for key in ["agentlightning.reward", "agentlightning.reward.steps"] {
+        let mut request = spans(own, None, "s", &[]);
+        let values = vec![AnyValue { value: Some(Any::DoubleValue(1.0)) }];
+        let value = Some(AnyValue { value: Some(Any::ArrayValue(ArrayValue { values })) });
+        let steps = KeyValue { key: key.to_owned(), value, ..KeyValue::default() };
+        request.resource_spans[0].scope_spans[0].spans[0].attributes.push(steps);
+        assert_eq!(rejected(setting.export(&token, &request).await).await, 1, "{key}");
     }
     assert_eq!(setting.holds().await, before);
 

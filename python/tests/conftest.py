@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from fake_vllm import FakeVLLM
+from llm_calls import models
 
 import agentlightning as agl
+from agentlightning.llm_proxy import LLMProxy
 
 # A shell has what it runs in the background ignore Ctrl+C, and so would all processes that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -46,3 +49,20 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 def memory() -> agl.InMemoryLightningStore:
     """An empty store in memory."""
     return agl.InMemoryLightningStore()
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeVLLM]:
+    """A model server."""
+    with FakeVLLM() as engine:
+        yield engine
+
+
+@pytest_asyncio.fixture
+async def proxy(engine: FakeVLLM, memory: agl.InMemoryLightningStore) -> AsyncIterator[LLMProxy]:
+    """A gateway in front of it, with the model `m`."""
+    proxy = LLMProxy(model_list=models(engine, "m"), store=memory)
+    await proxy.start()
+    yield proxy
+    if proxy.is_running():
+        await proxy.stop()

@@ -6,7 +6,9 @@ Token ids come where they are asked for with `return_token_ids`: on `responses` 
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +52,20 @@ def completions(handler: _Handler, body: dict[str, Any]) -> None:
         handler._event(json.dumps({**base, "choices": [choice(piece, ids_of(word), reason)]}))
     handler._event("[DONE]")
     handler.end_events()
+
+
+def embeddings(handler: _Handler, body: dict[str, Any]) -> None:
+    """OpenAI's `embeddings`, numbers as they are or in base64."""
+    inputs = [body["input"]] if isinstance(body["input"], str) else body["input"]
+    data = []
+    for index, text in enumerate(inputs):
+        numbers = [float(len(text)), 0.25]
+        packed = base64.b64encode(struct.pack("<2f", *numbers)).decode()
+        vector: Any = packed if body.get("encoding_format") == "base64" else numbers
+        data.append({"object": "embedding", "index": index, "embedding": vector})
+    count = sum(len(ids_of(text)) for text in inputs)
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    handler._send(200, {"object": "list", "data": data, "model": body["model"], "usage": usage})
 
 
 def responses(handler: _Handler, body: dict[str, Any]) -> None:
@@ -355,6 +371,7 @@ def ollama(handler: _Handler, body: dict[str, Any]) -> None:
 
 ROUTES = {
     "/v1/completions": completions,
+    "/embeddings": embeddings,
     "/responses": responses,
     "/messages": messages,
     ":generateContent": generate_content,

@@ -3,7 +3,8 @@ library only.
 
 What it answers is a function of the request, so that tests know it: the last message's words in reverse
 order, unless the request says otherwise through the model's name (see `_reply`), or a test by `answer`. Token
-ids are those of `ids_of`.
+ids are those of `ids_of`. Where a test has it `speak`, they are those of `rendered`, which lays out a whole
+chat as the template of a model does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,45 @@ def reply_to(text: str) -> str:
     return " ".join(reversed(text.split())) or "nothing"
 
 
+_ROLES = ("system", "user", "assistant", "tool")
+_MARKS = ("end", "think", "think_end", "image", "call", "arguments", "call_end", "tools")
+SPECIAL = {name: 0x110000 + number for number, name in enumerate((*_ROLES, *_MARKS))}
+"""Tokens that are no characters."""
+
+
+def rendered(message: dict[str, Any]) -> list[int]:
+    """What a chat template makes of a message after its role, a token for each character.
+
+    What a model answers has these tokens too.
+    """
+    ids: list[int] = []
+    if message.get("reasoning"):
+        ids += [SPECIAL["think"], *map(ord, message["reasoning"]), SPECIAL["think_end"]]
+    content = message.get("content") or ""
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        ids += map(ord, part["text"]) if part["type"] == "text" else [SPECIAL["image"]]
+    for call in message.get("tool_calls") or ():
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        ids += [SPECIAL["call"], *map(ord, name), SPECIAL["arguments"], *map(ord, arguments)]
+        ids.append(SPECIAL["call_end"])
+    return [*ids, SPECIAL["end"]]
+
+
+def rendered_prompt(body: dict[str, Any]) -> list[int]:
+    """What a chat template makes of a whole request, up to where the model begins to speak."""
+    names = " ".join(tool["function"]["name"] for tool in body.get("tools") or ())
+    ids = [SPECIAL["tools"], *map(ord, names)] if names else []
+    for message in body["messages"]:
+        ids += [SPECIAL[message["role"]], *rendered(message)]
+    return [*ids, SPECIAL["assistant"]]
+
+
+def decoded(ids: list[int]) -> str:
+    """The text of the tokens of `rendered`."""
+    names = {token: f"<{name}>" for name, token in SPECIAL.items()}
+    return "".join(names.get(token) or chr(token) for token in ids)
+
+
 class FakeVLLM:
     """The server, on a free port of this machine while the `with` block lasts."""
 
@@ -40,6 +80,8 @@ class FakeVLLM:
         self.failures: list[int] = []
         # What is answered to a request; the usual where it returns None.
         self.answer: Callable[[dict[str, Any]], str | None] = lambda body: None
+        # The message that a chat is answered with; the usual where it returns None.
+        self.speak: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda body: None
         self._counter = 0
         self._lock = threading.Lock()
         fake = self
@@ -131,8 +173,13 @@ class _Handler(BaseHTTPRequestHandler):
             message = "Unsupported value: 'temperature' does not support 1.0 with this model."
             self._send(400, {"error": {"message": message, "type": "invalid_request_error"}})
             return
-        text = self.server_state.answer(body)
-        choices = [_choice(body, index, text) for index in range(body.get("n") or 1)]
+        spoken = self.server_state.speak(body)
+        if spoken is not None:
+            body["_prompt_ids"] = rendered_prompt(body)
+            choices = [_spoken(spoken)]
+        else:
+            text = self.server_state.answer(body)
+            choices = [_choice(body, index, text) for index in range(body.get("n") or 1)]
         if body.get("stream"):
             self._stream(body, choices)
         else:
@@ -187,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.begin_events()
         first = True
         for choice in choices:
-            for event in _deltas(choice):
+            for event in choice.get("deltas") or _deltas(choice):
                 part: dict[str, Any] = {
                     "index": choice["index"],
                     "delta": event["delta"],
@@ -232,6 +279,9 @@ def text_of(content: Any) -> str:
 
 
 def _prompt_ids(body: dict[str, Any]) -> list[int]:
+    if "_prompt_ids" in body:
+        ids: list[int] = body["_prompt_ids"]
+        return ids
     return [token for message in body["messages"] for token in ids_of(text_of(message.get("content")))]
 
 
@@ -261,6 +311,35 @@ def _choice(body: dict[str, Any], index: int, text: str | None = None) -> dict[s
     message = {"role": "assistant", "content": reply}
     reason = "length" if body["model"] == "cut" else "stop"
     return {"index": index, "message": message, "finish_reason": reason, "ids": ids_of(reply)}
+
+
+def _spoken(said: dict[str, Any]) -> dict[str, Any]:
+    """A choice with this message, and the pieces that a stream has of it."""
+    message = {"role": "assistant", "content": None, **said}
+    calls = message.get("tool_calls") or []
+    for number, call in enumerate(calls):
+        call.setdefault("type", "function")
+        call.setdefault("id", f"call-{number}")
+    pieces: list[dict[str, Any]] = []
+    for key in ("reasoning", "content"):
+        text = message.get(key) or ""
+        pieces += [{key: text[at : at + 5]} for at in range(0, len(text), 5)]
+    for number, call in enumerate(calls):
+        function = call["function"]
+        head = {"index": number, "id": call["id"], "type": "function"}
+        pieces.append({"tool_calls": [{**head, "function": {"name": function["name"], "arguments": ""}}]})
+        for at in range(0, len(function["arguments"]), 3):
+            part = {"index": number, "function": {"arguments": function["arguments"][at : at + 3]}}
+            pieces.append({"tool_calls": [part]})
+    ids = rendered(message)
+    # How tokens are spread over the pieces is the server's affair, but for their order.
+    each = -(-len(ids) // (len(pieces) + 1))
+    deltas = [{"delta": {"role": "assistant", "content": ""}}]
+    for number, piece in enumerate(pieces):
+        deltas.append({"delta": piece, "ids": ids[number * each : (number + 1) * each]})
+    reason = "tool_calls" if calls else "stop"
+    deltas.append({"delta": {}, "finish_reason": reason, "ids": ids[len(pieces) * each :]})
+    return {"index": 0, "message": message, "finish_reason": reason, "ids": ids, "deltas": deltas}
 
 
 def _tool_call(body: dict[str, Any], last: dict[str, Any]) -> dict[str, str] | None:

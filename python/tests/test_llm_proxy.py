@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import anthropic
 import openai
 import pytest
-import pytest_asyncio
 from fake_vllm import FakeVLLM, ids_of, reply_to
+from llm_calls import booked, models, question, spans_of
 
 import agentlightning as agl
 from agentlightning.llm_proxy import (
@@ -25,49 +24,6 @@ from agentlightning.llm_proxy import (
     RolloutAttemptMiddleware,
     get_active_llm_proxy,
 )
-
-
-@pytest.fixture
-def engine() -> Iterator[FakeVLLM]:
-    with FakeVLLM() as engine:
-        yield engine
-
-
-def models(engine: FakeVLLM, *names: str) -> list[Any]:
-    return [
-        {"model_name": name, "litellm_params": {"model": f"hosted_vllm/{name}", "api_base": engine.base_url}}
-        for name in names
-    ]
-
-
-@pytest_asyncio.fixture
-async def proxy(engine: FakeVLLM, memory: agl.InMemoryLightningStore) -> AsyncIterator[LLMProxy]:
-    proxy = LLMProxy(model_list=models(engine, "m"), store=memory)
-    await proxy.start()
-    yield proxy
-    if proxy.is_running():
-        await proxy.stop()
-
-
-def client_of(llm: agl.LLM) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=llm.endpoint, api_key="none", max_retries=0)
-
-
-async def booked(proxy: LLMProxy) -> tuple[agl.AttemptedRollout, openai.AsyncOpenAI]:
-    store = proxy.get_store()
-    assert store is not None
-    rollout = await store.start_rollout(input="task")
-    return rollout, client_of(proxy.as_resource(rollout.rollout_id, rollout.attempt.attempt_id))
-
-
-async def spans_of(proxy: LLMProxy, rollout: agl.AttemptedRollout) -> list[agl.Span]:
-    store = proxy.get_store()
-    assert store is not None
-    return list(await store.query_spans(rollout.rollout_id))
-
-
-def question(text: str) -> Any:
-    return [{"role": "user", "content": text}]
 
 
 @pytest.mark.asyncio

@@ -144,7 +144,7 @@ fn is_token(credential: &[u8]) -> bool {
 }
 
 /// Whether a request brings this key along, in whichever header. Takes as long for a key that is nearly right as for any other of its length.
-fn has_key(headers: &HeaderMap, key: &ApiKey) -> bool {
+pub(crate) fn has_key(headers: &HeaderMap, key: &ApiKey) -> bool {
     credentials(headers).any(|given| given.ct_eq(key.reveal().as_bytes()).into())
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, PoisonError};
 
 use agl_types::{Span, semconv};
@@ -14,6 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 /// How many are remembered as kept.
 const REMEMBERED: usize = 4096;
+/// How many attempts may store new ones at once.
+const TURNS: usize = 64;
 
 /// Bytes that were taken out of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,22 +135,48 @@ fn change(value: &mut Value, other: &mut impl FnMut(&str) -> Option<String>) {
 }
 
 /// What is known to be in the store.
-#[derive(Debug, Default)]
-pub(crate) struct Kept(Mutex<(HashSet<String>, VecDeque<String>)>);
+#[derive(Debug)]
+pub(crate) struct Kept {
+    known: Mutex<(HashSet<String>, VecDeque<String>)>,
+    turns: [tokio::sync::Mutex<()>; TURNS],
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { known: Mutex::default(), turns: std::array::from_fn(|_| tokio::sync::Mutex::default()) }
+    }
+}
 
 impl Kept {
+    /// Waits for other calls of the attempt that are storing what may be the same. To be held until these are stored;
+    /// none where nothing is new.
+    pub(crate) async fn turn(
+        &self,
+        rollout_id: &str,
+        attempt_id: &str,
+        blobs: &[Blob],
+    ) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if blobs.iter().all(|blob| self.has(rollout_id, attempt_id, blob.span_id())) {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        (rollout_id, attempt_id).hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
+        Some(self.turns[place].lock().await)
+    }
+
     fn name(rollout_id: &str, attempt_id: &str, span_id: &str) -> String {
         format!("{rollout_id}/{attempt_id}/{span_id}")
     }
 
     pub(crate) fn has(&self, rollout_id: &str, attempt_id: &str, span_id: &str) -> bool {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         kept.0.contains(&Self::name(rollout_id, attempt_id, span_id))
     }
 
     pub(crate) fn add(&self, rollout_id: &str, attempt_id: &str, span_id: &str) {
         let name = Self::name(rollout_id, attempt_id, span_id);
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.0.insert(name.clone()) {
             kept.1.push_back(name);
         }
@@ -161,6 +190,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use serde_json::json;
 
     use super::*;
@@ -197,6 +227,20 @@ mod tests {
             assert_eq!(taken_out(&message(url)), None, "{url}");
         }
         assert_eq!(references(&message("sha256:short?type=x&size=1")), []);
+    }
+
+    #[test]
+    fn what_is_new_is_stored_by_one_call_at_a_time() {
+        let kept = Kept::default();
+        let blobs = taken_out(&message(PIXEL)).unwrap().1;
+        let turn = |attempt: &'static str| kept.turn("r", attempt, &blobs).now_or_never();
+        let first = turn("a").unwrap();
+        assert!(first.is_some());
+        assert!(turn("a").is_none(), "another call of the attempt waits");
+        drop(first);
+        assert!(turn("a").unwrap().is_some());
+        kept.add("r", "a", blobs[0].span_id());
+        assert!(turn("a").unwrap().is_none(), "nobody waits for what is there");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::change::{self, Sent};
 use crate::dialect::responses::Telling;
 use crate::dialect::{Dialect, messages, responses};
 use crate::gateway::{Capture, Inner};
+use crate::json::{Edits, member};
 use crate::link::{Broken, Flow};
 use crate::models::{Backend, Choice};
 use crate::pause::Pass;
@@ -240,12 +241,8 @@ impl Call {
                         backend.did_badly();
                     }
                     if is_last || !is_bad {
-                        let times = if progress.tries == 1 {
-                            "once".to_owned()
-                        } else {
-                            format!("{} times", progress.tries)
-                        };
-                        refusal.message.push_str(&format!(" (model {model:?}, tried {times})"));
+                        let account = tried_so_often(progress.tries);
+                        refusal.message.push_str(&format!(" (model {model:?}, {account})"));
                         return Err(refusal);
                     }
                     tracing::debug!(backend = backend.label(), problem = refusal.message, "trying again");
@@ -302,6 +299,7 @@ impl Call {
         body: Bytes,
         reply: oneshot::Sender<Response>,
     ) {
+        let body = if is_worth_another_try(status) { with_account(body, progress) } else { body };
         let parsed = answer::read(&body).unwrap_or_default();
         let added = progress.sent.as_ref().map(|sent| sent.added).unwrap_or_default();
         let is_answer = status.is_success() && parsed.is_object();
@@ -329,15 +327,20 @@ impl Call {
                 (status, headers, body).into_response()
             }
             (dialect, true) if is_answer => {
-                let told = match dialect {
-                    Dialect::Responses => self.telling().whole(&parsed),
-                    _ => messages::from_chat(&parsed, &self.request["model"]),
+                let told = if dialect == Dialect::Responses {
+                    let response = self.telling().whole(&parsed);
+                    let told = response.to_string();
+                    end.response = parsed;
+                    end.response["id"] = response["id"].clone();
+                    end.told = Some(response);
+                    told
+                } else {
+                    // What was parsed can be written.
+                    let told = messages::from_chat(&parsed, &self.request["model"]).unwrap_or_default();
+                    end.response = parsed;
+                    told
                 };
-                let answer = (status, headers, told.to_string()).into_response();
-                end.response = parsed;
-                end.response["id"] = told["id"].clone();
-                end.told = (dialect == Dialect::Responses).then_some(told);
-                answer
+                (status, headers, told).into_response()
             }
             (dialect, true) => {
                 let message = [&parsed["error"]["message"], &parsed["message"], &parsed["detail"]]
@@ -366,6 +369,7 @@ impl Call {
         reply: oneshot::Sender<Response>,
         answer: Response,
     ) {
+        self.remember(progress, &end);
         match self.gateway.options.capture {
             Capture::Durable => {
                 let answer = match self.record(progress, end).await {
@@ -381,6 +385,13 @@ impl Call {
                 let _ = reply.send(answer);
                 self.record_or_warn(progress, end).await;
             }
+        }
+    }
+
+    /// Keeps what tools are called with as the model wrote it, where the agent will write it anew.
+    pub(crate) fn remember(&self, progress: &Progress, end: &End) {
+        if progress.is_translated {
+            self.gateway.written.add_answer(&self.attempt, &end.response);
         }
     }
 
@@ -442,14 +453,15 @@ impl Call {
     /// Stores the span of the call.
     pub(crate) async fn record(&mut self, progress: &Progress, end: End) -> Result<(), Refusal> {
         let (call, blobs) = self.span(progress, end);
+        let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
+        let _turn = self.gateway.blobs.turn(rollout_id, attempt_id, &blobs).await;
         let blobs = self.new_blobs(blobs).await?;
         let new: Vec<String> = blobs.iter().map(|blob| blob.span_id().to_owned()).collect();
-        let Attempt { rollout_id, attempt_id, sequence_id, .. } = &self.attempt;
         let mut drafts = Vec::with_capacity(1 + blobs.len());
         for blob in blobs {
             drafts.push(self.draft(blob.into_span(&call), None)?);
         }
-        drafts.push(self.draft(call, *sequence_id)?);
+        drafts.push(self.draft(call, self.attempt.sequence_id)?);
         let passed_over = self.gateway.store.ingest_spans(drafts).await;
         match passed_over.map_err(|error| Refusal::of_store(&error))?.into_iter().next() {
             None => {
@@ -510,6 +522,25 @@ fn trouble(backend: &Backend, status: StatusCode, problem: &str) -> Refusal {
 
 fn is_worth_another_try(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 409 | 429) || status.is_server_error()
+}
+
+pub(crate) fn tried_so_often(tries: u32) -> String {
+    if tries == 1 { "tried once".to_owned() } else { format!("tried {tries} times") }
+}
+
+/// The error of a server with who it was and how often it was asked in its message, where it has one.
+fn with_account(body: Bytes, progress: &Progress) -> Bytes {
+    let all = 0..body.len();
+    let place = member(&body, all.clone(), "error")
+        .and_then(|error| member(&body, error, "message"))
+        .or_else(|| member(&body, all, "message"));
+    let (Some(place), Some(backend)) = (place, &progress.backend) else { return body };
+    let Ok(message) = serde_json::from_slice::<String>(&body[place.clone()]) else { return body };
+    let account =
+        format!("{message} (the model server {}, {})", backend.label(), tried_so_often(progress.tries));
+    let mut edits = Edits::default();
+    edits.replace(place, Value::from(account).to_string());
+    edits.apply(&body).into()
 }
 
 /// How long the model server wants to be left alone.

@@ -1,5 +1,6 @@
 //! The model list as users write it: TOML, or LiteLLM's form.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use agl_types::{ApiKey, JsonMap};
@@ -53,16 +54,22 @@ pub struct ModelEntry {
     pub api_key_header: Option<String>,
     /// Further headers for all requests, which nobody else is told.
     #[serde(default, deserialize_with = "headers")]
-    pub headers: HeaderMap,
+    pub extra_headers: HeaderMap,
     /// Which version of the model this is; it is stamped on every call.
     #[serde(default)]
     pub version: Option<i64>,
     /// Its share of the rollouts, relative to the others of its name.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Only for agents of these names; an agent that is named here prefers it to what is for all.
+    /// Only for agents that say one of these names in the header `x-agl-agent`; they prefer it to what is for all.
     #[serde(default)]
     pub agents: Vec<String>,
+    /// Only for calls that have all of these headers, likewise.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Only for calls that bring one of these keys, likewise. They do not take the place of the gateway's own key.
+    #[serde(default, deserialize_with = "secrets")]
+    pub keys: Vec<ApiKey>,
     /// Whether the server returns token ids to those who send `return_token_ids`. Absent, its `/models` is asked
     /// once: vLLM and `agl model serve` do.
     #[serde(default)]
@@ -132,6 +139,12 @@ fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Ap
     text.map(|text| ApiKey::new(&text)).transpose().map_err(serde::de::Error::custom)
 }
 
+fn secrets<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ApiKey>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)
+        .map_err(|_| serde::de::Error::custom("keys are a list of text"))?;
+    texts.iter().map(|text| ApiKey::new(text)).collect::<Result<_, _>>().map_err(serde::de::Error::custom)
+}
+
 /// Reads headers without ever repeating their values in an error.
 fn headers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HeaderMap, D::Error> {
     headers_of(&JsonMap::deserialize(deserializer)?).map_err(serde::de::Error::custom)
@@ -164,10 +177,12 @@ impl ModelEntry {
             api_key_env: None,
             api_key_file: None,
             api_key_header: None,
-            headers: HeaderMap::new(),
+            extra_headers: HeaderMap::new(),
             version: None,
             weight: one(),
             agents: Vec::new(),
+            headers: BTreeMap::new(),
+            keys: Vec::new(),
             token_ids: None,
             logprobs: None,
             responses: false,
@@ -355,13 +370,13 @@ fn of_litellm(index: usize, entry: &Value) -> Result<ModelEntry, Error> {
     }
     if let Some(given) = params.get("extra_headers") {
         let given = given.as_object().ok_or_else(|| "it has to be an object".to_owned());
-        resolved.headers =
+        resolved.extra_headers =
             given.and_then(headers_of).map_err(|problem| wrong("litellm_params.extra_headers", &problem))?;
     }
     if let Some(organization) = text("organization") {
         let value = HeaderValue::from_str(organization)
             .map_err(|_| wrong("litellm_params.organization", "it has to be text for a header"))?;
-        resolved.headers.entry("openai-organization").or_insert(value);
+        resolved.extra_headers.entry("openai-organization").or_insert(value);
     }
     resolved.weight = number("weight").unwrap_or(resolved.weight);
     resolved.timeout = number("timeout").unwrap_or(resolved.timeout);
@@ -402,7 +417,9 @@ mod tests {
             model = "Qwen/Qwen3-8B"
             version = 3
             train = { temperature = 1.0 }
-            headers = { X-Title = "t" }
+            headers = { x-role = "critic" }
+            keys = ["the-agents-own"]
+            extra_headers = { X-Title = "t" }
             [[models]]
             name = "claude-*"
             url = "https://api.anthropic.com/v1"
@@ -412,8 +429,11 @@ mod tests {
         )
         .unwrap();
         assert_eq!(list.default_model.as_deref(), Some("policy"));
-        assert_eq!(list.models[0].headers["x-title"], "t");
+        assert_eq!(list.models[0].extra_headers["x-title"], "t");
         assert_eq!(list.models[0].train, json!({"temperature": 1.0}).as_object().cloned().unwrap());
+        assert_eq!(list.models[0].headers["x-role"], "critic");
+        assert_eq!(list.models[0].keys, [ApiKey::new("the-agents-own").unwrap()]);
+        assert!(!format!("{list:?}").contains("the-agents-own"));
         assert_eq!((list.models[1].api, list.models[1].retries), (Api::Anthropic, 2));
     }
 
@@ -422,6 +442,9 @@ mod tests {
         let text = "[[models]]\nname = \"m\"\nurl = \"http://h/v1\"\napi_key = \"two words\"\n";
         let error = ModelList::from_toml(text).unwrap_err().to_string();
         assert!(!error.contains("two words"), "{error}");
+        let error = ModelList::from_toml(&text.replace("api_key = \"two words\"", "keys = [\"two words\"]"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("line ") && !error.contains("two words"), "{error}");
         let error = ModelList::from_toml("[[models]]\nname = \"m\"\nurk = \"x\"").unwrap_err().to_string();
         assert!(error.contains("line ") && error.contains("urk"), "{error}");
     }
@@ -455,8 +478,8 @@ mod tests {
             "model": "openrouter/x", "organization": "o", "extra_headers": {"X-Title": "two words"},
         });
         let routed = of(&routed).unwrap();
-        assert_eq!(routed.headers["x-title"], "two words");
-        assert_eq!(routed.headers["openai-organization"], "o");
+        assert_eq!(routed.extra_headers["x-title"], "two words");
+        assert_eq!(routed.extra_headers["openai-organization"], "o");
         assert!(routed.defaults.is_empty() && !format!("{routed:?}").contains("two words"));
         for (headers, reason) in [
             (json!({"a b": "s3cret"}), "\"a b\""),

@@ -1,5 +1,6 @@
 //! The gateway itself: what it is set up with, and what comes in at its door.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +38,7 @@ use crate::record::Kind;
 use crate::refusal::{Form, Refusal};
 use crate::sessions::{Attempt, Named, Sessions};
 use crate::upstream::{self, Client, LARGEST_ANSWER};
+use crate::written::Written;
 
 /// How many registered models are remembered with how they are doing.
 const REMEMBERED: usize = 1024;
@@ -111,6 +113,8 @@ pub(crate) struct Inner {
     pub(crate) unrecorded: Semaphore,
     /// The files that are in the store.
     pub(crate) blobs: Kept,
+    /// What tools were called with.
+    pub(crate) written: Written,
 }
 
 impl Gateway {
@@ -130,6 +134,7 @@ impl Gateway {
             calls: TaskTracker::new(),
             unrecorded: Semaphore::new(UNRECORDED),
             blobs: Kept::default(),
+            written: Written::default(),
             store,
             options,
         })))
@@ -264,18 +269,20 @@ impl Inner {
             Endpoint::Model(name) => return self.describe(name).await,
         };
         let bytes = read(body, self.options.body_limit).await?;
-        let mut request = parse(&bytes)?;
+        let mut request = parse(&bytes, dialect)?;
         // Looked for first: what cannot be called needs no session.
-        let wanted = self.wanted(&request, &address.whose).await?;
+        let wanted = self.wanted(&request, &address.whose, &parts.headers).await?;
         let attempt = self.sessions.find(address.whose, &parts.headers, grant.as_ref()).await?;
-        let agent = parts.headers.get("x-agl-agent").and_then(|name| name.to_str().ok());
-        let choices = wanted.models.route(&wanted.name, agent, &attempt.rollout_id);
+        let choices = wanted.models.route(&wanted.name, &parts.headers, &attempt.rollout_id);
         if choices.is_empty() {
             return Err(wanted.models.unknown(&wanted.name));
         }
         let is_translated = choices.iter().any(|choice| !speaks(&choice.backend, dialect));
         if dialect == Dialect::Responses && is_translated {
             self.recall(&mut request, &attempt).await?;
+        }
+        if is_translated {
+            self.put_back(dialect, &mut request, &attempt).await?;
         }
         let translated = match dialect {
             _ if !is_translated => None,
@@ -284,17 +291,17 @@ impl Inner {
         };
         let translated = translated.map(|chat| (Bytes::from(chat.to_string()), chat));
         let headers = upstream::going_up(&parts.headers);
-        if endpoint == Endpoint::CountTokens {
-            return self
-                .count(&choices[0], bytes, &request, translated.map(|(_, chat)| chat), &headers)
-                .await;
-        }
         let what =
             || format!("rollout {} attempt {} model {}", attempt.rollout_id, attempt.attempt_id, wanted.name);
         let pass = match self.gate.enter(what).await {
             Ok(pass) => pass,
             Err(HeldBack(pause)) => return Ok(held_back(&pause)),
         };
+        if endpoint == Endpoint::CountTokens {
+            return self
+                .count(&choices[0], bytes, &request, translated.map(|(_, chat)| chat), &headers)
+                .await;
+        }
         let expose = self.options.expose_token_ids.unwrap_or(attempt.named != Named::Otherwise);
         let call = Call {
             gateway: Arc::clone(&self),
@@ -351,6 +358,37 @@ impl Inner {
         Ok(())
     }
 
+    /// Puts what tools were called with back into a request as the model wrote it.
+    async fn put_back(
+        &self,
+        dialect: Dialect,
+        request: &mut Value,
+        attempt: &Attempt,
+    ) -> Result<(), Refusal> {
+        let each_call = if dialect == Dialect::Messages { messages::each_call } else { responses::each_call };
+        let mut unknown = Vec::new();
+        each_call(request, &mut |id, _| {
+            if !self.written.knows(attempt, id) {
+                unknown.push(id.to_owned());
+            }
+            None
+        });
+        if !unknown.is_empty() {
+            let query = SpanQuery {
+                rollout_id: attempt.rollout_id.clone(),
+                attempt_id: Some(attempt.attempt_id.clone()),
+                name: Some(semconv::GATEWAY_CALL.to_owned()),
+                ..SpanQuery::default()
+            };
+            let found = self.store.query_spans(query).await.map_err(|error| Refusal::of_store(&error))?;
+            found.items.iter().for_each(|span| self.written.add_span(attempt, span));
+            unknown.retain(|id| !self.written.knows(attempt, id));
+            unknown.iter().for_each(|id| self.written.add(attempt, id, None));
+        }
+        each_call(request, &mut |id, given| self.written.original(attempt, id, given));
+        Ok(())
+    }
+
     /// A span of an attempt by its id.
     pub(crate) async fn span(&self, attempt: &Attempt, span_id: &str) -> Result<Option<Span>, Refusal> {
         let query = SpanQuery {
@@ -392,9 +430,21 @@ impl Inner {
                 format!("the model server {} could not count: {}", backend.label(), upstream::cause(&error));
             Refusal::new(StatusCode::BAD_GATEWAY, message)
         };
-        let answer = self.client.post(backend, endpoint, headers, body).await.map_err(broken)?;
-        let status = answer.status;
-        let bytes = answer.whole(LARGEST_ANSWER).await.map_err(broken)?.unwrap_or_default();
+        let deadline = Duration::try_from_secs_f64(backend.entry.timeout).unwrap_or(Duration::MAX);
+        let counting = async {
+            let _permit = backend.turn().await;
+            let answer = self.client.post(backend, endpoint, headers, body).await?;
+            Ok((answer.status, answer.whole(LARGEST_ANSWER).await?.unwrap_or_default()))
+        };
+        let counted = tokio::time::timeout(deadline, counting).await.map_err(|_| {
+            let message = format!(
+                "the model server {} did not count within {} s",
+                backend.label(),
+                backend.entry.timeout
+            );
+            Refusal::new(StatusCode::GATEWAY_TIMEOUT, message)
+        })?;
+        let (status, bytes) = counted.map_err(broken)?;
         let counted: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let count = [&counted["input_tokens"], &counted["usage"]["prompt_tokens"]]
             .into_iter()
@@ -416,14 +466,14 @@ impl Inner {
     }
 
     /// The model that is asked for, and the list it is on.
-    async fn wanted(&self, request: &Value, whose: &Whose) -> Result<Wanted, Refusal> {
+    async fn wanted(&self, request: &Value, whose: &Whose, headers: &HeaderMap) -> Result<Wanted, Refusal> {
         let asked = match &request["model"] {
             Value::String(name) => Some(name.as_str()),
             Value::Null => None,
             _ => return Err(Refusal::bad("model", "model has to be text")),
         };
         let listed = self.models.load_full();
-        let has = |models: &Models, name: &str| !models.route(name, None, "").is_empty();
+        let has = |models: &Models, name: &str| !models.find(name, headers).is_empty();
         if let Some(name) = asked
             && has(&listed, name)
         {
@@ -537,10 +587,14 @@ async fn read(body: body::Body, limit: usize) -> Result<Bytes, Refusal> {
 }
 
 /// The request as JSON.
-fn parse(bytes: &Bytes) -> Result<Value, Refusal> {
+fn parse(bytes: &Bytes, dialect: Dialect) -> Result<Value, Refusal> {
     let wrong = |message: String| Refusal::new(StatusCode::BAD_REQUEST, message);
+    let text = match dialect {
+        Dialect::Messages => messages::with_inputs_as_text(bytes),
+        _ => Cow::Borrowed(bytes.as_ref()),
+    };
     let request: Value =
-        serde_json::from_slice(bytes).map_err(|error| wrong(format!("the request is not JSON: {error}")))?;
+        serde_json::from_slice(&text).map_err(|error| wrong(format!("the request is not JSON: {error}")))?;
     if !request.is_object() {
         return Err(wrong("the request has to be a JSON object".to_owned()));
     }

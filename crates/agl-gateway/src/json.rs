@@ -27,7 +27,7 @@ impl Member {
             let name: Option<String> = serde_json::from_slice(quoted).ok();
             return name.unwrap_or_default().into();
         }
-        String::from_utf8_lossy(inner)
+        std::str::from_utf8(inner).map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed)
     }
 }
 
@@ -56,6 +56,12 @@ pub(crate) fn members(text: &[u8], place: Range<usize>) -> Option<Vec<Member>> {
             _ => return None,
         }
     }
+}
+
+/// Where the value of a member of the object at `place` is; none when it has no such member.
+pub(crate) fn member(text: &[u8], place: Range<usize>, name: &str) -> Option<Range<usize>> {
+    let found = members(text, place)?.into_iter().find(|member| member.name(text) == name);
+    found.map(|member| member.value)
 }
 
 /// The items of the array at `place`, in order; none when there is no array.

@@ -26,6 +26,7 @@ mod sessions;
 mod sse;
 mod stream;
 mod upstream;
+mod written;
 
 pub use access::{AttemptGrant, AttemptTokens};
 pub use config::{Api, ModelEntry, ModelList};

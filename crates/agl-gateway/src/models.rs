@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use agl_types::ApiKey;
-use axum::http::HeaderName;
+use axum::http::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 use crate::Error;
+use crate::access;
 use crate::config::{Api, ModelEntry, ModelList};
 
+/// The header in which an agent says its name.
+const AGENT: &str = "x-agl-agent";
 /// Failures in a row after which a backend is passed over for a while.
 const TOO_MANY: u32 = 3;
 /// For how long at first; it doubles with every further failure, up to [`LONGEST_REST`].
@@ -59,6 +62,10 @@ impl Backend {
             let field =
                 if entry.max_concurrency == Some(0) { "max_concurrency" } else { "requests_per_minute" };
             return Err(entry.wrong(field, "with 0 nothing would ever be answered: leave it out"));
+        }
+        if let Some(name) = entry.headers.keys().find(|name| HeaderName::from_bytes(name.as_bytes()).is_err())
+        {
+            return Err(entry.wrong("headers", format!("{name:?} is no name of a header")));
         }
         let key_header = match &entry.api_key_header {
             Some(name) => Some(
@@ -178,7 +185,10 @@ impl Models {
         let backends = models.into_iter().map(backend).collect::<Result<Vec<_>, Error>>()?;
         let models = Self { backends, default_model };
         if let Some(name) = &models.default_model
-            && models.find(name, None).is_empty()
+            && !models
+                .backends
+                .iter()
+                .any(|backend| names(&backend.entry).any(|known| matched(known, name).is_some()))
         {
             return Err(Error::Config {
                 place: "default_model".to_owned(),
@@ -220,14 +230,14 @@ impl Models {
         (all.all(|name| name == first) && !first.contains('*')).then(|| first.clone())
     }
 
-    /// Those who answer for a model: the closest matches, what is for this agent first of all.
-    fn find(&self, asked: &str, agent: Option<&str>) -> Vec<Choice> {
+    /// Those who answer for a model: the closest matches, what is for whoever sent these headers first of all.
+    pub(crate) fn find(&self, asked: &str, headers: &HeaderMap) -> Vec<Choice> {
         let mut best = (false, 0);
         let mut found: Vec<Choice> = Vec::new();
         for backend in &self.backends {
             let entry = &backend.entry;
-            let is_own = agent.is_some_and(|agent| entry.agents.iter().any(|name| name == agent));
-            if !entry.agents.is_empty() && !is_own {
+            let is_own = is_for(entry, headers);
+            if !is_own && !is_for_all(entry) {
                 continue;
             }
             let closest =
@@ -252,8 +262,8 @@ impl Models {
     /// Those who answer for a model, in the order in which they are to be tried for this rollout: always the same, for
     /// the sake of their prefix caches, each by its weight (rendezvous hashing; Thaler and Ravishankar, 1998), but
     /// those that keep failing last.
-    pub(crate) fn route(&self, asked: &str, agent: Option<&str>, rollout_id: &str) -> Vec<Choice> {
-        let mut found = self.find(asked, agent);
+    pub(crate) fn route(&self, asked: &str, headers: &HeaderMap, rollout_id: &str) -> Vec<Choice> {
+        let mut found = self.find(asked, headers);
         if found.len() > 1 {
             found.sort_by_cached_key(|choice| {
                 let distance = distance(&choice.backend, rollout_id);
@@ -263,6 +273,21 @@ impl Models {
         }
         found
     }
+}
+
+fn is_for_all(entry: &ModelEntry) -> bool {
+    entry.agents.is_empty() && entry.headers.is_empty() && entry.keys.is_empty()
+}
+
+/// Whether an entry is for the agent that sent these headers in particular: by its name, by headers of its own, or by
+/// its key.
+fn is_for(entry: &ModelEntry, headers: &HeaderMap) -> bool {
+    let has = |name: &str, value: &str| {
+        headers.get_all(name).iter().any(|given| given.as_bytes() == value.as_bytes())
+    };
+    entry.agents.iter().any(|agent| has(AGENT, agent))
+        || (!entry.headers.is_empty() && entry.headers.iter().all(|(name, value)| has(name, value)))
+        || entry.keys.iter().any(|key| access::has_key(headers, key))
 }
 
 /// How closely a name matches, and what its `*` stands for.
@@ -294,6 +319,8 @@ fn distance(backend: &Backend, rollout_id: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn models(entries: Vec<ModelEntry>) -> Models {
@@ -302,6 +329,11 @@ mod tests {
 
     fn entry(name: &str, url: &str) -> ModelEntry {
         ModelEntry::new(name, format!("http://{url}/v1"))
+    }
+
+    fn to(models: &Models, asked: &str, agent: Option<&'static str>) -> Vec<Choice> {
+        let headers = agent.map(|name| (HeaderName::from_static(AGENT), HeaderValue::from_static(name)));
+        models.route(asked, &headers.into_iter().collect(), "r")
     }
 
     fn asked(choices: &[Choice]) -> Vec<(&str, &str)> {
@@ -320,11 +352,11 @@ mod tests {
             },
             ModelEntry { agents: vec!["judge".to_owned()], ..entry("gpt-*", "judge") },
         ]);
-        assert_eq!(asked(&models.route("x", None, "r")), [("http://any/v1", "org/x")]);
-        assert_eq!(asked(&models.route("gpt-4", None, "r")), [("http://gpt/v1", "gpt-4")]);
-        assert_eq!(asked(&models.route("gpt-5", None, "r")), [("http://exact/v1", "q")]);
-        assert_eq!(asked(&models.route("small", Some("writer"), "r")), [("http://exact/v1", "q")]);
-        assert_eq!(asked(&models.route("gpt-5", Some("judge"), "r")), [("http://judge/v1", "gpt-5")]);
+        assert_eq!(asked(&to(&models, "x", None)), [("http://any/v1", "org/x")]);
+        assert_eq!(asked(&to(&models, "gpt-4", None)), [("http://gpt/v1", "gpt-4")]);
+        assert_eq!(asked(&to(&models, "gpt-5", None)), [("http://exact/v1", "q")]);
+        assert_eq!(asked(&to(&models, "small", Some("writer"))), [("http://exact/v1", "q")]);
+        assert_eq!(asked(&to(&models, "gpt-5", Some("judge"))), [("http://judge/v1", "gpt-5")]);
         assert_eq!(models.names(), ["gpt-5", "small"]);
         assert_eq!(models.only_name(), None);
     }
@@ -334,7 +366,7 @@ mod tests {
         let of = |count: usize| models((0..count).map(|n| entry("m", &format!("h{n}"))).collect());
         let (three, four) = (of(3), of(4));
         let first = |models: &Models, rollout: usize| {
-            models.route("m", None, &format!("ro-{rollout}"))[0].backend.label().to_owned()
+            models.route("m", &HeaderMap::new(), &format!("ro-{rollout}"))[0].backend.label().to_owned()
         };
         let moved = (0..400).filter(|rollout| first(&three, *rollout) != first(&four, *rollout));
         let moved: Vec<usize> = moved.collect();
@@ -349,8 +381,9 @@ mod tests {
             entry("m", "b"),
             ModelEntry { weight: 0.0, ..entry("m", "c") },
         ]);
-        let first =
-            |rollout: i32| models.route("m", None, &rollout.to_string())[0].backend.label().to_owned();
+        let first = |rollout: i32| {
+            models.route("m", &HeaderMap::new(), &rollout.to_string())[0].backend.label().to_owned()
+        };
         let to_a = (0..1000).filter(|rollout| first(*rollout) == "http://a/v1").count();
         assert!((650..850).contains(&to_a), "{to_a}");
         assert!((0..1000).all(|rollout| first(rollout) != "http://c/v1"));
@@ -359,14 +392,14 @@ mod tests {
     #[test]
     fn what_keeps_failing_comes_last_until_it_does_well() {
         let models = models(vec![entry("m", "a"), entry("m", "b")]);
-        let first = models.route("m", None, "r")[0].backend.clone();
+        let first = models.route("m", &HeaderMap::new(), "r")[0].backend.clone();
         for _ in 0..TOO_MANY {
-            assert_eq!(models.route("m", None, "r")[0].backend.label(), first.label());
+            assert_eq!(models.route("m", &HeaderMap::new(), "r")[0].backend.label(), first.label());
             first.did_badly();
         }
-        assert_ne!(models.route("m", None, "r")[0].backend.label(), first.label());
+        assert_ne!(models.route("m", &HeaderMap::new(), "r")[0].backend.label(), first.label());
         first.did_well();
-        assert_eq!(models.route("m", None, "r")[0].backend.label(), first.label());
+        assert_eq!(models.route("m", &HeaderMap::new(), "r")[0].backend.label(), first.label());
     }
 
     #[test]
@@ -385,6 +418,8 @@ mod tests {
         assert!(refused(ModelEntry { weight: -1.0, ..entry("m", "h") }).contains("weight"));
         assert!(refused(ModelEntry { timeout: 0.0, ..entry("m", "h") }).contains("timeout"));
         assert!(refused(entry("a*b*", "h")).contains("name"));
+        let headers = [("no name".to_owned(), String::new())].into();
+        assert!(refused(ModelEntry { headers, ..entry("m", "h") }).contains("headers"));
         assert!(
             refused(ModelEntry { max_concurrency: Some(0), ..entry("m", "h") }).contains("max_concurrency")
         );

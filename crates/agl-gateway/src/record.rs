@@ -5,7 +5,7 @@ use agl_types::{Attributes, Span, StatusCode, ids, is_plain_attribute, semconv};
 use serde_json::{Value, json};
 
 use crate::answer;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, list, reasoning};
 
 /// Bytes of the longest error text kept.
 const LONGEST_ERROR: usize = 4096;
@@ -128,6 +128,19 @@ impl Record<'_> {
         if !reasons.is_empty() {
             put("gen_ai.response.finish_reasons", reasons.into());
         }
+        for (index, choice) in self.choices().enumerate() {
+            let prefix = format!("{}.{index}", semconv::GEN_AI_COMPLETION);
+            let thought = reasoning(&choice["message"]);
+            if !thought.is_empty() {
+                put(&format!("{prefix}.reasoning_content"), thought.into());
+            }
+            for (number, call) in list(&choice["message"]["tool_calls"]).iter().enumerate() {
+                let prefix = format!("{prefix}.tool_calls.{number}");
+                put(&format!("{prefix}.id"), call["id"].clone());
+                put(&format!("{prefix}.name"), call["function"]["name"].clone());
+                put(&format!("{prefix}.arguments"), call["function"]["arguments"].clone());
+            }
+        }
         let name = |part: &str| format!("{}.{part}", semconv::GATEWAY);
         let dialect = match (self.dialect, self.kind) {
             (Dialect::OpenAi, Kind::Completions) => "openai.completions",
@@ -147,6 +160,10 @@ impl Record<'_> {
             // The first choice has the names that 0.3 knows; every one has those.
             for (index, (choice, logprobs)) in self.choices().zip(logprobs).enumerate() {
                 put(&format!("{}.{index}.token_ids", name("choices")), ids_of(choice).clone());
+                let prompt = prompt_ids_of(&self.response, choice);
+                if index > 0 && prompt != prompt_ids_of(&self.response, &self.response["choices"][0]) {
+                    put(&format!("{}.{index}.prompt_token_ids", name("choices")), prompt.clone());
+                }
                 put(&format!("{}.{index}.logprobs", name("choices")), logprobs);
             }
         }
@@ -200,14 +217,18 @@ impl Record<'_> {
         if self.choices().next().is_none() {
             return Some("there is no choice in the answer".to_owned());
         }
+        let first = prompt_ids_of(&self.response, &self.response["choices"][0]);
         let mut prompt = 0;
         let mut response = 0;
-        for (choice, probabilities) in self.choices().zip(logprobs) {
+        for (index, (choice, probabilities)) in self.choices().zip(logprobs).enumerate() {
             let (Some(prompt_ids), Some(ids)) =
                 (prompt_ids_of(&self.response, choice).as_array(), ids_of(choice).as_array())
             else {
                 return Some("the model server returned no token ids, although it was asked to".to_owned());
             };
+            if index > 0 && Some(prompt_ids) != first.as_array() {
+                return Some("it has answers to different prompts: send a request for each".to_owned());
+            }
             if prompt_ids.is_empty() || ids.is_empty() {
                 return Some("the model server returned an empty list of token ids".to_owned());
             }

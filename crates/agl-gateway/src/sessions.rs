@@ -33,6 +33,8 @@ pub(crate) struct Attempt {
     pub(crate) sequence_id: Option<i64>,
     /// How the call named it.
     pub(crate) named: Named,
+    /// Held for as long as the call is under way, where the attempt is a session.
+    pub(crate) session: Option<Arc<()>>,
 }
 
 /// How a call names its attempt.
@@ -70,6 +72,8 @@ struct Session {
     rollout_id: String,
     attempt_id: String,
     last_used: Instant,
+    /// Every call under way has one too.
+    in_use: Arc<()>,
 }
 
 impl Sessions {
@@ -89,7 +93,7 @@ impl Sessions {
             Whose::Attempt { rollout_id, attempt_id } => {
                 check(grant, &rollout_id, Some(&attempt_id))?;
                 let mode = self.look_up(&rollout_id, &attempt_id).await?;
-                Attempt { rollout_id, attempt_id, mode, sequence_id: None, named: Named::Path }
+                Attempt { rollout_id, attempt_id, mode, sequence_id: None, named: Named::Path, session: None }
             }
             Whose::Controlled { rollout_id, attempt_id, mode } => {
                 check(grant, &rollout_id, Some(attempt_id.as_str()).filter(|id| *id != LATEST_ATTEMPT))?;
@@ -100,6 +104,7 @@ impl Sessions {
                     mode: Some(mode),
                     sequence_id: None,
                     named: Named::Controlled,
+                    session: None,
                 }
             }
             Whose::Unsaid => match (of_headers(headers)?, grant) {
@@ -108,7 +113,14 @@ impl Sessions {
                     // The order of spans is not the agent's to say.
                     let sequence_id = sequence_id.filter(|_| grant.is_none());
                     let mode = self.look_up(&rollout_id, &attempt_id).await?;
-                    Attempt { rollout_id, attempt_id, mode, sequence_id, named: Named::Otherwise }
+                    Attempt {
+                        rollout_id,
+                        attempt_id,
+                        mode,
+                        sequence_id,
+                        named: Named::Otherwise,
+                        session: None,
+                    }
                 }
                 (None, Some(AttemptGrant { rollout_id, attempt_id, .. })) => Attempt {
                     rollout_id: rollout_id.clone(),
@@ -116,6 +128,7 @@ impl Sessions {
                     mode: self.look_up(rollout_id, attempt_id).await?,
                     sequence_id: None,
                     named: Named::Otherwise,
+                    session: None,
                 },
                 (None, None) => self.session(headers).await?,
             },
@@ -216,6 +229,7 @@ impl Sessions {
             rollout_id: started.rollout.rollout_id,
             attempt_id: started.attempt.attempt_id,
             last_used: Instant::now(),
+            in_use: Arc::default(),
         };
         tracing::info!(rollout = session.rollout_id, "a session for calls that name no rollout");
         let attempt = session.attempt();
@@ -244,7 +258,15 @@ impl Session {
             mode: None,
             sequence_id: None,
             named: Named::Otherwise,
+            session: Some(Arc::clone(&self.in_use)),
         }
+    }
+
+    fn is_idle(&mut self, idle: Duration) -> bool {
+        if Arc::strong_count(&self.in_use) > 1 {
+            self.last_used = Instant::now();
+        }
+        self.last_used.elapsed() >= idle
     }
 
     async fn end(self, store: &dyn Store) {
@@ -266,10 +288,8 @@ async fn end_when_idle(
         tokio::time::sleep((idle / 10).max(Duration::from_millis(10))).await;
         let (Some(open), Some(store)) = (open.upgrade(), store.upgrade()) else { return };
         let mut open = open.lock().await;
-        let ended: Vec<Session> = open
-            .extract_if(|_, session| session.last_used.elapsed() >= idle)
-            .map(|(_, session)| session)
-            .collect();
+        let ended: Vec<Session> =
+            open.extract_if(|_, session| session.is_idle(idle)).map(|(_, session)| session).collect();
         let is_last = open.is_empty();
         drop(open);
         for session in ended {

@@ -17,7 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::answer::{self, Outline};
 use crate::assemble::Assembly;
-use crate::call::{Call, End, Progress, with_facts};
+use crate::call::{Call, End, Progress, tried_so_often, with_facts};
 use crate::change;
 use crate::dialect::{self, Dialect, messages, responses};
 use crate::gateway::Capture;
@@ -144,7 +144,9 @@ impl Passage {
         };
         let label = progress.backend.as_ref().map_or("", |backend| backend.label());
         let error = match outcome {
-            Outcome::BrokenOff => error.map(|problem| format!("the model server {label} {problem}")),
+            Outcome::BrokenOff => error.map(|problem| {
+                format!("the model server {label} {problem} ({})", tried_so_often(progress.tries))
+            }),
             _ => error,
         };
         if outcome == Outcome::BrokenOff
@@ -156,6 +158,7 @@ impl Passage {
         let (response, told, written) = tee.finish(call.kind);
         let status = Some(self.status);
         let end = End { response, told, outcome, error: error.clone(), status, first_token };
+        call.remember(&progress, &end);
         let mut last = std::mem::take(&mut source.held);
         if let Some(written) = written {
             last = if outcome == Outcome::Answered { written } else { Bytes::new() };
@@ -448,7 +451,12 @@ fn error_event(dialect: Dialect, problem: &str) -> String {
             dialect::event("error", &told)
         }
         Dialect::Responses => {
-            let told = json!({"type": "error", "code": "upstream_error", "message": problem, "param": null, "sequence_number": 0});
+            // Documented are the members beside each other; what SDKs raise is the one within.
+            let error = json!({"type": "upstream_error", "code": "upstream_error", "message": problem, "param": null});
+            let told = json!({
+                "type": "error", "code": "upstream_error", "message": problem, "param": null, "sequence_number": 0,
+                "error": error,
+            });
             dialect::event("error", &told)
         }
     }

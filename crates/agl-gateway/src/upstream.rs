@@ -178,7 +178,7 @@ impl Client {
 
 /// Adds what is the gateway's to say: the headers of the entry, and the key.
 fn authorize(headers: &mut HeaderMap, backend: &Backend) {
-    for (name, value) in &backend.entry.headers {
+    for (name, value) in &backend.entry.extra_headers {
         headers.insert(name.clone(), value.clone());
     }
     let Some(key) = &backend.key else { return };

@@ -1,15 +1,41 @@
 //! Anthropic's messages (<https://docs.anthropic.com/en/api/messages>), to and from chat completions.
 
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::{event, list, reasoning, text, untranslatable};
+use super::{event, list, put_reasoning, reasoning, text, untranslatable};
+use crate::json::{Edits, items, member};
 use crate::refusal::Refusal;
+use crate::written::Original;
 
 /// Members of a request that say nothing about the answer.
-const OF_NO_BEARING: &[&str] =
-    &["metadata", "service_tier", "thinking", "output_config", "context_management", "betas"];
+const OF_NO_BEARING: &[&str] = &["metadata", "service_tier", "thinking", "context_management", "betas"];
 
-/// A request as one of chat completions.
+/// The one member of an input in place of text that is no JSON object.
+pub(crate) const RAW_ARGUMENTS: &str = "raw_arguments";
+
+/// The text of a request with the input of each call of a tool as text in a string. As a value it would lose what
+/// tokens are made of: how numbers are written, large ones altogether, and the blanks between.
+pub(crate) fn with_inputs_as_text(body: &[u8]) -> Cow<'_, [u8]> {
+    let mut edits = Edits::default();
+    let messages = member(body, 0..body.len(), "messages").and_then(|list| items(body, list));
+    for message in messages.unwrap_or_default() {
+        let blocks = member(body, message, "content").and_then(|list| items(body, list));
+        for block in blocks.unwrap_or_default() {
+            if let Some(input) = member(body, block, "input")
+                && let Ok(written) = std::str::from_utf8(&body[input.clone()])
+            {
+                edits.replace(input, Value::from(written).to_string());
+            }
+        }
+    }
+    if edits.is_empty() { body.into() } else { edits.apply(body).into() }
+}
+
+/// A request as one of chat completions. The inputs of calls of tools are text, as [`with_inputs_as_text`] has them.
 pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
     let mut messages = Vec::new();
     let system = match &request["system"] {
@@ -50,6 +76,8 @@ pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
                 }
             }
             "tool_choice" => choice(value, &mut chat)?,
+            "output_config" => format(&value["format"], &mut chat)?,
+            "output_format" => format(value, &mut chat)?,
             "max_tokens" | "temperature" | "top_p" | "top_k" | "stream" => {
                 chat.insert(key.clone(), value.clone());
             }
@@ -68,6 +96,34 @@ pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
         }
     }
     Ok(chat.into())
+}
+
+/// Shows every call of a tool in a request, its id and what it is called with, and puts in what comes back.
+pub(crate) fn each_call(request: &mut Value, original: &mut dyn FnMut(&str, &str) -> Option<Original>) {
+    for message in request["messages"].as_array_mut().into_iter().flatten() {
+        let Value::Array(blocks) = &mut message["content"] else { continue };
+        let mut said = None;
+        for block in blocks.iter_mut().filter(|block| block["type"] == "tool_use") {
+            if let Some(found) = original(text(block, "id"), &written(&block["input"])) {
+                block["input"] = (*found.arguments).into();
+                said = Some(found.said);
+            }
+        }
+        if let Some(said) = said {
+            put_said(blocks, &said);
+        }
+    }
+}
+
+/// Has blocks say what the model said, where they say the same but for blanks around it.
+fn put_said(blocks: &mut Vec<Value>, said: &str) {
+    let is_text = |block: &Value| block["type"] == "text";
+    let given: String =
+        blocks.iter().filter(|block| is_text(block)).map(|block| text(block, "text")).collect();
+    if given != said && given.trim() == said.trim() {
+        blocks.retain(|block| !is_text(block));
+        blocks.insert(0, json!({"type": "text", "text": said}));
+    }
 }
 
 fn user(content: &Value, messages: &mut Vec<Value>) -> Result<(), Refusal> {
@@ -132,19 +188,25 @@ fn assistant(content: &Value) -> Result<Value, Refusal> {
             "redacted_thinking" => {}
             "tool_use" => calls.push(json!({
                 "id": block["id"], "type": "function",
-                "function": {"name": block["name"], "arguments": block["input"].to_string()},
+                "function": {"name": block["name"], "arguments": written(&block["input"])},
             })),
             kind => return Err(untranslatable("messages", &format!("a block of the type {kind:?}"))),
         }
     }
     let mut message = json!({"role": "assistant", "content": if said.is_empty() && !calls.is_empty() { Value::Null } else { said.into() }});
-    if !thought.is_empty() {
-        message["reasoning_content"] = thought.into();
-    }
+    put_reasoning(&mut message, &thought);
     if !calls.is_empty() {
         message["tool_calls"] = calls.into();
     }
     Ok(message)
+}
+
+/// What a tool is called with, as text.
+fn written(input: &Value) -> String {
+    match input {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 fn tool(tool: &Value) -> Result<Value, Refusal> {
@@ -178,39 +240,78 @@ fn choice(choice: &Value, chat: &mut Map<String, Value>) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// An answer of chat completions as a message.
-pub(crate) fn from_chat(chat: &Value, model: &Value) -> Value {
+/// The form that an answer shall have.
+fn format(format: &Value, chat: &mut Map<String, Value>) -> Result<(), Refusal> {
+    match text(format, "type") {
+        "" => {}
+        "json_schema" => {
+            let schema = json!({"name": "output", "schema": format["schema"], "strict": true});
+            let wanted = json!({"type": "json_schema", "json_schema": schema});
+            chat.insert("response_format".to_owned(), wanted);
+        }
+        kind => return Err(untranslatable("output_config", &format!("the format {kind:?}"))),
+    }
+    Ok(())
+}
+
+/// A message as it is answered.
+#[derive(Serialize)]
+struct Message<'c> {
+    id: &'c Value,
+    r#type: &'static str,
+    role: &'static str,
+    model: &'c Value,
+    content: Vec<Content<'c>>,
+    stop_reason: &'static str,
+    stop_sequence: Value,
+    usage: Value,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Content<'c> {
+    Thinking { thinking: &'c str, signature: &'static str },
+    Text { text: &'c str },
+    ToolUse { id: &'c Value, name: &'c Value, input: Box<RawValue> },
+}
+
+/// An answer of chat completions as a message, in JSON. What the model calls tools with is in it as it wrote that.
+pub(crate) fn from_chat(chat: &Value, model: &Value) -> Result<String, serde_json::Error> {
     let choice = &chat["choices"][0];
     let message = &choice["message"];
     let mut content = Vec::new();
-    let thought = reasoning(message);
-    if !thought.is_empty() {
-        content.push(json!({"type": "thinking", "thinking": thought, "signature": ""}));
+    let thinking = reasoning(message);
+    if !thinking.is_empty() {
+        content.push(Content::Thinking { thinking, signature: "" });
     }
     let said = text(message, "content");
     if !said.is_empty() {
-        content.push(json!({"type": "text", "text": said}));
+        content.push(Content::Text { text: said });
     }
     for call in list(&message["tool_calls"]) {
         let function = &call["function"];
-        content.push(json!({
-            "type": "tool_use", "id": call["id"], "name": function["name"],
-            "input": input(text(function, "arguments")),
-        }));
+        let input = input(text(function, "arguments"))?;
+        content.push(Content::ToolUse { id: &call["id"], name: &function["name"], input });
     }
-    let (reason, sequence) = stop(choice);
-    json!({
-        "id": chat["id"], "type": "message", "role": "assistant", "model": model, "content": content,
-        "stop_reason": reason, "stop_sequence": sequence, "usage": usage(&chat["usage"]),
+    let (stop_reason, stop_sequence) = stop(choice);
+    serde_json::to_string(&Message {
+        id: &chat["id"],
+        r#type: "message",
+        role: "assistant",
+        model,
+        content,
+        stop_reason,
+        stop_sequence,
+        usage: usage(&chat["usage"]),
     })
 }
 
-/// What a model calls a tool with. Text that is no JSON object is kept under a name of its own.
-fn input(arguments: &str) -> Value {
-    match serde_json::from_str(arguments) {
-        Ok(Value::Object(fields)) => fields.into(),
-        _ if arguments.trim().is_empty() => json!({}),
-        _ => json!({"raw_arguments": arguments}),
+/// What a model calls a tool with, as it wrote it. Text that is no JSON object is kept under a name of its own.
+fn input(arguments: &str) -> Result<Box<RawValue>, serde_json::Error> {
+    match serde_json::from_str::<Box<RawValue>>(arguments) {
+        Ok(written) if written.get().starts_with('{') => Ok(written),
+        _ if arguments.trim().is_empty() => RawValue::from_string("{}".to_owned()),
+        _ => RawValue::from_string(json!({RAW_ARGUMENTS: arguments}).to_string()),
     }
 }
 
@@ -219,6 +320,8 @@ fn stop(choice: &Value) -> (&'static str, Value) {
         ("stop", sequence @ Value::String(_)) => ("stop_sequence", sequence.clone()),
         ("length", _) => ("max_tokens", Value::Null),
         ("tool_calls" | "function_call", _) => ("tool_use", Value::Null),
+        // Servers that were told which tool to call end with a plain stop, at which agents would not call it.
+        ("stop", _) if !list(&choice["message"]["tool_calls"]).is_empty() => ("tool_use", Value::Null),
         ("content_filter", _) => ("refusal", Value::Null),
         _ => ("end_turn", Value::Null),
     }
@@ -403,12 +506,12 @@ impl Assembly {
         false
     }
 
-    /// The message.
+    /// The message, with the inputs of calls of tools as text.
     pub(crate) fn finish(self) -> Value {
         let mut message = self.message;
         let blocks = self.blocks.into_iter().zip(self.inputs).map(|(mut block, input_text)| {
             if !input_text.is_empty() {
-                block["input"] = input(&input_text);
+                block["input"] = input_text.into();
             }
             block
         });
@@ -452,7 +555,7 @@ mod tests {
                 {"role": "user", "content": "hi"},
                 {"role": "assistant", "content": [
                     {"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "let me"},
-                    {"type": "tool_use", "id": "t1", "name": "f", "input": {"x": 1}},
+                    {"type": "tool_use", "id": "t1", "name": "f", "input": "{\"x\": 1}"},
                 ]},
                 {"role": "user", "content": [
                     {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "42"}]},
@@ -462,6 +565,7 @@ mod tests {
             ],
             "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
             "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
+            "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
         });
         let chat = to_chat(&request).unwrap();
         assert_eq!(
@@ -471,8 +575,8 @@ mod tests {
                 "messages": [
                     {"role": "system", "content": "a\n\nb"},
                     {"role": "user", "content": "hi"},
-                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "tool_calls": [
-                        {"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}},
+                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "reasoning": "hm", "tool_calls": [
+                        {"id": "t1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
                     ]},
                     {"role": "tool", "tool_call_id": "t1", "content": "42"},
                     {"role": "user", "content": [
@@ -481,6 +585,7 @@ mod tests {
                 ],
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "description": "d"}}],
                 "tool_choice": "required", "parallel_tool_calls": false,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "output", "schema": {"type": "object"}, "strict": true}},
             })
         );
     }
@@ -500,6 +605,7 @@ mod tests {
         assert!(refused(json!({"messages": [{"role": "x"}]})).contains("\"x\""));
         let document = json!({"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64"}}]}]});
         assert!(refused(document).contains("document"));
+        assert!(refused(json!({"output_format": {"type": "grammar"}})).contains("grammar"));
     }
 
     #[test]
@@ -531,8 +637,13 @@ mod tests {
             read.add(serde_json::from_str(line).unwrap());
         }
         assert!(read.is_whole);
-        let whole = from_chat(&chat, &json!("m"));
-        assert_eq!(read.finish(), whole);
+        let whole: Value = serde_json::from_str(&from_chat(&chat, &json!("m")).unwrap()).unwrap();
+        let mut told = read.finish();
+        assert_eq!(told["content"][2]["input"], "{\"x\":1}", "as the model wrote it");
+        for (at, input) in [(2, json!({"x": 1})), (3, json!({}))] {
+            told["content"][at]["input"] = input;
+        }
+        assert_eq!(told, whole);
         assert_eq!(
             whole["content"],
             json!([
@@ -547,5 +658,61 @@ mod tests {
         let back = answer_as_chat(&whole);
         assert_eq!(back["choices"][0]["message"]["tool_calls"], chat["choices"][0]["message"]["tool_calls"]);
         assert_eq!(back["usage"]["prompt_tokens"], 2);
+    }
+
+    #[test]
+    fn what_was_said_before_a_call_is_put_back_unless_it_says_something_else() {
+        for (blocks, said, expected) in [
+            (json!([]), "\n\n", "\n\n"),
+            (json!([{"type": "text", "text": "Let me see."}]), "Let me see.\n", "Let me see.\n"),
+            (
+                json!([{"type": "text", "text": "Let "}, {"type": "text", "text": "me."}]),
+                "Let me.",
+                "Let me.",
+            ),
+            (json!([{"type": "text", "text": "Other."}]), "Let me see.", "Other."),
+            (json!([]), "Let me see.", ""),
+        ] {
+            let mut content = blocks.as_array().cloned().unwrap();
+            content.push(json!({"type": "tool_use", "id": "t", "name": "f", "input": "{}"}));
+            let mut request = json!({"messages": [{"role": "assistant", "content": content}]});
+            each_call(&mut request, &mut |_, _| {
+                Some(Original { arguments: "{ }".into(), said: said.into() })
+            });
+            let message = to_chat(&request).unwrap()["messages"][0].clone();
+            assert_eq!(text(&message, "content"), expected, "{blocks}");
+            assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{ }");
+        }
+    }
+
+    /// Arguments that a value would not keep as they are.
+    const ODD: &str = r#"{"z": 1.0,"a":12345678901234567890123, "e": 1e400,  "n":-0.10, "s":"\u00e4\/"}"#;
+
+    #[test]
+    fn arguments_stay_letter_for_letter_both_ways() {
+        let chat = |arguments: &str| {
+            let call =
+                json!({"id": "t", "type": "function", "function": {"name": "f", "arguments": arguments}});
+            json!({"id": "c", "choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]})
+        };
+        let told = |arguments: &str| from_chat(&chat(arguments), &json!("m")).unwrap();
+        assert!(told(ODD).contains(&format!(r#""input":{ODD}"#)), "{}", told(ODD));
+        assert!(told(" ").contains(r#""input":{}"#));
+        let mut forced = chat("{}");
+        forced["choices"][0]["finish_reason"] = json!("stop");
+        assert!(from_chat(&forced, &json!("m")).unwrap().contains(r#""stop_reason":"tool_use""#));
+        for odd in ["[1]", "{\"x\":", "42"] {
+            let input = json!({ RAW_ARGUMENTS: odd });
+            assert!(told(odd).contains(&format!(r#""input":{input}"#)), "{}", told(odd));
+        }
+        let request = format!(
+            r#"{{"messages": [{{"role":"user","content":"input"}}, {{"role":"assistant","content":[{{"type":"text","text":"x"}},{{"type":"tool_use","id":"t","name":"f","input": {ODD} }}]}}]}}"#
+        );
+        let read: Value = serde_json::from_slice(&with_inputs_as_text(request.as_bytes())).unwrap();
+        let chat = to_chat(&read).unwrap();
+        assert_eq!(chat["messages"][1]["tool_calls"][0]["function"]["arguments"], ODD);
+        for plain in [r#"{"messages": []}"#, r#"{"messages": {"content": [{"input": 1}]}}"#, "no json", ""] {
+            assert_eq!(with_inputs_as_text(plain.as_bytes()), plain.as_bytes());
+        }
     }
 }

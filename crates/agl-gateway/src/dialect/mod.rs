@@ -60,13 +60,25 @@ pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
 pub(crate) fn untranslatable(param: &'static str, what: &str) -> Refusal {
     Refusal::bad(
         param,
-        format!("{what} cannot be translated for the model server, which speaks chat completions only"),
+        format!(
+            "{what} cannot be translated for the model server, which speaks chat completions only: have the agent do \
+             without"
+        ),
     )
 }
 
 /// A server-sent event with a name.
 pub(crate) fn event(name: &str, data: &Value) -> String {
     format!("event: {name}\ndata: {data}\n\n")
+}
+
+/// Puts thoughts into a message to a server, under both names: vLLM reads `reasoning` alone, older servers and others
+/// `reasoning_content`.
+pub(crate) fn put_reasoning(message: &mut Value, thought: &str) {
+    if !thought.is_empty() {
+        message["reasoning_content"] = thought.into();
+        message["reasoning"] = thought.into();
+    }
 }
 
 /// The text of the thoughts in a message or a delta, under whichever name a server has for them.

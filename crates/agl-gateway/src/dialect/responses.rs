@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{event, list, reasoning, text, untranslatable};
+use super::{event, list, put_reasoning, reasoning, text, untranslatable};
 use crate::refusal::Refusal;
+use crate::written::Original;
 
 /// Members of a request that say nothing about the answer, or nothing that chat completions have a word for.
 const OF_NO_BEARING: &[&str] = &[
@@ -67,7 +68,7 @@ pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
             }
             "parallel_tool_calls" => {}
             "tools" => {
-                let tools = list(value).iter().map(tool).collect::<Result<Vec<_>, _>>()?;
+                let tools = tools(value)?;
                 if !tools.is_empty() {
                     chat.insert("tools".to_owned(), tools.into());
                 }
@@ -89,6 +90,26 @@ pub(crate) fn to_chat(request: &Value) -> Result<Value, Refusal> {
         }
     }
     Ok(chat.into())
+}
+
+/// Shows every call of a tool in the input that agents don't give back as the model wrote it, its id and what it is
+/// called with, and puts in what comes back.
+pub(crate) fn each_call(request: &mut Value, original: &mut dyn FnMut(&str, &str) -> Option<Original>) {
+    for item in request["input"].as_array_mut().into_iter().flatten() {
+        if item["type"] == "custom_tool_call"
+            && let Some(found) = original(text(item, "call_id"), &arguments(item))
+        {
+            item["arguments"] = (*found.arguments).into();
+        }
+    }
+}
+
+/// What a tool is called with. Free text is said as the one argument of a function.
+fn arguments(item: &Value) -> String {
+    match &item["arguments"] {
+        Value::String(arguments) => arguments.clone(),
+        _ => json!({"input": item["input"]}).to_string(),
+    }
 }
 
 /// The messages that the items of the input amount to.
@@ -118,13 +139,8 @@ fn messages(request: &Value) -> Result<Vec<Value>, Refusal> {
                 message["content"] = format!("{}{said}", text(message, "content")).into();
             }
             ("function_call" | "custom_tool_call", _) => {
-                let arguments = match &item["arguments"] {
-                    Value::String(arguments) => arguments.clone(),
-                    _ => json!({"input": item["input"]}).to_string(),
-                };
-                let call = json!({
-                    "id": item["call_id"], "type": "function", "function": {"name": item["name"], "arguments": arguments},
-                });
+                let function = json!({"name": flat_name(&item), "arguments": arguments(&item)});
+                let call = json!({"id": item["call_id"], "type": "function", "function": function});
                 let message = spoken(&mut messages, &mut thought);
                 match &mut message["tool_calls"] {
                     Value::Array(calls) => calls.push(call),
@@ -132,8 +148,16 @@ fn messages(request: &Value) -> Result<Vec<Value>, Refusal> {
                 }
             }
             ("function_call_output" | "custom_tool_call_output", _) => {
-                let said = plain(&item["output"])?;
+                // A chat's tools say text; what they show comes from the user.
+                let is_image = |part: &&Value| part["type"] == "input_image";
+                let (shown, said): (Vec<&Value>, Vec<&Value>) =
+                    list(&item["output"]).iter().partition(is_image);
+                let said =
+                    if item["output"].is_array() { plain(&json!(said))? } else { plain(&item["output"])? };
                 messages.push(json!({"role": "tool", "tool_call_id": item["call_id"], "content": said}));
+                if !shown.is_empty() {
+                    messages.push(json!({"role": "user", "content": parts(&json!(shown))?}));
+                }
             }
             ("reasoning", _) => {
                 let said =
@@ -161,9 +185,7 @@ fn spoken<'m>(messages: &'m mut Vec<Value>, thought: &mut String) -> &'m mut Val
     let goes_on = messages.last().is_some_and(|last| last["role"] == "assistant") && thought.is_empty();
     if !goes_on {
         let mut message = json!({"role": "assistant", "content": null});
-        if !thought.is_empty() {
-            message["reasoning_content"] = std::mem::take(thought).into();
-        }
+        put_reasoning(&mut message, &std::mem::take(thought));
         messages.push(message);
     }
     let last = messages.len() - 1;
@@ -207,11 +229,39 @@ fn parts(content: &Value) -> Result<Value, Refusal> {
     given.iter().map(part).collect::<Result<Vec<_>, _>>().map(Value::from)
 }
 
-fn tool(tool: &Value) -> Result<Value, Refusal> {
-    let mut function = Map::new();
+/// The tools of a request, those in namespaces among them.
+fn tools(given: &Value) -> Result<Vec<Value>, Refusal> {
+    let mut tools = Vec::new();
+    for given in list(given) {
+        if given["type"] == "namespace" {
+            for inner in list(&given["tools"]) {
+                tools.push(tool(inner, flat(text(given, "name"), text(inner, "name")).into())?);
+            }
+        } else {
+            tools.push(tool(given, given["name"].clone())?);
+        }
+    }
+    Ok(tools)
+}
+
+/// The name that a tool in a namespace has in a chat.
+fn flat(namespace: &str, name: &str) -> String {
+    format!("{namespace}__{name}")
+}
+
+/// The name in a chat of the tool that an item or a choice names.
+fn flat_name(named: &Value) -> Value {
+    match &named["namespace"] {
+        Value::String(namespace) => flat(namespace, text(named, "name")).into(),
+        _ => named["name"].clone(),
+    }
+}
+
+fn tool(tool: &Value, name: Value) -> Result<Value, Refusal> {
+    let mut function = Map::from_iter([("name".to_owned(), name)]);
     match text(tool, "type") {
         "function" => {
-            for key in ["name", "description", "parameters", "strict"] {
+            for key in ["description", "parameters", "strict"] {
                 if let Some(value) = tool.get(key).filter(|value| !value.is_null()) {
                     function.insert(key.to_owned(), value.clone());
                 }
@@ -221,7 +271,6 @@ fn tool(tool: &Value) -> Result<Value, Refusal> {
         "custom" => {
             let parameters =
                 json!({"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]});
-            function.insert("name".to_owned(), tool["name"].clone());
             function.insert("description".to_owned(), text(tool, "description").into());
             function.insert("parameters".to_owned(), parameters);
         }
@@ -234,7 +283,7 @@ fn choice(choice: &Value) -> Result<Value, Refusal> {
     match choice {
         Value::String(_) => Ok(choice.clone()),
         named if matches!(text(named, "type"), "function" | "custom") => {
-            Ok(json!({"type": "function", "function": {"name": named["name"]}}))
+            Ok(json!({"type": "function", "function": {"name": flat_name(named)}}))
         }
         other => Err(untranslatable("tool_choice", &format!("the choice {other}"))),
     }
@@ -270,8 +319,22 @@ pub(crate) struct Telling {
 }
 
 impl Telling {
+    /// The tool that a chat names so, and its namespace.
+    fn tool(&self, name: &Value) -> (Option<&Value>, Option<&Value>) {
+        for tool in list(&self.request["tools"]) {
+            let is_it = |inner: &&Value| *name == flat(text(tool, "name"), text(inner, "name"));
+            if let Some(inner) = list(&tool["tools"]).iter().find(is_it) {
+                return (Some(inner), Some(&tool["name"]));
+            }
+            if tool["name"] == *name {
+                return (Some(tool), None);
+            }
+        }
+        (None, None)
+    }
+
     fn is_custom(&self, name: &Value) -> bool {
-        list(&self.request["tools"]).iter().any(|tool| tool["type"] == "custom" && tool["name"] == *name)
+        self.tool(name).0.is_some_and(|tool| tool["type"] == "custom")
     }
 
     /// The response so far.
@@ -353,18 +416,25 @@ impl Telling {
     fn call(&self, index: usize, call: &Value, status: &str) -> Value {
         let function = &call["function"];
         let arguments = text(function, "arguments");
-        if self.is_custom(&function["name"]) {
+        let (tool, namespace) = self.tool(&function["name"]);
+        let name = tool.map_or(&function["name"], |tool| &tool["name"]);
+        let mut item = if self.is_custom(&function["name"]) {
             let parsed: Value = serde_json::from_str(arguments).unwrap_or_default();
             let said = parsed["input"].as_str().unwrap_or(arguments);
-            return json!({
+            json!({
                 "id": self.item_id("ctc", index), "type": "custom_tool_call", "status": status, "call_id": call["id"],
-                "name": function["name"], "input": said,
-            });
+                "name": name, "input": said,
+            })
+        } else {
+            json!({
+                "id": self.item_id("fc", index), "type": "function_call", "status": status, "call_id": call["id"],
+                "name": name, "arguments": arguments,
+            })
+        };
+        if let Some(namespace) = namespace {
+            item["namespace"] = namespace.clone();
         }
-        json!({
-            "id": self.item_id("fc", index), "type": "function_call", "status": status, "call_id": call["id"],
-            "name": function["name"], "arguments": arguments,
-        })
+        item
     }
 }
 
@@ -573,9 +643,7 @@ pub(crate) fn answer_as_chat(response: &Value) -> Value {
         );
     }
     let mut message = messages.pop().unwrap_or_else(|| json!({"role": "assistant", "content": null}));
-    if !thought.is_empty() {
-        message["reasoning_content"] = thought.into();
-    }
+    put_reasoning(&mut message, &thought);
     let reason = match (text(response, "status"), message["tool_calls"].is_array()) {
         ("incomplete", _) => json!("length"),
         ("completed", true) => json!("tool_calls"),
@@ -657,7 +725,7 @@ mod tests {
                 "messages": [
                     {"role": "system", "content": "be brief\n\nreally"},
                     {"role": "user", "content": "hi"},
-                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "tool_calls": [
+                    {"role": "assistant", "content": "let me", "reasoning_content": "hm", "reasoning": "hm", "tool_calls": [
                         {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
                         {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
                     ]},
@@ -753,6 +821,35 @@ mod tests {
         let back = answer_as_chat(&response);
         assert_eq!(back["choices"][0]["message"]["content"], "a b");
         assert_eq!(back["choices"][0]["finish_reason"], "tool_calls");
+    }
+
+    #[test]
+    fn tools_in_a_namespace_are_functions_of_longer_names() {
+        let tool = json!({"type": "namespace", "name": "agents", "tools": [
+            {"type": "function", "name": "spawn", "parameters": {"type": "object"}},
+            {"type": "custom", "name": "tell"},
+        ]});
+        let request = json!({
+            "model": "m", "tools": [tool, {"type": "function", "name": "spawn"}],
+            "tool_choice": {"type": "function", "namespace": "agents", "name": "spawn"},
+            "input": [{"type": "function_call", "call_id": "c", "namespace": "agents", "name": "spawn", "arguments": "{}"}],
+        });
+        let chat = to_chat(&request).unwrap();
+        let names: Vec<&Value> = list(&chat["tools"]).iter().map(|tool| &tool["function"]["name"]).collect();
+        assert_eq!(names, ["agents__spawn", "agents__tell", "spawn"]);
+        assert_eq!(chat["tool_choice"]["function"]["name"], "agents__spawn");
+        assert_eq!(chat["messages"][0]["tool_calls"][0]["function"]["name"], "agents__spawn");
+        let call =
+            |name: &str| json!({"id": name, "function": {"name": name, "arguments": "{\"input\":\"x\"}"}});
+        let calls: Vec<Value> = names.iter().filter_map(|name| name.as_str()).map(call).collect();
+        let answer = json!({"choices": [{"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}]});
+        let told = Telling { request, ..telling() }.whole(&answer);
+        let of = |key: &str| -> Vec<Value> {
+            list(&told["output"]).iter().map(|item| item[key].clone()).collect()
+        };
+        assert_eq!(of("name"), ["spawn", "tell", "spawn"]);
+        assert_eq!(of("namespace"), [json!("agents"), json!("agents"), Value::Null]);
+        assert_eq!(of("type"), ["function_call", "custom_tool_call", "function_call"]);
     }
 
     #[test]

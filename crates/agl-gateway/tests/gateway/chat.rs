@@ -109,12 +109,37 @@ async fn a_server_that_knows_no_token_ids_is_not_asked_for_any() {
 
 #[tokio::test]
 async fn a_count_that_does_not_fit_is_told() {
+    let cases = [
+        ("wrong-completion", "there are 2 token ids of the response, but usage counts 3"),
+        ("wrong-prompt", "there are 2 token ids of the prompt, but usage counts 3"),
+        ("wrong-logprobs", "there are 2 token ids but 1 log-probs"),
+        ("wrong-ids", "the model server returned no token ids, although it was asked to"),
+    ];
     let engine = Engine::start().await;
-    let served = Served::start(&engine.url, &["miscounts"]).await;
+    let served = Served::start(&engine.url, &cases.map(|(model, _)| model)).await;
     let booked = served.book(None).await;
-    post(&format!("{}/chat/completions", booked.base), &chat("miscounts", "a b")).await;
+    for (model, reason) in cases {
+        for stream in [false, true] {
+            let mut body = chat(model, "a b");
+            body["stream"] = json!(stream && model != "wrong-logprobs");
+            let url = format!("{}/chat/completions", booked.base);
+            assert!(!post(&url, &body).await.text().await.unwrap().is_empty(), "{model}");
+            let span = served.spans(&booked).await.pop().unwrap();
+            assert_eq!(of(&span, "untrainable"), reason, "{model} {stream}");
+            assert_eq!(of(&span, "outcome"), "answered");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_is_kept_as_a_failure() {
+    let engine = Engine::start().await;
+    let served = Served::start(&engine.url, &["garbage"]).await;
+    let booked = served.book(None).await;
+    let url = format!("{}/chat/completions", booked.base);
+    assert_eq!(post(&url, &chat("garbage", "a")).await.text().await.unwrap(), "<html>");
     let span = served.spans(&booked).await.remove(0);
-    assert_eq!(of(&span, "untrainable"), "there are 2 token ids of the response, but usage counts 3");
+    assert_eq!((of(&span, "outcome"), at(&span, "error.message")), (&json!("failed"), &json!("<html>")));
 }
 
 #[tokio::test]

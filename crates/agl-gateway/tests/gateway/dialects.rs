@@ -291,6 +291,26 @@ async fn servers_that_speak_the_dialect_are_spoken_to_in_it_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_server_of_another_dialect_steps_in() {
+    let engine = Engine::start().await;
+    let dead = ModelEntry { api: Api::Anthropic, ..ModelEntry::new("m", "http://127.0.0.1:9/v1") };
+    let alive = ModelEntry::new("m", &engine.url);
+    let served = Served::with(ModelList::new(vec![dead, alive]), GatewayOptions::default()).await;
+    for stream in [false, true] {
+        // Which of them is asked first is up to the rollout.
+        for _ in 0..6 {
+            let booked = served.book(None).await;
+            let mut body = message("a b");
+            body["stream"] = json!(stream);
+            let told = post(&format!("{}/messages", booked.base), &body).await.text().await.unwrap();
+            assert!(told.contains("\"type\":\"message\"") && told.contains("end_turn"), "{told}");
+            let span = served.spans(&booked).await.remove(0);
+            assert_eq!(at(&span, "response_token_ids"), &json!(ids_of("b a")));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_list_may_hold_both_kinds_of_server() {
     let engine = Engine::start().await;
     let mut models = list(&engine.url, &["m"]);

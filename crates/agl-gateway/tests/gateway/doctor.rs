@@ -34,7 +34,7 @@ async fn a_server_is_asked_what_it_can_do() {
     assert_eq!(there(&findings)[2], ("token ids", false));
     assert!(findings[2].seen.contains("unknown field return_token_ids") && findings[2].fix.contains("vLLM"));
 
-    let miscounts = examine(&engine.url, None, Some("miscounts")).await.unwrap();
+    let miscounts = examine(&engine.url, None, Some("wrong-completion")).await.unwrap();
     assert_eq!(miscounts[2].seen, "2 and 2 of them, but usage counts 2 and 3");
 
     let findings = examine("http://127.0.0.1:9/v1", None, None).await.unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -144,6 +144,18 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
             response.headers_mut().insert("x-told", told.parse().unwrap());
             return response;
         }
+        "garbage" => {
+            return (StatusCode::OK, [("content-type", "application/json")], "<html>").into_response();
+        }
+        "late" if tried == 1 => {
+            return (StatusCode::OK, [("content-type", "text/event-stream")], "").into_response();
+        }
+        _ if model.starts_with("once-") && tried == 1 => {
+            let status = StatusCode::from_bytes(&model.as_bytes()["once-".len()..]).unwrap();
+            let mut response = error(status, "not now");
+            response.headers_mut().insert("retry-after", HeaderValue::from_static("0"));
+            return response;
+        }
         "redirects" => return (StatusCode::FOUND, [("location", "http://127.0.0.1:1/")]).into_response(),
         "waits" => {
             let mut watched = Watched(Arc::clone(&shared), false);
@@ -180,9 +192,13 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
         said.chunks().into_iter().map(|chunk| format!("data: {chunk}\n\n")).collect();
     events.insert(1, ": ping\n\n".to_owned());
     let breaks = model == "breaks";
-    if breaks {
+    if breaks || model == "stops" || model == "errs" {
         events.truncate(3);
-    } else {
+    }
+    if model == "errs" {
+        events.push("data: {\"error\":{\"message\":\"out of memory\",\"code\":500}}\n\n".to_owned());
+    }
+    if !breaks && model != "stops" {
         events.push("data: [DONE]\n\n".to_owned());
     }
     let hangs = model == "hangs";
@@ -211,39 +227,55 @@ struct Said {
     logprobs: bool,
     usage: bool,
     model: String,
-    prompt: Vec<u32>,
+    prompts: Vec<Vec<u32>>,
     replies: Vec<String>,
     tool: Option<String>,
-    miscounts: bool,
+    /// What the engine gets wrong: `completion`, `prompt`, `logprobs` or `ids`.
+    wrong: String,
 }
 
 impl Said {
     fn new(body: &Value, is_chat: bool) -> Self {
-        let prompt = if is_chat {
-            let messages = body["messages"].as_array().cloned().unwrap_or_default();
-            messages.iter().map(|message| text_of(&message["content"])).collect::<Vec<_>>().join(" ")
-        } else {
-            body["prompt"].as_str().unwrap_or_default().to_owned()
+        let prompts: Vec<String> = match &body["prompt"] {
+            Value::Array(several) => several.iter().map(text_of).collect(),
+            one if !is_chat => vec![text_of(one)],
+            _ => {
+                let messages = body["messages"].as_array().cloned().unwrap_or_default();
+                vec![
+                    messages.iter().map(|message| text_of(&message["content"])).collect::<Vec<_>>().join(" "),
+                ]
+            }
         };
         let messages = body["messages"].as_array().cloned().unwrap_or_default();
         let last = messages.last().cloned().unwrap_or_default();
-        let text = if is_chat { text_of(&last["content"]) } else { prompt.clone() };
+        let texts = if is_chat { vec![text_of(&last["content"])] } else { prompts.clone() };
         let n = body["n"].as_u64().unwrap_or(1);
-        let replies = (0..n)
-            .map(|index| if index == 0 { reply_to(&text) } else { format!("{} {index}", reply_to(&text)) });
+        let replies = texts.iter().flat_map(|text| {
+            let said = reply_to(text);
+            (0..n).map(move |index| if index == 0 { said.clone() } else { format!("{said} {index}") })
+        });
         let tool = body["tools"][0]["function"]["name"].as_str().filter(|_| last["role"] != "tool");
         Self {
             is_chat,
             stream: body["stream"] == true,
-            ids: body["return_token_ids"] == true,
+            ids: body["return_token_ids"] == true && body["model"] != "wrong-ids",
             logprobs: body["logprobs"] == true || body["logprobs"].is_u64(),
             usage: body["stream"] != true || body["stream_options"]["include_usage"] == true,
             model: body["model"].as_str().unwrap_or_default().to_owned(),
-            prompt: ids_of(&prompt),
+            prompts: prompts.iter().map(|prompt| ids_of(prompt)).collect(),
             replies: replies.collect(),
             tool: tool.map(str::to_owned),
-            miscounts: body["model"] == "miscounts",
+            wrong: body["model"]
+                .as_str()
+                .and_then(|name| name.strip_prefix("wrong-"))
+                .unwrap_or_default()
+                .to_owned(),
         }
+    }
+
+    /// The prompt that a reply is for.
+    fn prompt(&self, index: usize) -> &[u32] {
+        &self.prompts[index * self.prompts.len() / self.replies.len()]
     }
 
     fn completion_tokens(&self) -> usize {
@@ -251,11 +283,12 @@ impl Said {
             Some(_) => 3 * self.replies.len(),
             None => self.replies.iter().map(|reply| ids_of(reply).len()).sum(),
         };
-        counted + usize::from(self.miscounts)
+        counted + usize::from(self.wrong == "completion")
     }
 
     fn usage(&self) -> String {
-        let (prompt, completion) = (self.prompt.len(), self.completion_tokens());
+        let prompt = self.prompts.iter().map(Vec::len).sum::<usize>() + usize::from(self.wrong == "prompt");
+        let completion = self.completion_tokens();
         format!(
             r#"{{"prompt_tokens": {prompt}, "completion_tokens": {completion}, "total_tokens": {}}}"#,
             prompt + completion
@@ -267,6 +300,7 @@ impl Said {
             return String::new();
         }
         let logprob = |id: &u32| format!("-{id}.250e-3");
+        let ids = if self.wrong == "logprobs" { &ids[1..] } else { ids };
         if self.is_chat {
             let tokens: Vec<String> = ids
                 .iter()
@@ -292,7 +326,7 @@ impl Said {
     fn head(&self, object: &str) -> String {
         format!(
             r#""id":"chatcmpl-{}","object":"{object}" , "created":1700000000,"model":"{}","caf\u00e9":1.50"#,
-            self.prompt.iter().sum::<u32>(),
+            self.prompts[0].iter().sum::<u32>(),
             self.model
         )
     }
@@ -312,12 +346,12 @@ impl Said {
                     None if self.is_chat => (ids_of(reply), format!(r#""message":{{"role":"assistant","content":{}}}"#, json!(reply)), "stop"),
                     None => (ids_of(reply), format!(r#""text":{}"#, json!(reply)), "stop"),
                 };
-                let prompt = if self.ids && !self.is_chat { format!(r#", "prompt_token_ids":{:?}"#, self.prompt) } else { String::new() };
+                let prompt = if self.ids && !self.is_chat { format!(r#", "prompt_token_ids":{:?}"#, self.prompt(index)) } else { String::new() };
                 format!(r#"{{{}"index":{index},{said},"finish_reason":"{reason}"{}{prompt}}}"#, self.token_ids(&ids), self.logprobs(&ids))
             })
             .collect();
         let prompt = if self.ids && self.is_chat {
-            format!(r#", "prompt_token_ids":{:?}"#, self.prompt)
+            format!(r#", "prompt_token_ids":{:?}"#, self.prompt(0))
         } else {
             String::new()
         };
@@ -332,7 +366,7 @@ impl Said {
 
     fn chunk(&self, index: usize, said: &str, ids: &[u32], reason: &str, is_first: bool) -> String {
         let prompt = if is_first && self.ids {
-            format!(r#""prompt_token_ids":{:?}, "#, self.prompt)
+            format!(r#""prompt_token_ids":{:?}, "#, self.prompt(index))
         } else {
             String::new()
         };
@@ -379,13 +413,7 @@ impl Said {
                 } else {
                     format!(r#""text":{}"#, json!(piece))
                 };
-                chunks.push(self.chunk(
-                    index,
-                    &said,
-                    &ids_of(word),
-                    "null",
-                    !self.is_chat && index == 0 && number == 0,
-                ));
+                chunks.push(self.chunk(index, &said, &ids_of(word), "null", !self.is_chat && number == 0));
             }
             let end = if self.is_chat { r#""delta":{}"# } else { r#""text":"""# };
             chunks.push(self.chunk(index, end, &[], "\"stop\"", false));

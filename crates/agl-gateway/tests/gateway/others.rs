@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agl_gateway::{AttemptGrant, GatewayOptions, ModelEntry, ModelList};
-use agl_store::MemoryStore;
+use agl_store::{MemoryStore, SqliteOptions, SqliteStore};
 use agl_trace::read_calls;
 use agl_types::v1::{Model, RolloutCreate, State, StatusUpdate};
 use agl_types::{ApiKey, RolloutMode, RolloutQuery, RolloutStatus, Span, SpanQuery};
@@ -35,6 +35,23 @@ async fn completions_are_kept_with_their_tokens() {
         assert_eq!(at(span, "gen_ai.completion.0.content"), "two one");
         assert_eq!(of(span, "choices.0.logprobs").as_array().unwrap().len(), 2);
         assert_eq!(of(span, "untrainable"), &Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn answers_to_several_prompts_are_kept_apart() {
+    let engine = Engine::start().await;
+    let served = Served::start(&engine.url, &["m"]).await;
+    let booked = served.book(None).await;
+    for stream in [false, true] {
+        let body = json!({"model": "m", "prompt": ["one two", "three"], "stream": stream});
+        post(&format!("{}/completions", booked.base), &body).await.text().await.unwrap();
+        let span = served.spans(&booked).await.pop().unwrap();
+        assert_eq!(at(&span, "prompt_token_ids"), &json!(ids_of("one two")));
+        assert_eq!(of(&span, "choices.1.prompt_token_ids"), &json!(ids_of("three")));
+        assert_eq!(of(&span, "choices.1.token_ids"), &json!(ids_of("three")));
+        // No reader may take the second answer for one to the first prompt.
+        assert!(of(&span, "untrainable").as_str().unwrap().contains("different prompts"), "{stream}");
     }
 }
 
@@ -88,6 +105,36 @@ async fn an_image_is_kept_once_and_referred_to() {
             read_calls(std::slice::from_ref(call))[0].image_urls().map(str::to_owned).collect();
         assert_eq!(images, std::slice::from_ref(&reference), "readers find it");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_at_once_with_the_same_new_image_store_it_once() {
+    let engine = Engine::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("agl.db"), SqliteOptions::default()).unwrap();
+    let models = list(&engine.url, &["waits"]);
+    let served = Served::over(std::sync::Arc::new(store), models, GatewayOptions::default()).await;
+    let booked = served.book(None).await;
+    let content = json!([{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]);
+    let body = json!({"model": "waits", "messages": [{"role": "user", "content": content}]});
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let (url, body) = (format!("{}/chat/completions", booked.base), body.clone());
+            tokio::spawn(async move { post(&url, &body).await.status() })
+        })
+        .collect();
+    while engine.seen().len() < 8 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    engine.go();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), StatusCode::OK);
+    }
+    let spans = served.spans(&booked).await;
+    assert_eq!(spans.iter().filter(|span| span.name == "agentlightning.blob").count(), 1);
+    // One that the store had passed over as there already would have left a gap.
+    let places: Vec<i64> = spans.iter().map(|span| span.sequence_id).collect();
+    assert_eq!(places, (1..=9).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -162,6 +209,12 @@ async fn calls_of_1_0_are_booked_to_the_claim_and_read_as_events() {
     assert_eq!(triplet["prompt_token_ids"], json!(ids_of("a b")));
     assert_eq!(triplet["response_log_probs"].as_array().unwrap().len(), 2);
     assert_eq!(triplet["server"], json!({"model": "m", "version": 7}));
+
+    let claude =
+        format!("{}/proxy/rollout/{rollout_id}/attempt/0/mode/val/anthropic/v1/messages", served.root);
+    let message = json!({"model": "x", "max_tokens": 9, "messages": [{"role": "user", "content": "c d"}]});
+    let (status, answer) = read(post(&claude, &message).await).await;
+    assert_eq!((status, &answer["content"][0]["text"]), (StatusCode::OK, &json!("d c")), "{answer}");
 
     let odd = post(&url("test"), &body).await;
     assert_eq!(odd.status(), StatusCode::NOT_FOUND, "there is no such mode");
@@ -239,6 +292,39 @@ async fn calls_that_name_nothing_share_a_session_that_ends_when_idle() {
     assert_eq!(served.store.query_rollouts(RolloutQuery::default()).await.unwrap().total, 3);
     served.gateway.close().await;
     assert!(ended().await, "none is left open");
+}
+
+#[tokio::test]
+async fn a_session_is_not_idle_while_a_call_is_under_way() {
+    let engine = Engine::start().await;
+    let options = GatewayOptions { session_idle: Duration::from_millis(50), ..GatewayOptions::default() };
+    let served = Served::with(list(&engine.url, &["m", "waits"]), options).await;
+    let call = |key: &'static str, model: &'static str| {
+        let url = format!("{}/v1/chat/completions", served.root);
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "a"}]});
+        tokio::spawn(
+            async move { client().post(url).bearer_auth(key).json(&body).send().await.unwrap().status() },
+        )
+    };
+    let slow = call("one", "waits");
+    while engine.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(call("two", "m").await.unwrap(), StatusCode::OK);
+    let statuses = || async {
+        let all = served.store.query_rollouts(RolloutQuery::default()).await.unwrap().items;
+        all.iter().map(|view| view.rollout.status).collect::<Vec<_>>()
+    };
+    // The second session began later, and has ended.
+    while statuses().await[1] != RolloutStatus::Succeeded {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_ne!(statuses().await[0], RolloutStatus::Succeeded);
+    engine.go();
+    assert_eq!(slow.await.unwrap(), StatusCode::OK);
+    while statuses().await[0] != RolloutStatus::Succeeded {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

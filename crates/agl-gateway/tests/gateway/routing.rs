@@ -29,10 +29,147 @@ async fn a_call_is_tried_again_and_the_tries_are_counted() {
         (StatusCode::OK, &"3".parse().unwrap())
     );
     let (status, answer) = read(post(&url, &chat("down")).await).await;
-    assert_eq!((status, &answer["error"]["message"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!("down")));
+    let told = format!("down (the model server {}, tried 2 times)", engine.url);
+    assert_eq!((status, &answer["error"]["message"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!(told)));
+    let message = json!({"model": "down", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]});
+    let (_, answer) = read(post(&format!("{}/messages", booked.base), &message).await).await;
+    assert_eq!(answer["error"]["message"], told);
     let spans = served.spans(&booked).await;
     assert_eq!((of(&spans[0], "tries"), of(&spans[0], "outcome")), (&json!(3), &json!("answered")));
     assert_eq!((of(&spans[1], "tries"), of(&spans[1], "outcome")), (&json!(2), &json!("failed")));
+}
+
+#[tokio::test]
+async fn what_may_pass_is_tried_again_and_what_will_not_is_not() {
+    let engine = Engine::start().await;
+    let may_pass = [408, 409, 429, 500, 502, 503, 504, 529];
+    for status in may_pass.into_iter().chain([400, 401, 403, 404, 413, 422]) {
+        let model = format!("once-{status}");
+        let mut models = list(&engine.url, &[&model]);
+        models.models[0].retries = 2;
+        let served = Served::with(models, GatewayOptions::default()).await;
+        let booked = served.book(None).await;
+        let response = post(&format!("{}/chat/completions", booked.base), &chat(&model)).await;
+        let expected = if may_pass.contains(&status) { (200, "2") } else { (status, "1") };
+        let tries = response.headers()["x-agl-tries"].to_str().unwrap();
+        assert_eq!((response.status().as_u16(), tries), expected, "{status}");
+        let span = served.spans(&booked).await.remove(0);
+        assert_eq!(of(&span, "http_status"), expected.0, "the last try is what counts");
+    }
+}
+
+#[tokio::test]
+async fn one_try_takes_no_longer_than_it_may() {
+    let engine = Engine::start().await;
+    let mut models = list(&engine.url, &["waits"]);
+    (models.models[0].timeout, models.models[0].retries) = (0.05, 1);
+    let served = Served::with(models, GatewayOptions::default()).await;
+    let booked = served.book(None).await;
+    let (status, answer) =
+        read(post(&format!("{}/chat/completions", booked.base), &chat("waits")).await).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
+    let message = answer["error"]["message"].as_str().unwrap();
+    for part in [engine.url.as_str(), "gave no answer within 0.05 s", "\"waits\"", "tried 2 times"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    engine.until_dropped(2).await;
+    let span = served.spans(&booked).await.remove(0);
+    assert_eq!((of(&span, "outcome"), of(&span, "tries")), (&json!("failed"), &json!(2)));
+    assert_eq!(span.status.description.as_deref(), Some(message));
+    let asked = json!({"model": "waits", "messages": [{"role": "user", "content": "a"}]});
+    let (status, answer) = read(post(&format!("{}/messages/count_tokens", booked.base), &asked).await).await;
+    assert_eq!((status, &answer["type"]), (StatusCode::GATEWAY_TIMEOUT, &json!("error")), "{answer}");
+}
+
+#[tokio::test]
+async fn a_call_does_not_wait_for_room_for_ever() {
+    let engine = Engine::start().await;
+    let full =
+        ModelEntry { max_concurrency: Some(1), timeout: 0.05, ..ModelEntry::new("waits", &engine.url) };
+    let paced =
+        ModelEntry { requests_per_minute: Some(1), timeout: 0.05, ..ModelEntry::new("m", &engine.url) };
+    let served = Served::with(ModelList::new(vec![full, paced]), GatewayOptions::default()).await;
+    let booked = served.book(None).await;
+    let url = format!("{}/chat/completions", booked.base);
+    assert_eq!(post(&url, &chat("m")).await.status(), StatusCode::OK);
+    let (status, answer) = read(post(&url, &chat("m")).await).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "one a minute: {answer}");
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains(&engine.url) && message.contains("no room for the call within 0.05 s"),
+        "{message}"
+    );
+    assert_eq!(engine.seen().len(), 1);
+    let both = [chat("waits"), chat("waits")].map(|body| {
+        let url = url.clone();
+        tokio::spawn(async move { post(&url, &body).await.status() })
+    });
+    let mut seen = Vec::new();
+    for call in both {
+        seen.push(call.await.unwrap());
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT]);
+}
+
+#[tokio::test]
+async fn all_calls_of_a_rollout_go_to_one_server() {
+    let engines = [Engine::start().await, Engine::start().await, Engine::start().await];
+    let entries = engines.iter().map(|engine| ModelEntry::new("m", &engine.url)).collect();
+    let served = Served::with(ModelList::new(entries), GatewayOptions::default()).await;
+    let mut used = std::collections::HashSet::new();
+    for _ in 0..12 {
+        let booked = served.book(None).await;
+        for _ in 0..3 {
+            post(&format!("{}/chat/completions", booked.base), &chat("m")).await;
+        }
+        let spans = served.spans(&booked).await;
+        let backend = of(&spans[0], "backend").as_str().unwrap();
+        assert!(spans.len() == 3 && spans.iter().all(|span| of(span, "backend") == backend));
+        used.insert(backend.to_owned());
+    }
+    assert!(used.len() > 1, "rollouts are spread");
+}
+
+#[tokio::test]
+async fn an_agent_has_a_way_of_its_own_by_name_header_or_key() {
+    let engine = Engine::start().await;
+    let to = |model: &str| ModelEntry { model: Some(model.to_owned()), ..ModelEntry::new("m", &engine.url) };
+    let entries = vec![
+        to("for-all"),
+        ModelEntry { agents: vec!["judge".to_owned()], ..to("by-name") },
+        ModelEntry {
+            headers: [("x-role", "critic"), ("x-team", "a")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..to("by-header")
+        },
+        ModelEntry { keys: vec![ApiKey::new("the-agents-own").unwrap()], ..to("by-key") },
+        ModelEntry { agents: vec!["judge".to_owned()], ..ModelEntry::new("judge-only", &engine.url) },
+    ];
+    let served = Served::with(ModelList::new(entries), GatewayOptions::default()).await;
+    let booked = served.book(None).await;
+    let call = async |model: &str, headers: &[(&str, &str)]| {
+        let request = client().post(format!("{}/chat/completions", booked.base)).json(&chat(model));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        read(request.send().await.unwrap()).await
+    };
+    for (headers, model) in [
+        (&[][..], "for-all"),
+        (&[("x-agl-agent", "writer"), ("x-role", "critic"), ("authorization", "Bearer other")], "for-all"),
+        (&[("x-agl-agent", "judge")], "by-name"),
+        (&[("x-role", "critic"), ("x-team", "a")], "by-header"),
+        (&[("authorization", "Bearer the-agents-own")], "by-key"),
+        (&[("x-api-key", "the-agents-own")], "by-key"),
+    ] {
+        assert_eq!(call("m", headers).await.0, StatusCode::OK);
+        assert_eq!(engine.last().body["model"], model, "{headers:?}");
+    }
+    assert_eq!(call("judge-only", &[("x-agl-agent", "judge")]).await.0, StatusCode::OK);
+    let (status, answer) = call("judge-only", &[]).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    let told = serde_json::to_string(&served.spans(&booked).await).unwrap();
+    assert!(!told.contains("the-agents-own"), "a key is nobody else's affair");
 }
 
 #[tokio::test]
@@ -83,7 +220,12 @@ async fn a_server_takes_on_no_more_than_it_may() {
 #[tokio::test]
 async fn the_list_changes_while_calls_run() {
     let (first, second) = (Engine::start().await, Engine::start().await);
-    let served = Served::start(&first.url, &["waits", "m"]).await;
+    let versioned = |url: &str, names: &[&str], version| {
+        let mut models = list(url, names);
+        models.models.iter_mut().for_each(|entry| entry.version = Some(version));
+        models
+    };
+    let served = Served::with(versioned(&first.url, &["waits", "m"], 1), GatewayOptions::default()).await;
     let booked = served.book(None).await;
     let url = format!("{}/chat/completions", booked.base);
     let under_way = tokio::spawn({
@@ -93,7 +235,7 @@ async fn the_list_changes_while_calls_run() {
     while first.seen().is_empty() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    served.gateway.set_models(list(&second.url, &["m"])).unwrap();
+    served.gateway.set_models(versioned(&second.url, &["m"], 2)).unwrap();
     assert_eq!(post(&url, &chat("m")).await.status(), StatusCode::OK);
     assert_eq!(second.seen().len(), 1);
     let mut wrong = list(&second.url, &["m"]);
@@ -103,6 +245,54 @@ async fn the_list_changes_while_calls_run() {
     assert_eq!(post(&url, &chat("m")).await.status(), StatusCode::OK, "the former list stays");
     first.go();
     assert_eq!(under_way.await.unwrap(), StatusCode::OK);
+    let spans = served.spans(&booked).await;
+    let versions: Vec<&Value> = spans.iter().map(|span| of(span, "model_version")).collect();
+    assert_eq!(versions, [2, 2, 1], "a call under way keeps the version that it began with");
+}
+
+#[tokio::test]
+async fn parked_calls_go_first_come_first_served() {
+    let engine = Engine::start().await;
+    let mut models = list(&engine.url, &["m"]);
+    models.models[0].max_concurrency = Some(1);
+    let served = Served::with(models, GatewayOptions::default()).await;
+    let booked = served.book(None).await;
+    served.gateway.pause(agl_gateway::Pause::default());
+    let mut calls = Vec::new();
+    for number in 0..5 {
+        let url = format!("{}/chat/completions", booked.base);
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": number.to_string()}]});
+        calls.push(tokio::spawn(async move { post(&url, &body).await.status() }));
+        while served.gateway.state().parked <= number {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    served.gateway.resume();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), StatusCode::OK);
+    }
+    let order: Vec<Value> =
+        engine.seen().iter().map(|seen| seen.body["messages"][0]["content"].clone()).collect();
+    assert_eq!(order, ["0", "1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn no_call_is_parked_for_ever() {
+    let engine = Engine::start().await;
+    let options = GatewayOptions { max_park: Duration::from_millis(20), ..GatewayOptions::default() };
+    let served = Served::with(list(&engine.url, &["m"]), options).await;
+    let booked = served.book(None).await;
+    served.gateway.pause(agl_gateway::Pause { retry_after_seconds: 7, reason: Some("weights".to_owned()) });
+    let message = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]});
+    for (path, body) in
+        [("chat/completions", &chat("m")), ("messages", &message), ("messages/count_tokens", &message)]
+    {
+        let refused = post(&format!("{}/{path}", booked.base), body).await;
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS, "{path}");
+        assert_eq!(refused.headers()["retry-after"], "7");
+    }
+    assert_eq!(served.gateway.state().parked, 0);
+    assert!(engine.seen().is_empty() && served.spans(&booked).await.is_empty());
 }
 
 #[tokio::test]
@@ -185,7 +375,7 @@ async fn a_servers_headers_are_sent_with_every_request() {
     for (name, value) in
         [("x-title", "ours"), ("openai-organization", "ours"), ("authorization", "Basic eDp5")]
     {
-        models.models[0].headers.insert(name, value.parse().unwrap());
+        models.models[0].extra_headers.insert(name, value.parse().unwrap());
     }
     let served = Served::with(models, GatewayOptions::default()).await;
     let url = format!("{}/chat/completions", served.book(None).await.base);

@@ -109,13 +109,52 @@ async fn a_stream_that_breaks_off_breaks_off_for_the_agent_too() {
         assert!(matches!(end, Some(Err(_))), "the agent is not told that all is well");
         let text = String::from_utf8(text).unwrap();
         assert!(
-            text.contains("\"error\"") && text.contains(&engine.url) && !text.contains("[DONE]"),
+            text.contains("\"error\"") && text.contains(&engine.url) && text.contains("tried once"),
             "{text}"
         );
+        assert!(!text.contains("[DONE]"), "{text}");
         let span = served.until(&booked, 1).await.remove(0);
         assert_eq!(of(&span, "outcome"), "broken_off");
         assert!(span.status.description.unwrap().contains(&engine.url));
     }
+}
+
+#[tokio::test]
+async fn nothing_is_tried_again_once_a_byte_has_reached_the_agent() {
+    for (model, outcome, told) in [
+        ("breaks", "broken_off", "broke off"),
+        ("stops", "broken_off", "ended its stream in the middle"),
+        ("errs", "failed", "out of memory"),
+    ] {
+        let engine = Engine::start().await;
+        let mut models = list(&engine.url, &[model]);
+        models.models[0].retries = 3;
+        let served = Served::with(models, GatewayOptions::default()).await;
+        let booked = served.book(None).await;
+        let response = post(&format!("{}/chat/completions", booked.base), &chat(model, "a b c")).await;
+        let ended = response.bytes().await;
+        assert_eq!(ended.is_ok(), model == "errs", "what the server says itself goes on as it is");
+        let span = served.until(&booked, 1).await.remove(0);
+        assert_eq!((of(&span, "outcome"), of(&span, "tries")), (&json!(outcome), &json!(1)), "{model}");
+        assert!(at(&span, "error.message").as_str().unwrap().contains(told), "{span:?}");
+        assert!(of(&span, "untrainable").is_string());
+        assert_eq!(at(&span, "gen_ai.completion.0.content"), "c", "what there was is kept");
+        assert_eq!(engine.seen().len(), 1, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_never_began_is_tried_again() {
+    let engine = Engine::start().await;
+    let mut models = list(&engine.url, &["late"]);
+    models.models[0].retries = 1;
+    let served = Served::with(models, GatewayOptions::default()).await;
+    let booked = served.book(None).await;
+    let url = format!("{}/chat/completions", booked.base);
+    let text = post(&url, &chat("late", "a b")).await.text().await.unwrap();
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    let span = served.spans(&booked).await.remove(0);
+    assert_eq!((of(&span, "outcome"), of(&span, "tries")), (&json!("answered"), &json!(2)));
 }
 
 #[tokio::test]

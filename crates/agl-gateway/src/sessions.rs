@@ -91,10 +91,12 @@ impl Sessions {
     ) -> Result<Attempt, Refusal> {
         let attempt = match whose {
             Whose::Attempt { rollout_id, attempt_id } => {
+                check(grant, &rollout_id, Some(&attempt_id))?;
                 let mode = self.look_up(&rollout_id, &attempt_id).await?;
                 Attempt { rollout_id, attempt_id, mode, sequence_id: None, named: Named::Path, session: None }
             }
             Whose::Controlled { rollout_id, attempt_id, mode } => {
+                check(grant, &rollout_id, Some(attempt_id.as_str()).filter(|id| *id != LATEST_ATTEMPT))?;
                 let attempt_id = self.controlled(&rollout_id, attempt_id).await?;
                 Attempt {
                     rollout_id,
@@ -107,6 +109,7 @@ impl Sessions {
             }
             Whose::Unsaid => match (of_headers(headers)?, grant) {
                 (Some((rollout_id, attempt_id, sequence_id)), _) => {
+                    check(grant, &rollout_id, Some(&attempt_id))?;
                     // The order of spans is not the agent's to say.
                     let sequence_id = sequence_id.filter(|_| grant.is_none());
                     let mode = self.look_up(&rollout_id, &attempt_id).await?;
@@ -130,17 +133,11 @@ impl Sessions {
                 (None, None) => self.session(headers).await?,
             },
         };
-        match grant {
-            Some(grant)
-                if grant.rollout_id != attempt.rollout_id || grant.attempt_id != attempt.attempt_id =>
-            {
-                Err(Refusal::new(StatusCode::FORBIDDEN, "this key is for another attempt"))
-            }
-            Some(_) if self.has_ended(&attempt).await? => {
-                Err(Refusal::new(StatusCode::FORBIDDEN, "the attempt that this key is for has ended"))
-            }
-            _ => Ok(attempt),
+        check(grant, &attempt.rollout_id, Some(&attempt.attempt_id))?;
+        if grant.is_some() && self.has_ended(&attempt).await? {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "the attempt that this key is for has ended"));
         }
+        Ok(attempt)
     }
 
     /// What the rollout of an attempt is for, if the attempt is there.
@@ -302,6 +299,17 @@ async fn end_when_idle(
             return;
         }
     }
+}
+
+/// Refuses what a grant is not for, before anything is looked up: nobody learns whether it is there.
+fn check(grant: Option<&AttemptGrant>, rollout_id: &str, attempt_id: Option<&str>) -> Result<(), Refusal> {
+    let is_beyond = |grant: &AttemptGrant| {
+        grant.rollout_id != rollout_id || attempt_id.is_some_and(|attempt_id| grant.attempt_id != attempt_id)
+    };
+    if grant.is_some_and(is_beyond) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "this key is for another attempt"));
+    }
+    Ok(())
 }
 
 /// Rollout, attempt and sequence id as 0.3's headers have them.

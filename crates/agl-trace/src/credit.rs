@@ -125,6 +125,12 @@ pub fn step_rewards(span: &Span) -> Option<Vec<f64>> {
     })
 }
 
+/// Whether a span gives a reward, or several, in any way that is read here.
+#[must_use]
+pub fn gives_rewards(span: &Span) -> bool {
+    get_reward_value(span).is_some() || step_rewards(span).is_some()
+}
+
 /// The pairs of key and value that a span links to others by.
 fn links(span: &Span) -> Vec<(String, String)> {
     let mut links: BTreeMap<u64, (Option<String>, Option<String>)> = BTreeMap::new();
@@ -157,13 +163,8 @@ pub(crate) fn match_rewards(reading: &Reading<'_>, is_wanted: &[bool]) -> Credit
     let tree = &reading.tree;
     let mut credit = Credit { of_call: vec![Vec::new(); reading.calls.len()], ..Credit::default() };
     let nodes: Vec<NodeId> = tree.pre_order(tree.root()).collect();
-    let mut judging: Vec<NodeId> = nodes
-        .iter()
-        .copied()
-        .filter(|&node| {
-            get_reward_value(tree.span(node)).is_some() || step_rewards(tree.span(node)).is_some()
-        })
-        .collect();
+    let mut judging: Vec<NodeId> =
+        nodes.iter().copied().filter(|&node| gives_rewards(tree.span(node))).collect();
     if judging.is_empty() {
         return credit;
     }

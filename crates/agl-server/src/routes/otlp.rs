@@ -325,7 +325,7 @@ fn beyond(grant: &AttemptGrant, written: &WrittenSpan) -> Option<&'static str> {
     }
     let Ok(span) = written.parse() else { return Some("the span cannot be read") };
     let event = agl_trace::read_event(&span).map(|event| event.event_type);
-    let is_reward = event.as_deref() == Some(REWARD) || agl_trace::is_reward_span(&span);
+    let is_reward = event.as_deref() == Some(REWARD) || agl_trace::gives_rewards(&span);
     if is_reward && !grant.may_reward {
         return Some("this agent may not set its own reward");
     }

@@ -21,7 +21,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as WireSpan};
 use prost::Message as _;
@@ -377,7 +377,27 @@ async fn a_token_calls_no_models_for_others() {
         let is_refused = status == StatusCode::FORBIDDEN || status == StatusCode::NOT_FOUND;
         assert!(is_refused && answer.is_object(), "{target}: {status} {answer}");
     }
+    // Nobody learns whether somebody else's rollout is there.
+    let answer_to = async |target: String, named: &[(&str, &str)]| {
+        let headers = [&[("authorization", authorization.as_str())], named].concat();
+        setting.raw("POST", &target, &headers, &chat()).await
+    };
+    for (there, not_there) in [
+        (
+            format!("/rollout/{other}/attempt/{other_attempt}/{CALL}"),
+            format!("/rollout/ro-x/attempt/at-x/{CALL}"),
+        ),
+        (
+            format!("/proxy/rollout/{other}/attempt/0/mode/val/openai/v1/{CALL}"),
+            format!("/proxy/rollout/ro-x/attempt/0/mode/val/openai/v1/{CALL}"),
+        ),
+    ] {
+        assert_eq!(answer_to(there, &[]).await, answer_to(not_there, &[]).await);
+    }
     let named = [("x-rollout-id", other.as_str()), ("x-attempt-id", other_attempt.as_str())];
+    let unknown = [("x-rollout-id", "ro-x"), ("x-attempt-id", "at-x")];
+    let target = format!("/v1/{CALL}");
+    assert_eq!(answer_to(target.clone(), &named).await, answer_to(target, &unknown).await);
     let headers = [&named[..], &[("authorization", &authorization)]].concat();
     let (status, answer) = setting.raw("POST", &format!("/v1/{CALL}"), &headers, &chat()).await;
     assert_eq!((status, &answer["error"]["type"]), (StatusCode::FORBIDDEN, &json!("permission_error")));
@@ -613,6 +633,14 @@ async fn a_token_records_spans_of_its_own_attempt() {
         spans(own, None, "s", &[("agentlightning.gateway.dialect", "chat")]),
     ] {
         assert_eq!(rejected(setting.export(&token, &request).await).await, 1, "{request:?}");
+    }
+    for key in ["agentlightning.reward", "agentlightning.reward.steps"] {
+        let mut request = spans(own, None, "s", &[]);
+        let values = vec![AnyValue { value: Some(Any::DoubleValue(1.0)) }];
+        let value = Some(AnyValue { value: Some(Any::ArrayValue(ArrayValue { values })) });
+        let steps = KeyValue { key: key.to_owned(), value, ..KeyValue::default() };
+        request.resource_spans[0].scope_spans[0].spans[0].attributes.push(steps);
+        assert_eq!(rejected(setting.export(&token, &request).await).await, 1, "{key}");
     }
     assert_eq!(setting.holds().await, before);
 

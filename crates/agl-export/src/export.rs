@@ -6,7 +6,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
-use agl_store::Store;
+use agl_store::{Lean, Store};
 use agl_trace::advantage::advantages;
 use agl_trace::{
     Builder, Outcome, PreferencePair, Report, RolloutData, RolloutTrace, Row, TrainingOptions, Transition,
@@ -21,7 +21,7 @@ use crate::columns::{
     OwnedTransition, atif_batch, atif_schema, conversation_batch, conversation_schema, pair_batch,
     pair_schema, row_batch, row_schema, transition_batch, transition_schema, triplet_batch, triplet_schema,
 };
-use crate::select::read_ahead;
+use crate::select::{Kept, read_ahead, read_for_rows};
 use crate::write::{Columns, Sink, Target};
 use crate::{Error, FileFormat, Selection};
 
@@ -118,6 +118,9 @@ async fn write<W: Write + Send>(
                 Columns { kind: "transitions", schema: transition_schema(), to_batch: transition_batch };
             each(store, options, target, columns, |data, report, _| {
                 let mut transitions = Vec::new();
+                if options.training.quarantine && report.quarantine(&data) {
+                    return transitions;
+                }
                 for judged in &data.calls {
                     match Transition::try_from(judged) {
                         Ok(transition) => transitions.push(OwnedTransition {
@@ -172,12 +175,17 @@ async fn read_all(
     mut take: impl FnMut(RolloutData, &Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let training = Arc::new(options.training.clone());
-    let read = move |traces: Vec<RolloutTrace>| {
-        let read = |trace: RolloutTrace| {
-            let data = read_rollout(&trace, &training)?;
-            Ok((data, trace.rollout.map(|rollout| rollout.input).unwrap_or_default()))
+    let is_of_rows = options.kind == Kind::Trajectories;
+    let read = move |several: Vec<Kept>| {
+        let read = |kept: Kept| {
+            let data = if is_of_rows {
+                read_for_rows(&kept, &training)?
+            } else {
+                read_rollout(&kept.trace(Lean::Words)?, &training)?
+            };
+            Ok((data, kept.view.rollout.input))
         };
-        traces.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
+        several.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
     };
     let mut read = pin!(read_ahead(store, views, read));
     while let Some(several) = read.try_next().await? {

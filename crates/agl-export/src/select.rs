@@ -3,8 +3,8 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use agl_store::{RawSpan, Store};
-use agl_trace::{Builder, RolloutTrace, TrainingData, TrainingOptions, read_rollout};
+use agl_store::{Lean, RawSpan, Store};
+use agl_trace::{Builder, Level, RolloutData, RolloutTrace, TrainingData, TrainingOptions, read_rollout};
 use agl_types::{RolloutMode, RolloutQuery, RolloutStatus, RolloutView};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -110,12 +110,27 @@ impl Selection {
     }
 }
 
+/// A rollout and the spans of its latest attempt, as they are kept.
+pub(crate) struct Kept {
+    pub(crate) view: RolloutView,
+    spans: Vec<RawSpan>,
+}
+
+impl Kept {
+    /// Reads the spans.
+    pub(crate) fn trace(&self, purpose: Lean) -> Result<RolloutTrace, Error> {
+        let spans = self.spans.iter().map(|span| span.parse_lean(purpose)).collect::<Result<_, _>>()?;
+        let RolloutView { rollout, attempt } = self.view.clone();
+        Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
+    }
+}
+
 /// What `work` makes of rollouts, in order. Their latest attempts' spans are fetched for several rollouts at once, and read
 /// and worked on beside each other, a few at a time however many there are.
 pub(crate) fn read_ahead<T: Send + 'static>(
     store: Arc<dyn Store>,
     mut views: Vec<RolloutView>,
-    work: impl Fn(Vec<RolloutTrace>) -> Result<T, Error> + Clone + Send + 'static,
+    work: impl Fn(Vec<Kept>) -> Result<T, Error> + Clone + Send + 'static,
 ) -> impl Stream<Item = Result<T, Error>> {
     let mut several = Vec::new();
     while !views.is_empty() {
@@ -127,23 +142,28 @@ pub(crate) fn read_ahead<T: Send + 'static>(
         async move {
             let attempts = views.iter().filter_map(|view| view.attempt.as_ref());
             let ids = attempts.map(|attempt| (attempt.rollout_id.clone(), attempt.attempt_id.clone()));
-            let spans = store.spans_of_attempts(ids.collect()).await?;
-            let worked = tokio::task::spawn_blocking(move || work(traces(views, spans)?));
+            let mut spans = store.spans_of_attempts(ids.collect()).await?.into_iter();
+            // Those that have an attempt have spans in turn.
+            let with_spans = |view: RolloutView| {
+                let spans = view.attempt.as_ref().and_then(|_| spans.next()).unwrap_or_default();
+                Kept { view, spans }
+            };
+            let kept = views.into_iter().map(with_spans).collect();
+            let worked = tokio::task::spawn_blocking(move || work(kept));
             worked.await.map_err(std::io::Error::other)?
         }
     });
     stream::iter(read).buffered(AHEAD)
 }
 
-/// Rollouts with the spans of their latest attempts, which those that have one have in turn.
-fn traces(views: Vec<RolloutView>, spans: Vec<Vec<RawSpan>>) -> Result<Vec<RolloutTrace>, Error> {
-    let mut spans = spans.into_iter();
-    let trace = |RolloutView { rollout, attempt }| {
-        let spans = attempt.as_ref().and_then(|_| spans.next()).unwrap_or_default();
-        let spans = spans.iter().map(RawSpan::parse_lean).collect::<Result<_, _>>()?;
-        Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
-    };
-    views.into_iter().map(trace).collect()
+/// Reads a rollout for rows to be made of it; its prompts' words only where they have to explain why a call does not go on
+/// where another one ended.
+pub(crate) fn read_for_rows(kept: &Kept, options: &TrainingOptions) -> Result<RolloutData, Error> {
+    let data = read_rollout(&kept.trace(Lean::Tokens)?, options)?;
+    if options.level == Level::Transition || data.is_one_thread() {
+        return Ok(data);
+    }
+    Ok(read_rollout(&kept.trace(Lean::Words)?, options)?)
 }
 
 /// Training data of the rollouts selected, a few of which are in memory at a time beside the rows.
@@ -156,11 +176,11 @@ pub async fn training_data(store: Arc<dyn Store>, request: &TrainingRequest) -> 
     read_rollout(&RolloutTrace::default(), options)?;
     let rollouts = select.rollouts(store.as_ref()).await?;
     let asked = Arc::new((select.clone(), options.clone()));
-    let build = move |traces: Vec<RolloutTrace>| {
+    let build = move |several: Vec<Kept>| {
         let (select, options) = &*asked;
         let mut builder = Builder::default();
-        for trace in &traces {
-            let data = read_rollout(trace, options)?;
+        for kept in &several {
+            let data = read_for_rows(kept, options)?;
             if select.is_in_reward(data.identity.reward) {
                 builder.add(data, options);
             }
@@ -198,5 +218,5 @@ pub async fn training_arrays(store: Arc<dyn Store>, request: &TrainingRequest) -
         return read_arrays(&ipc);
     }
     let data = training_data(store, request).await?;
-    Arrays::of(&data.rows, &data.report)
+    Arrays::of(data.rows, &data.report)
 }

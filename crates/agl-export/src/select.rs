@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::{Arrays, Error, read_arrays, rows_to_ipc};
 
 /// How many rollouts are looked up at once.
-const PAGE: i64 = 256;
+const PAGE: i64 = 128;
 /// How many rollouts' spans are fetched at once.
 const AT_ONCE: usize = 8;
 /// How many times that is fetched ahead.
@@ -96,15 +96,67 @@ impl Selection {
 
     /// The rollouts, without their spans, in order of creation.
     pub(crate) async fn rollouts(&self, store: &dyn Store) -> Result<Vec<RolloutView>, Error> {
+        self.each(store, Ok).await
+    }
+
+    /// The rollouts' ids, likewise.
+    pub(crate) async fn ids(&self, store: &dyn Store) -> Result<Vec<String>, Error> {
+        self.each(store, |view| Ok(view.rollout.rollout_id)).await
+    }
+
+    /// What is kept of each rollout, likewise; only a page of them is in memory whole.
+    pub(crate) async fn each<T>(
+        &self,
+        store: &dyn Store,
+        keep: impl Fn(RolloutView) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
         let mut offset = 0;
         loop {
             let page = store.query_rollouts(self.query(offset)).await?;
             let count = i64::try_from(page.items.len()).unwrap_or(i64::MAX);
             offset = offset.saturating_add(count);
-            found.extend(page.items.into_iter().filter(|view| self.is_in_time(view)));
+            for view in page.items.into_iter().filter(|view| self.is_in_time(view)) {
+                found.push(keep(view)?);
+            }
             if count < PAGE {
                 return Ok(found);
+            }
+        }
+    }
+}
+
+/// Rollouts to read.
+pub(crate) enum Rollouts {
+    /// Here they are.
+    Known(Vec<RolloutView>),
+    /// Their ids, where there may be more of them than there is room for.
+    Named(Vec<String>),
+}
+
+impl Rollouts {
+    /// A few at a time, in order.
+    fn in_parts(self) -> Vec<Self> {
+        fn parts<T>(mut all: Vec<T>) -> Vec<Vec<T>> {
+            let mut parts = Vec::new();
+            while !all.is_empty() {
+                let rest = all.split_off(all.len().min(AT_ONCE));
+                parts.push(std::mem::replace(&mut all, rest));
+            }
+            parts
+        }
+        match self {
+            Self::Known(views) => parts(views).into_iter().map(Self::Known).collect(),
+            Self::Named(ids) => parts(ids).into_iter().map(Self::Named).collect(),
+        }
+    }
+
+    async fn views(self, store: &dyn Store) -> Result<Vec<RolloutView>, Error> {
+        match self {
+            Self::Known(views) => Ok(views),
+            Self::Named(ids) => {
+                let query = RolloutQuery { rollout_id_in: Some(ids), ..RolloutQuery::default() };
+                Ok(store.query_rollouts(query).await?.items)
             }
         }
     }
@@ -129,17 +181,13 @@ impl Kept {
 /// and worked on beside each other, a few at a time however many there are.
 pub(crate) fn read_ahead<T: Send + 'static>(
     store: Arc<dyn Store>,
-    mut views: Vec<RolloutView>,
+    rollouts: Rollouts,
     work: impl Fn(Vec<Kept>) -> Result<T, Error> + Clone + Send + 'static,
 ) -> impl Stream<Item = Result<T, Error>> {
-    let mut several = Vec::new();
-    while !views.is_empty() {
-        let rest = views.split_off(views.len().min(AT_ONCE));
-        several.push(std::mem::replace(&mut views, rest));
-    }
-    let read = several.into_iter().map(move |views| {
+    let read = rollouts.in_parts().into_iter().map(move |several| {
         let (store, work) = (Arc::clone(&store), work.clone());
         async move {
+            let views = several.views(store.as_ref()).await?;
             let attempts = views.iter().filter_map(|view| view.attempt.as_ref());
             let ids = attempts.map(|attempt| (attempt.rollout_id.clone(), attempt.attempt_id.clone()));
             let mut spans = store.spans_of_attempts(ids.collect()).await?.into_iter();
@@ -187,7 +235,7 @@ pub async fn training_data(store: Arc<dyn Store>, request: &TrainingRequest) -> 
         }
         Ok(builder)
     };
-    let mut built = pin!(read_ahead(store, rollouts, build));
+    let mut built = pin!(read_ahead(store, Rollouts::Known(rollouts), build));
     let mut whole = Builder::default();
     while let Some(builder) = built.try_next().await? {
         whole.append(builder);

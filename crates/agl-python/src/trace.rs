@@ -7,7 +7,7 @@ use agl_types::Span;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::completion::Outcome;
 use crate::dispatch::{read, reply};

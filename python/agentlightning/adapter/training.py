@@ -79,7 +79,7 @@ class TrainingArrays:
         from agentlightning import _core
 
         columns, report = answer
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.asarray(column) if isinstance(column, _core.Column) else column
             for name, column in columns.items()
         }

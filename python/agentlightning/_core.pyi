@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, final
 from agentlightning.types import Span
 
 __all__ = [
+    "Column",
     "CompletionQueue",
     "CoreError",
     "GatewayHandle",
@@ -19,6 +20,7 @@ __all__ = [
     "atif",
     "attempt_token",
     "auto_triplets",
+    "batches",
     "call_as_chat",
     "calls_of_tree",
     "chat_attributes",
@@ -52,6 +54,14 @@ _Node: TypeAlias = tuple[int | None, tuple[str, str, float | None, float | None]
 
 class CoreError(Exception):
     """A call failed; its arguments are kind, message and field."""
+
+@final
+class Column:
+    """A column of numbers, for `numpy.asarray`."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """Where the numbers are, and of which kind."""
 
 @final
 class CompletionQueue:
@@ -232,11 +242,14 @@ def advantages(estimator: str, groups: list[str], rewards: list[float | None]) -
 def python_value(text: str) -> bytes:
     """What a text says that is a Python literal or JSON, as JSON."""
 
-def store_arrays(store: Store, request: bytes) -> tuple[dict[str, bytes], bytes]:
+def store_arrays(store: Store, request: bytes) -> tuple[dict[str, Column | list[Any]], bytes]:
     """Training data of a store's rollouts as flat arrays."""
 
-def trace_arrays(traces: bytes, options: bytes) -> tuple[dict[str, bytes], bytes]:
+def trace_arrays(traces: bytes, options: bytes) -> tuple[dict[str, Column | list[Any]], bytes]:
     """Training data of attempts as flat arrays."""
+
+def batches(groups: list[str], size: int) -> list[tuple[int, int]]:
+    """Rows cut into batches without parting groups: first and last row of each, exclusive."""
 
 def pack(
     lengths: list[int], batches: list[tuple[int, int]], capacity: int

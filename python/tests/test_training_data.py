@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import jsonschema
 import numpy as np
 import pytest
 from fake_vllm import FakeVLLM
+from store_server import StoreServer
 
 import agentlightning as agl
 from agentlightning.adapter import (
     advantages,
+    batches,
     pack,
     to_atif,
     to_conversations,
@@ -198,6 +202,10 @@ def test_advantages_and_packing() -> None:
     assert pack([3, 3], 6, batches=[(0, 1), (1, 2)]) == [([0], [0, 3]), ([1], [0, 3])]
     with pytest.raises(ValueError, match="batch"):
         pack([3], 6, batches=[(0, 2)])
+    cut = batches(["a", "a", "a", "b", "c", "c"], 2)
+    assert cut == [(0, 3), (3, 6)], "no group is parted"
+    assert pack([1] * 6, 6, cut) == [([0, 1, 2], [0, 1, 2, 3]), ([3, 4, 5], [0, 1, 2, 3])]
+    assert batches([], 2) == []
 
 
 class FakeTrainer:
@@ -235,9 +243,20 @@ class FakeTrainer:
         self._thread.join()
 
 
-def test_an_example_backend_drives_a_trainer() -> None:
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where a store is served, by a process of its own."""
+    server = StoreServer()
+    server.start()
+    yield server.url
+    server.stop(signal.SIGINT)
+
+
+def test_an_example_backend_drives_a_trainer(address: str) -> None:
     import backend
 
+    assert backend.__file__ is not None
+    assert len(Path(backend.__file__).read_text(encoding="utf-8").splitlines()) < 150
     with FakeVLLM() as engine, FakeTrainer() as elsewhere:
         llm = agl.LLM(endpoint=engine.base_url, model="fake")
         algorithm = backend.RemoteTraining(backend.RemoteTrainer(elsewhere.url), llm, steps=2, group_size=2)
@@ -246,7 +265,8 @@ def test_an_example_backend_drives_a_trainer() -> None:
             algorithm=algorithm,
             tracer=agl.OtelTracer(),
             strategy="shm",
-            store=agl.InMemoryLightningStore(),
+            # Served elsewhere, so that the training data come over the route.
+            store=agl.LightningStoreClient(address),
         )
         trainer.fit(backend.agent, train_dataset=[{"word": "yes"}, {"word": "no"}])
         asked = {request["model"] for request in engine.requests}

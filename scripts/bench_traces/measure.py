@@ -147,32 +147,40 @@ Calls = list[tuple[list[int], list[int]]]
 """The token ids of prompt and response, of each call of a rollout."""
 
 
-async def from_peer(count: int, runs: int) -> dict[str, Any]:
-    """0.3's store in memory, and its adapter over each rollout's spans."""
-    store = agl.InMemoryLightningStore()
-    ids = await stored(store, count)
+async def adapted(store: Any, ids: list[str], runs: int) -> dict[str, Any]:
+    """The way of 0.3: each rollout's spans are queried, and adapted in Python."""
     adapter = TracerTraceToTriplet()
     times = []
     for _ in range(runs):
         start = time.perf_counter()
-        adapted = [adapter.adapt(await store.query_spans(rollout_id)) for rollout_id in ids]
+        found = [adapter.adapt(await store.query_spans(rollout_id)) for rollout_id in ids]
         times.append(time.perf_counter() - start)
     calls: list[Calls] = [
         [(triplet.prompt["token_ids"], triplet.response["token_ids"]) for triplet in triplets]
-        for triplets in adapted
+        for triplets in found
     ]
-    rewards = [[t.reward for t in triplets if t.reward is not None][-1] for triplets in adapted]
-    return {"seconds": statistics.median(times), "rollouts": count, "found": digest([calls, rewards])}
+    rewards = [[t.reward for t in triplets if t.reward is not None][-1] for triplets in found]
+    return {"seconds": statistics.median(times), "rollouts": len(ids), "found": digest([calls, rewards])}
+
+
+async def from_peer(count: int, runs: int) -> dict[str, Any]:
+    """0.3's store in memory, and its adapter over each rollout's spans."""
+    store = agl.InMemoryLightningStore()
+    return {"stored": await adapted(store, await stored(store, count), runs)}
 
 
 def from_ours(count: int, runs: int) -> dict[str, Any]:
-    """Our store in a SQLite file, and rows of tokens in NumPy arrays."""
+    """Our store in a SQLite file: rows of tokens in NumPy arrays, and the way of 0.3."""
     from agentlightning.adapter import training_arrays
 
     times = []
     with tempfile.TemporaryDirectory() as folder:
         store = agl.SqliteLightningStore(Path(folder) / "agl.db")
-        asyncio.run(stored(store, count))
+
+        async def unchanged() -> dict[str, Any]:
+            return await adapted(store, await stored(store, count), runs)
+
+        as_before = asyncio.run(unchanged())
         for _ in range(runs):
             start = time.perf_counter()
             data = training_arrays(store, level="transition")
@@ -186,7 +194,8 @@ def from_ours(count: int, runs: int) -> dict[str, Any]:
         calls.setdefault(rollout_id, []).append((ids[~is_sampled].tolist(), ids[is_sampled].tolist()))
         rewards[rollout_id] = float(data.rewards[row])
     found = digest([list(calls.values()), list(rewards.values())])
-    return {"seconds": statistics.median(times), "rollouts": count, "found": found}
+    arrays = {"seconds": statistics.median(times), "rollouts": count, "found": found}
+    return {"stored": arrays, "unchanged": as_before}
 
 
 def main() -> None:
@@ -206,7 +215,7 @@ def main() -> None:
         assert [triplet.reward for triplet in found if triplet.reward is not None] == [1.0]
         figures[name] = seconds(lambda spans=spans: adapter.adapt(spans), arguments.enough)
         figures[name]["found"] = digest([triplet.model_dump() for triplet in found])
-    figures["stored"] = (
+    figures |= (
         from_ours(arguments.rollouts, arguments.runs)
         if arguments.side == "ours"
         else asyncio.run(from_peer(arguments.rollouts, arguments.runs))

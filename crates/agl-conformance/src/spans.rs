@@ -102,8 +102,11 @@ pub async fn spans_of_many_attempts(s: &Subject) {
     let whole =
         |spans: &Vec<agl_store::RawSpan>| spans.iter().map(|span| span.parse().unwrap()).collect::<Vec<_>>();
     assert_eq!(found.iter().map(whole).collect::<Vec<_>>(), expected);
-    for (lean, whole) in
-        found.iter().flatten().map(|span| span.parse_lean().unwrap()).zip(expected.iter().flatten())
+    for (lean, whole) in found
+        .iter()
+        .flatten()
+        .map(|span| span.parse_lean(agl_store::Lean::Words).unwrap())
+        .zip(expected.iter().flatten())
     {
         let ids = whole.attributes["prompt_token_ids"].to_string();
         let as_text = whole.clone().with_attribute("prompt_token_ids", ids);

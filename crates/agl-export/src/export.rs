@@ -6,7 +6,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
-use agl_store::Store;
+use agl_store::{Lean, Store};
 use agl_trace::advantage::advantages;
 use agl_trace::{
     Builder, Outcome, PreferencePair, Report, RolloutData, RolloutTrace, Row, TrainingOptions, Transition,
@@ -21,7 +21,7 @@ use crate::columns::{
     OwnedTransition, atif_batch, atif_schema, conversation_batch, conversation_schema, pair_batch,
     pair_schema, row_batch, row_schema, transition_batch, transition_schema, triplet_batch, triplet_schema,
 };
-use crate::select::read_ahead;
+use crate::select::{Kept, Rollouts, read_ahead, read_for_rows};
 use crate::write::{Columns, Sink, Target};
 use crate::{Error, FileFormat, Selection};
 
@@ -118,6 +118,9 @@ async fn write<W: Write + Send>(
                 Columns { kind: "transitions", schema: transition_schema(), to_batch: transition_batch };
             each(store, options, target, columns, |data, report, _| {
                 let mut transitions = Vec::new();
+                if options.training.quarantine && report.quarantine(&data) {
+                    return transitions;
+                }
                 for judged in &data.calls {
                     match Transition::try_from(judged) {
                         Ok(transition) => transitions.push(OwnedTransition {
@@ -168,18 +171,23 @@ async fn write<W: Write + Send>(
 async fn read_all(
     store: Arc<dyn Store>,
     options: &ExportOptions,
-    views: Vec<RolloutView>,
+    ids: Vec<String>,
     mut take: impl FnMut(RolloutData, &Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let training = Arc::new(options.training.clone());
-    let read = move |traces: Vec<RolloutTrace>| {
-        let read = |trace: RolloutTrace| {
-            let data = read_rollout(&trace, &training)?;
-            Ok((data, trace.rollout.map(|rollout| rollout.input).unwrap_or_default()))
+    let is_of_rows = options.kind == Kind::Trajectories;
+    let read = move |several: Vec<Kept>| {
+        let read = |kept: Kept| {
+            let data = if is_of_rows {
+                read_for_rows(&kept, &training)?
+            } else {
+                read_rollout(&kept.trace(Lean::Words)?, &training)?
+            };
+            Ok((data, kept.view.rollout.input))
         };
-        traces.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
+        several.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
     };
-    let mut read = pin!(read_ahead(store, views, read));
+    let mut read = pin!(read_ahead(store, Rollouts::Named(ids), read));
     while let Some(several) = read.try_next().await? {
         for (data, input) in several {
             if options.select.is_in_reward(data.identity.reward) {
@@ -197,10 +205,10 @@ async fn each<T: Serialize, W: Write + Send>(
     columns: Columns<T>,
     items: impl Fn(RolloutData, &mut Report, &Value) -> Vec<T>,
 ) -> Result<ExportReport, Error> {
-    let views = options.select.rollouts(store.as_ref()).await?;
+    let ids = options.select.ids(store.as_ref()).await?;
     let mut sink = Sink::new(target, columns)?;
     let mut done = ExportReport::default();
-    read_all(store, options, views, |mut data, input| {
+    read_all(store, options, ids, |mut data, input| {
         done.report.take_in(&mut data);
         if !options.kind.takes(data.identity.outcome, &options.training) {
             done.report.drop_rollout(&data);
@@ -224,7 +232,7 @@ async fn trajectories<W: Write + Send>(
     options: &ExportOptions,
     target: Target<'_, W>,
 ) -> Result<ExportReport, Error> {
-    let views = options.select.rollouts(store.as_ref()).await?;
+    let ids = options.select.ids(store.as_ref()).await?;
     let alone = TrainingOptions { estimator: None, ..options.training.clone() };
     let rows_of = |data: RolloutData| {
         let mut builder = Builder::default();
@@ -234,7 +242,7 @@ async fn trajectories<W: Write + Send>(
     let mut of_rollout: HashMap<String, Option<f64>> = HashMap::new();
     if let Some(estimator) = options.training.estimator {
         let mut used: Vec<(String, String, Option<f64>)> = Vec::new();
-        read_all(Arc::clone(&store), options, views.clone(), |data, _| {
+        read_all(Arc::clone(&store), options, ids.clone(), |data, _| {
             let identity = data.identity.clone();
             if !rows_of(data).rows.is_empty() {
                 used.push((identity.rollout_id, identity.group, identity.reward));
@@ -250,7 +258,7 @@ async fn trajectories<W: Write + Send>(
     let columns = Columns { kind: "trajectories", schema: row_schema(), to_batch: row_batch };
     let mut sink: Sink<Row, W> = Sink::new(target, columns)?;
     let mut done = ExportReport::default();
-    read_all(store, options, views, |data, _| {
+    read_all(store, options, ids, |data, _| {
         let made = rows_of(data);
         done.report.add(made.report);
         for mut row in made.rows {
@@ -272,17 +280,19 @@ async fn pairs<W: Write + Send>(
     options: &ExportOptions,
     target: Target<'_, W>,
 ) -> Result<ExportReport, Error> {
-    let views = options.select.rollouts(store.as_ref()).await?;
-    let mut groups: Vec<Vec<RolloutView>> = Vec::new();
+    let grouped = |view: RolloutView| {
+        let bare = RolloutTrace { rollout: Some(view.rollout), ..RolloutTrace::default() };
+        let identity = read_rollout(&bare, &options.training)?.identity;
+        Ok((identity.group, identity.rollout_id))
+    };
+    let mut groups: Vec<Vec<String>> = Vec::new();
     let mut place: HashMap<String, usize> = HashMap::new();
-    for view in views {
-        let bare = RolloutTrace { rollout: Some(view.rollout.clone()), ..RolloutTrace::default() };
-        let group = read_rollout(&bare, &options.training)?.identity.group;
+    for (group, rollout_id) in options.select.each(store.as_ref(), grouped).await? {
         let at = *place.entry(group).or_insert_with(|| {
             groups.push(Vec::new());
             groups.len() - 1
         });
-        groups[at].push(view);
+        groups[at].push(rollout_id);
     }
     let columns = Columns { kind: "preference pairs", schema: pair_schema(), to_batch: pair_batch };
     let mut sink: Sink<PreferencePair, W> = Sink::new(target, columns)?;

@@ -3,8 +3,8 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use agl_store::{RawSpan, Store};
-use agl_trace::{Builder, RolloutTrace, TrainingData, TrainingOptions, read_rollout};
+use agl_store::{Lean, RawSpan, Store};
+use agl_trace::{Builder, Level, RolloutData, RolloutTrace, TrainingData, TrainingOptions, read_rollout};
 use agl_types::{RolloutMode, RolloutQuery, RolloutStatus, RolloutView};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::{Arrays, Error, read_arrays, rows_to_ipc};
 
 /// How many rollouts are looked up at once.
-const PAGE: i64 = 256;
+const PAGE: i64 = 128;
 /// How many rollouts' spans are fetched at once.
 const AT_ONCE: usize = 8;
 /// How many times that is fetched ahead.
@@ -96,13 +96,29 @@ impl Selection {
 
     /// The rollouts, without their spans, in order of creation.
     pub(crate) async fn rollouts(&self, store: &dyn Store) -> Result<Vec<RolloutView>, Error> {
+        self.each(store, Ok).await
+    }
+
+    /// The rollouts' ids, likewise.
+    pub(crate) async fn ids(&self, store: &dyn Store) -> Result<Vec<String>, Error> {
+        self.each(store, |view| Ok(view.rollout.rollout_id)).await
+    }
+
+    /// What is kept of each rollout, likewise; only a page of them is in memory whole.
+    pub(crate) async fn each<T>(
+        &self,
+        store: &dyn Store,
+        keep: impl Fn(RolloutView) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
         let mut offset = 0;
         loop {
             let page = store.query_rollouts(self.query(offset)).await?;
             let count = i64::try_from(page.items.len()).unwrap_or(i64::MAX);
             offset = offset.saturating_add(count);
-            found.extend(page.items.into_iter().filter(|view| self.is_in_time(view)));
+            for view in page.items.into_iter().filter(|view| self.is_in_time(view)) {
+                found.push(keep(view)?);
+            }
             if count < PAGE {
                 return Ok(found);
             }
@@ -110,40 +126,92 @@ impl Selection {
     }
 }
 
+/// Rollouts to read.
+pub(crate) enum Rollouts {
+    /// Here they are.
+    Known(Vec<RolloutView>),
+    /// Their ids, where there may be more of them than there is room for.
+    Named(Vec<String>),
+}
+
+impl Rollouts {
+    /// A few at a time, in order.
+    fn in_parts(self) -> Vec<Self> {
+        fn parts<T>(mut all: Vec<T>) -> Vec<Vec<T>> {
+            let mut parts = Vec::new();
+            while !all.is_empty() {
+                let rest = all.split_off(all.len().min(AT_ONCE));
+                parts.push(std::mem::replace(&mut all, rest));
+            }
+            parts
+        }
+        match self {
+            Self::Known(views) => parts(views).into_iter().map(Self::Known).collect(),
+            Self::Named(ids) => parts(ids).into_iter().map(Self::Named).collect(),
+        }
+    }
+
+    async fn views(self, store: &dyn Store) -> Result<Vec<RolloutView>, Error> {
+        match self {
+            Self::Known(views) => Ok(views),
+            Self::Named(ids) => {
+                let query = RolloutQuery { rollout_id_in: Some(ids), ..RolloutQuery::default() };
+                Ok(store.query_rollouts(query).await?.items)
+            }
+        }
+    }
+}
+
+/// A rollout and the spans of its latest attempt, as they are kept.
+pub(crate) struct Kept {
+    pub(crate) view: RolloutView,
+    spans: Vec<RawSpan>,
+}
+
+impl Kept {
+    /// Reads the spans.
+    pub(crate) fn trace(&self, purpose: Lean) -> Result<RolloutTrace, Error> {
+        let spans = self.spans.iter().map(|span| span.parse_lean(purpose)).collect::<Result<_, _>>()?;
+        let RolloutView { rollout, attempt } = self.view.clone();
+        Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
+    }
+}
+
 /// What `work` makes of rollouts, in order. Their latest attempts' spans are fetched for several rollouts at once, and read
 /// and worked on beside each other, a few at a time however many there are.
 pub(crate) fn read_ahead<T: Send + 'static>(
     store: Arc<dyn Store>,
-    mut views: Vec<RolloutView>,
-    work: impl Fn(Vec<RolloutTrace>) -> Result<T, Error> + Clone + Send + 'static,
+    rollouts: Rollouts,
+    work: impl Fn(Vec<Kept>) -> Result<T, Error> + Clone + Send + 'static,
 ) -> impl Stream<Item = Result<T, Error>> {
-    let mut several = Vec::new();
-    while !views.is_empty() {
-        let rest = views.split_off(views.len().min(AT_ONCE));
-        several.push(std::mem::replace(&mut views, rest));
-    }
-    let read = several.into_iter().map(move |views| {
+    let read = rollouts.in_parts().into_iter().map(move |several| {
         let (store, work) = (Arc::clone(&store), work.clone());
         async move {
+            let views = several.views(store.as_ref()).await?;
             let attempts = views.iter().filter_map(|view| view.attempt.as_ref());
             let ids = attempts.map(|attempt| (attempt.rollout_id.clone(), attempt.attempt_id.clone()));
-            let spans = store.spans_of_attempts(ids.collect()).await?;
-            let worked = tokio::task::spawn_blocking(move || work(traces(views, spans)?));
+            let mut spans = store.spans_of_attempts(ids.collect()).await?.into_iter();
+            // Those that have an attempt have spans in turn.
+            let with_spans = |view: RolloutView| {
+                let spans = view.attempt.as_ref().and_then(|_| spans.next()).unwrap_or_default();
+                Kept { view, spans }
+            };
+            let kept = views.into_iter().map(with_spans).collect();
+            let worked = tokio::task::spawn_blocking(move || work(kept));
             worked.await.map_err(std::io::Error::other)?
         }
     });
     stream::iter(read).buffered(AHEAD)
 }
 
-/// Rollouts with the spans of their latest attempts, which those that have one have in turn.
-fn traces(views: Vec<RolloutView>, spans: Vec<Vec<RawSpan>>) -> Result<Vec<RolloutTrace>, Error> {
-    let mut spans = spans.into_iter();
-    let trace = |RolloutView { rollout, attempt }| {
-        let spans = attempt.as_ref().and_then(|_| spans.next()).unwrap_or_default();
-        let spans = spans.iter().map(RawSpan::parse_lean).collect::<Result<_, _>>()?;
-        Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
-    };
-    views.into_iter().map(trace).collect()
+/// Reads a rollout for rows to be made of it; its prompts' words only where they have to explain why a call does not go on
+/// where another one ended.
+pub(crate) fn read_for_rows(kept: &Kept, options: &TrainingOptions) -> Result<RolloutData, Error> {
+    let data = read_rollout(&kept.trace(Lean::Tokens)?, options)?;
+    if options.level == Level::Transition || data.is_one_thread() {
+        return Ok(data);
+    }
+    Ok(read_rollout(&kept.trace(Lean::Words)?, options)?)
 }
 
 /// Training data of the rollouts selected, a few of which are in memory at a time beside the rows.
@@ -156,18 +224,18 @@ pub async fn training_data(store: Arc<dyn Store>, request: &TrainingRequest) -> 
     read_rollout(&RolloutTrace::default(), options)?;
     let rollouts = select.rollouts(store.as_ref()).await?;
     let asked = Arc::new((select.clone(), options.clone()));
-    let build = move |traces: Vec<RolloutTrace>| {
+    let build = move |several: Vec<Kept>| {
         let (select, options) = &*asked;
         let mut builder = Builder::default();
-        for trace in &traces {
-            let data = read_rollout(trace, options)?;
+        for kept in &several {
+            let data = read_for_rows(kept, options)?;
             if select.is_in_reward(data.identity.reward) {
                 builder.add(data, options);
             }
         }
         Ok(builder)
     };
-    let mut built = pin!(read_ahead(store, rollouts, build));
+    let mut built = pin!(read_ahead(store, Rollouts::Known(rollouts), build));
     let mut whole = Builder::default();
     while let Some(builder) = built.try_next().await? {
         whole.append(builder);
@@ -198,5 +266,5 @@ pub async fn training_arrays(store: Arc<dyn Store>, request: &TrainingRequest) -
         return read_arrays(&ipc);
     }
     let data = training_data(store, request).await?;
-    Arrays::of(&data.rows, &data.report)
+    Arrays::of(data.rows, &data.report)
 }

@@ -60,6 +60,9 @@ pub(crate) struct Columns<T> {
 /// How many rows are written at once. Trajectories have thousands of tokens each.
 const BATCH: usize = 64;
 
+/// How many bytes of Parquet's row groups are gathered in memory before one is written.
+const ROW_GROUP: usize = 16 << 20;
+
 impl<T: Serialize, W: Write + Send> Sink<T, W> {
     pub(crate) fn new(target: Target<'_, W>, columns: Columns<T>) -> Result<Self, Error> {
         let Columns { kind, schema, to_batch } = columns;
@@ -97,7 +100,12 @@ impl<T: Serialize, W: Write + Send> Sink<T, W> {
         self.waiting.clear();
         match &mut self.out {
             Out::Jsonl(_) => {}
-            Out::Parquet(writer) => writer.write(&batch)?,
+            Out::Parquet(writer) => {
+                writer.write(&batch)?;
+                if writer.memory_size() > ROW_GROUP {
+                    writer.flush()?;
+                }
+            }
             Out::Arrow(writer) => writer.write(&batch)?,
             Out::Npy(folder) => folder.write(&batch)?,
         }

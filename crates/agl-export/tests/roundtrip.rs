@@ -9,10 +9,10 @@ use agl_export::{
     AnswerFormat, Arrays, Error, ExportOptions, ExportReport, FileFormat, ImportFormat, Kind, Selection,
     TrainingRequest, export, export_to_folder, import, read_arrays, training_arrow, training_data,
 };
-use agl_store::{MemoryStore, RawSpan, Store};
+use agl_store::{Lean, MemoryStore, RawSpan, Store};
 use agl_trace::advantage::Estimator;
-use agl_trace::{Outcome, RolloutTrace, TrainingOptions, read_rollout};
-use agl_types::{RolloutMode, Span};
+use agl_trace::{Outcome, Reason, RolloutTrace, TrainingOptions, read_rollout};
+use agl_types::{RolloutMode, RolloutQuery, Span, SpanQuery};
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, UInt32Type};
 use arrow_array::{Array as _, RecordBatch};
@@ -255,7 +255,7 @@ async fn arrow_says_what_json_says() {
     assert_eq!(arrays.token_ids, [1, 2, 3, 1, 2, 4, 5, 7, 8]);
     assert_eq!(arrays.rewards, [1.0, 0.0, 0.5]);
     assert_eq!(arrays.report, serde_json::to_value(&data.report).unwrap());
-    let direct = Arrays::of(&data.rows, &data.report).unwrap();
+    let direct = Arrays::of(data.rows, &data.report).unwrap();
     assert_eq!(
         (direct.offsets, direct.mask, direct.advantages),
         (arrays.offsets, arrays.mask, arrays.advantages)
@@ -323,7 +323,10 @@ fn spans_read_lean_say_what_they_say_whole() {
         let path = entry.unwrap().path();
         let recorded: Value = std::fs::read_to_string(&path).unwrap().parse().unwrap();
         let whole: Vec<Span> = serde_json::from_value(recorded["spans"].clone()).unwrap();
-        let lean = whole.iter().map(|span| RawSpan::try_from(span).unwrap().parse_lean().unwrap()).collect();
+        let lean = whole
+            .iter()
+            .map(|span| RawSpan::try_from(span).unwrap().parse_lean(Lean::Words).unwrap())
+            .collect();
         let read = |spans| {
             let trace = RolloutTrace { spans, ..RolloutTrace::default() };
             read_rollout(&trace, &TrainingOptions::default()).unwrap()
@@ -333,4 +336,72 @@ fn spans_read_lean_say_what_they_say_whole() {
         calls += whole.calls.iter().filter(|judged| judged.call.has_token_ids()).count();
     }
     assert!(calls > 4, "{calls} calls with token ids");
+}
+
+/// A call of a session, as a log has it.
+fn turn(session: &str, messages: &Value, prompt: &[u32], answer: &str, response: &[u32]) -> String {
+    let message = json!({"role": "assistant", "content": answer});
+    json!({
+        "session_id": session, "request": {"model": "m", "temperature": 0.5, "messages": messages}, "reward": 1.0,
+        "response": {
+            "id": format!("{session}-{}", prompt.len()), "model": "m", "prompt_token_ids": prompt,
+            "choices": [{"message": message, "token_ids": response}],
+        },
+    })
+    .to_string()
+}
+
+/// Rows are made of spans that are read without their prompts' words where those decide nothing: nobody must notice.
+#[tokio::test]
+async fn rows_out_of_a_store_are_those_of_the_whole_spans() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let asked = json!([{"role": "user", "content": "q"}]);
+    let on = json!([
+        {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "more"},
+    ]);
+    let picture =
+        json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://i"}}]}]);
+    let log = [
+        turn("goes on", &asked, &[1, 2], "a", &[3, 4]),
+        turn("goes on", &on, &[1, 2, 3, 4, 5], "b", &[6]),
+        turn("retokenized", &asked, &[1, 2], "a", &[3, 4, 5]),
+        turn("retokenized", &on, &[1, 2, 3, 9, 5], "b", &[6]),
+        turn("shows", &picture, &[7], "a", &[8]),
+    ];
+    import(Arc::clone(&store), ImportFormat::OpenaiLog, None, Cursor::new(log.join("\n"))).await.unwrap();
+    let mut whole = Vec::new();
+    for view in store.query_rollouts(RolloutQuery::default()).await.unwrap().items {
+        let query = SpanQuery { rollout_id: view.rollout.rollout_id.clone(), ..SpanQuery::default() };
+        let spans = store.query_spans(query).await.unwrap().items;
+        whole.push(RolloutTrace { rollout: Some(view.rollout), attempt: view.attempt, spans });
+    }
+    for (level, rows, mismatches) in [("trajectory", 4, 1), ("transition", 5, 0)] {
+        let options: TrainingOptions = serde_json::from_value(json!({"level": level})).unwrap();
+        let request = TrainingRequest { options: options.clone(), ..TrainingRequest::default() };
+        let made = training_data(Arc::clone(&store), &request).await.unwrap();
+        assert_eq!((made.rows.len(), made.report.mismatched.len()), (rows, mismatches));
+        assert_eq!(made.rows.last().unwrap().image_urls, ["http://i"]);
+        let expected = agl_trace::training_data(&whole, &options).unwrap();
+        assert_eq!(serde_json::to_value(made).unwrap(), serde_json::to_value(expected).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn transitions_of_a_rollout_with_a_capture_gap_are_kept_back() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let asked = json!([{"role": "user", "content": "q"}]);
+    let log = [
+        turn("gap", &asked, &[1, 2], "a", &[3]),
+        turn("gap", &asked, &[1, 2, 3], "b", &[]),
+        turn("whole", &asked, &[1], "a", &[2]),
+    ];
+    import(Arc::clone(&store), ImportFormat::OpenaiLog, None, Cursor::new(log.join("\n"))).await.unwrap();
+    let (written, report) = lines(&store, &options(Kind::Transitions)).await;
+    assert_eq!((written.len(), &written[0]["state"]), (1, &json!([1])));
+    let [dropped] = report.report.dropped.as_slice() else { panic!("{:?}", report.report.dropped) };
+    assert_eq!((dropped.reason, dropped.span_id.as_ref(), dropped.tokens), (Reason::CaptureGap, None, 1));
+    let mut lenient = options(Kind::Transitions);
+    lenient.training.quarantine = false;
+    let (written, report) = lines(&store, &lenient).await;
+    assert_eq!((written.len(), report.report.dropped_by_reason[&Reason::NoTokenIds]), (2, 1));
 }

@@ -36,8 +36,8 @@ mod _core {
     use crate::subscription::Subscription;
     #[pymodule_export]
     use crate::trace::{
-        advantages, atif, auto_triplets, call_as_chat, chat_attributes, conversations, find_final_reward,
-        get_reward_value, get_rewards_from_span, pack, preference_pairs, python_value, read_calls,
-        store_arrays, tool_call_attributes, trace_arrays, trace_to_messages, training_data,
+        Column, advantages, atif, auto_triplets, batches, call_as_chat, chat_attributes, conversations,
+        find_final_reward, get_reward_value, get_rewards_from_span, pack, preference_pairs, python_value,
+        read_calls, store_arrays, tool_call_attributes, trace_arrays, trace_to_messages, training_data,
     };
 }

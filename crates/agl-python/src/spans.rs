@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use agl_trace::{TraceTree, TripletOptions, prompt_image_urls, tree_calls};
-use agl_types::{Attributes, JsonMap, Span, StatusCode, semconv};
+use agl_types::{Attributes, JsonMap, OtelResource, Span, StatusCode, TraceStatus, semconv};
 use pyo3::IntoPyObjectExt as _;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -69,17 +69,28 @@ fn skeleton(span: &Bound<'_, PyAny>) -> PyResult<Span> {
     let time = |name: &Bound<'_, PyString>| -> PyResult<Option<f64>> {
         get(name)?.map(|value| value.extract(py)).transpose()
     };
-    let name = text(intern!(py, "name"))?.unwrap_or_default();
-    let trace_id = text(intern!(py, "trace_id"))?.unwrap_or_default();
-    let span_id = text(intern!(py, "span_id"))?.unwrap_or_default();
-    let mut read = Span::new(name, trace_id, span_id, 0.0, 0.0);
-    read.context = None;
-    read.status.status_code = StatusCode::Unset;
-    read.parent_id = text(intern!(py, "parent_id"))?;
-    read.sequence_id =
-        get(intern!(py, "sequence_id"))?.map(|value| value.extract(py)).transpose()?.unwrap_or_default();
-    read.start_time = time(intern!(py, "start_time"))?;
-    read.end_time = time(intern!(py, "end_time"))?;
+    let mut read = Span {
+        rollout_id: String::new(),
+        attempt_id: String::new(),
+        sequence_id: get(intern!(py, "sequence_id"))?
+            .map(|value| value.extract(py))
+            .transpose()?
+            .unwrap_or_default(),
+        trace_id: text(intern!(py, "trace_id"))?.unwrap_or_default(),
+        span_id: text(intern!(py, "span_id"))?.unwrap_or_default(),
+        parent_id: text(intern!(py, "parent_id"))?,
+        name: text(intern!(py, "name"))?.unwrap_or_default(),
+        status: TraceStatus::new(StatusCode::Unset),
+        attributes: Attributes::new(),
+        events: Vec::new(),
+        links: Vec::new(),
+        start_time: time(intern!(py, "start_time"))?,
+        end_time: time(intern!(py, "end_time"))?,
+        context: None,
+        parent: None,
+        resource: OtelResource::default(),
+        extra: JsonMap::new(),
+    };
     if let Some(attributes) = get(intern!(py, "attributes"))? {
         read.attributes = shaping(attributes.bind(py).cast::<PyDict>()?)?;
     }
@@ -465,7 +476,8 @@ pub(crate) fn triplets_of_spans<'py>(
     spans: &Bound<'py, PyList>,
     options: &[u8],
 ) -> PyResult<Vec<Bound<'py, PyDict>>> {
-    let options: TripletOptions = read(options)?;
+    // What is wrong with them is told by the slower reader.
+    let options: TripletOptions = serde_json::from_slice(options).or_else(|_| read(options))?;
     let skeletons = skeletons(spans)?;
     let mut tree = TraceTree::from_spans(&skeletons).map_err(Failure::from)?;
     if options.repair_hierarchy {

@@ -5,9 +5,9 @@ use agl_trace::advantage::Estimator;
 use agl_trace::{AutoOptions, RolloutData, RolloutTrace, TrainingOptions};
 use agl_types::Span;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::completion::Outcome;
 use crate::dispatch::{read, reply};
@@ -161,40 +161,81 @@ pub(crate) fn python_value<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'
     answer(py, || reply(&agl_trace::python_value(&text.into())))
 }
 
-/// Flat arrays of rows: bytes by name, in the machine's order, and everything else as JSON.
-fn arrays_to_python<'py>(
-    py: Python<'py>,
-    arrays: &Arrays,
-) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyBytes>)> {
-    fn bytes<'py, const N: usize, T: Copy>(
-        py: Python<'py>,
-        values: &[T],
-        to_bytes: impl Fn(T) -> [u8; N],
-    ) -> PyResult<Bound<'py, PyBytes>> {
-        PyBytes::new_with(py, values.len() * N, |buffer| {
-            for (place, value) in buffer.as_chunks_mut::<N>().0.iter_mut().zip(values) {
-                *place = to_bytes(*value);
-            }
-            Ok(())
-        })
+/// A column of numbers, which NumPy takes as it is, by version 3 of its array interface.
+#[pyo3::pyclass(frozen, module = "agentlightning._core")]
+pub(crate) struct Column(Numbers);
+
+enum Numbers {
+    Int64(Vec<i64>),
+    UInt32(Vec<u32>),
+    UInt8(Vec<u8>),
+    Float32(Vec<f32>),
+    Float64(Vec<f64>),
+}
+
+#[pyo3::pymethods]
+impl Column {
+    /// Where the numbers are, and of which kind.
+    #[getter(__array_interface__)]
+    fn array_interface<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (kind, place, count) = match &self.0 {
+            Numbers::Int64(numbers) => ("i8", numbers.as_ptr().addr(), numbers.len()),
+            Numbers::UInt32(numbers) => ("u4", numbers.as_ptr().addr(), numbers.len()),
+            Numbers::UInt8(numbers) => ("u1", numbers.as_ptr().addr(), numbers.len()),
+            Numbers::Float32(numbers) => ("f4", numbers.as_ptr().addr(), numbers.len()),
+            Numbers::Float64(numbers) => ("f8", numbers.as_ptr().addr(), numbers.len()),
+        };
+        let order = if cfg!(target_endian = "little") { '<' } else { '>' };
+        let interface = PyDict::new(py);
+        interface.set_item("version", 3)?;
+        interface.set_item("shape", (count,))?;
+        interface.set_item("typestr", format!("{order}{kind}"))?;
+        // Nobody may write there.
+        interface.set_item("data", (place, true))?;
+        Ok(interface)
     }
+}
+
+/// A list of texts; those that repeat the one before are the same object.
+fn texts<'t, 'py>(
+    py: Python<'py>,
+    texts: impl Iterator<Item = Option<&'t str>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    let mut last = (None, py.None().into_bound(py));
+    for text in texts {
+        if text != last.0 {
+            let object =
+                text.map_or_else(|| py.None().into_bound(py), |text| PyString::new(py, text).into_any());
+            last = (text, object);
+        }
+        list.append(&last.1)?;
+    }
+    Ok(list)
+}
+
+/// Flat arrays of rows: columns of numbers and lists of texts by name, and the report as JSON.
+fn arrays_to_python(py: Python<'_>, arrays: Arrays) -> PyResult<(Bound<'_, PyDict>, Bound<'_, PyBytes>)> {
+    let report = reply(&arrays.report)?;
     let columns = PyDict::new(py);
-    columns.set_item("offsets", bytes(py, &arrays.offsets, i64::to_ne_bytes)?)?;
-    columns.set_item("token_ids", bytes(py, &arrays.token_ids, u32::to_ne_bytes)?)?;
-    columns.set_item("mask", PyBytes::new(py, &arrays.mask))?;
-    columns.set_item("logprobs", bytes(py, &arrays.logprobs, f32::to_ne_bytes)?)?;
-    columns.set_item("rewards", bytes(py, &arrays.rewards, f64::to_ne_bytes)?)?;
-    columns.set_item("advantages", bytes(py, &arrays.advantages, f64::to_ne_bytes)?)?;
-    columns.set_item("weights", bytes(py, &arrays.weights, f64::to_ne_bytes)?)?;
-    let rest = json!({
-        "rollout_ids": arrays.rollout_ids,
-        "attempt_ids": arrays.attempt_ids,
-        "groups": arrays.groups,
-        "agents": arrays.agents,
-        "models": arrays.models,
-        "report": arrays.report,
-    });
-    Ok((columns, PyBytes::new(py, &reply(&rest)?)))
+    for (name, numbers) in [
+        ("offsets", Numbers::Int64(arrays.offsets)),
+        ("token_ids", Numbers::UInt32(arrays.token_ids)),
+        ("mask", Numbers::UInt8(arrays.mask)),
+        ("logprobs", Numbers::Float32(arrays.logprobs)),
+        ("rewards", Numbers::Float64(arrays.rewards)),
+        ("advantages", Numbers::Float64(arrays.advantages)),
+        ("weights", Numbers::Float64(arrays.weights)),
+    ] {
+        columns.set_item(name, Column(numbers).into_pyobject(py)?)?;
+    }
+    let known = |column: &[String]| texts(py, column.iter().map(|text| Some(text.as_str())));
+    columns.set_item("rollout_ids", known(&arrays.rollout_ids)?)?;
+    columns.set_item("attempt_ids", known(&arrays.attempt_ids)?)?;
+    columns.set_item("groups", known(&arrays.groups)?)?;
+    columns.set_item("agents", texts(py, arrays.agents.iter().map(Option::as_deref))?)?;
+    columns.set_item("models", texts(py, arrays.models.iter().map(Option::as_deref))?)?;
+    Ok((columns, PyBytes::new(py, &report)))
 }
 
 /// Training data of a store's rollouts as flat arrays; `request` is a `TrainingRequest`.
@@ -208,7 +249,7 @@ pub(crate) fn store_arrays<'py>(
     let store = store.inner();
     let made = async move { agl_export::training_arrays(store, &request).await };
     let arrays = wait(py, runtime(py)?, made)?.map_err(Failure::from)?;
-    arrays_to_python(py, &arrays)
+    arrays_to_python(py, arrays)
 }
 
 /// Training data of attempts as flat arrays: a list of `RolloutTrace` and the options of `TrainingOptions`.
@@ -222,9 +263,9 @@ pub(crate) fn trace_arrays<'py>(
         let traces: Vec<RolloutTrace> = read(traces)?;
         let options: TrainingOptions = read(options)?;
         let data = agl_trace::training_data(&traces, &options).map_err(Failure::from)?;
-        Arrays::of(&data.rows, &data.report).map_err(Failure::from)
+        Arrays::of(data.rows, &data.report).map_err(Failure::from)
     })?;
-    arrays_to_python(py, &arrays)
+    arrays_to_python(py, arrays)
 }
 
 /// Rows packed into buffers: of each buffer its rows and where they begin in it. `batches` are first and last row, exclusive.
@@ -242,6 +283,15 @@ pub(crate) fn pack(
     let batches: Vec<_> = batches.into_iter().map(|(first, last)| first..last).collect();
     let packed = agl_trace::trajectory::pack(&lengths, &batches, capacity);
     Ok(packed.into_iter().map(|packed| (packed.rows, packed.cu_seqlens)).collect())
+}
+
+/// Rows cut into batches of at least `size` rows without parting those of a group: first and last row of each, exclusive.
+#[pyo3::pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "a list of Python's has to be copied")]
+pub(crate) fn batches(groups: Vec<String>, size: usize) -> Vec<(usize, usize)> {
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let ranges = agl_trace::trajectory::batches(&groups, size);
+    ranges.into_iter().map(|range| (range.start, range.end)).collect()
 }
 
 impl From<agl_export::Error> for Failure {

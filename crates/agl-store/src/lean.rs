@@ -3,16 +3,26 @@
 
 use std::borrow::Cow;
 
-use agl_types::{Attributes, Event, OtelResource, Span, StatusCode, TraceStatus};
+use agl_types::{Attributes, Event, OtelResource, Span, StatusCode, TraceStatus, semconv};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+/// What kept spans are read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lean {
+    /// Training data of any kind.
+    Words,
+    /// Rows of tokens. A call whose token ids are known comes without its prompt's words and its parameters, unless the
+    /// prompt may have pictures.
+    Tokens,
+}
+
 /// Reads the JSON of a span behind its place; none when it is not what this crate writes, or damaged.
 ///
-/// Left out are `context`, `parent`, `links` and unknown keys. Lists of numbers in attributes stay text where
-/// [`is_kept_as_text`] says so.
-pub(crate) fn read(rest: &str) -> Option<Span> {
+/// Left out are `context`, `parent`, `links`, unknown keys, and what it is not read for. Lists of numbers in attributes stay
+/// text where [`is_kept_as_text`] says so.
+pub(crate) fn read(rest: &str, purpose: Lean) -> Option<Span> {
     let mut json = Json { text: rest, at: 0 };
     let mut span = Span::new("", String::new(), String::new(), 0.0, 0.0);
     span.context = None;
@@ -29,7 +39,7 @@ pub(crate) fn read(rest: &str) -> Option<Span> {
                 let is_ok = json.skips(r#"{"status_code":"OK","description":null}"#);
                 span.status = if is_ok { TraceStatus::new(StatusCode::Ok) } else { json.parsed()? };
             }
-            "attributes" => span.attributes = json.attributes()?,
+            "attributes" => span.attributes = json.attributes(purpose)?,
             "events" if json.skips("[]") => {}
             "events" => span.events = json.parsed::<Vec<Event>>()?,
             "start_time" => span.start_time = json.parsed()?,
@@ -38,7 +48,7 @@ pub(crate) fn read(rest: &str) -> Option<Span> {
             "resource" => span.resource = json.parsed::<OtelResource>()?,
             _ => {
                 seen -= 1;
-                json.parsed::<IgnoredAny>()?;
+                json.skipped()?;
             }
         }
         match json.next()? {
@@ -127,34 +137,109 @@ impl<'j> Json<'j> {
         Some(&list[..=end])
     }
 
-    fn attributes(&mut self) -> Option<Attributes> {
+    /// The text of whatever value comes next.
+    fn skipped(&mut self) -> Option<&'j str> {
+        let rest = self.rest();
+        let plain = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+        let length = match rest.as_bytes().first()? {
+            b'"' => {
+                let start = self.at;
+                self.string()?;
+                return self.text.get(start..self.at);
+            }
+            b'[' | b'{' => {
+                let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
+                values.next()?.ok()?;
+                values.byte_offset()
+            }
+            _ => rest.as_bytes().iter().take_while(plain).count(),
+        };
+        self.at += length;
+        rest.get(..length)
+    }
+
+    fn attributes(&mut self, purpose: Lean) -> Option<Attributes> {
         (self.next()? == b'{').then_some(())?;
-        // More than most spans have.
-        let mut attributes = Attributes::with_capacity(32);
         self.skip_space();
         if self.skips("}") {
-            return Some(attributes);
+            return Some(Attributes::new());
         }
+        // More than most spans have.
+        let mut found: Vec<(Cow<'j, str>, Written<'j>)> = Vec::with_capacity(64);
         loop {
             let key = self.key()?;
-            let value = if self.rest().starts_with('"') {
-                Value::String(self.string()?.into_owned())
-            } else if is_kept_as_text(&key)
-                && let Some(numbers) = self.numbers()
-            {
-                Value::String(numbers.to_owned())
-            } else {
-                self.parsed()?
+            let value = match self.rest().as_bytes().first()? {
+                b'"' => Written::Text(self.string()?),
+                b'[' if is_kept_as_text(&key)
+                    && let Some(numbers) = self.numbers() =>
+                {
+                    Written::Numbers(numbers)
+                }
+                _ => Written::Json(self.skipped()?),
             };
-            attributes.insert(key.into_owned(), value);
+            found.push((key, value));
             match self.next()? {
                 b',' => {}
-                b'}' => return Some(attributes),
+                b'}' => break,
                 _ => return None,
             }
         }
+        let is_bare = purpose == Lean::Tokens && knows_tokens(&found) && !may_show(&found);
+        let mut attributes = Attributes::with_capacity(found.len());
+        for (key, value) in found {
+            if is_bare && is_of_words(&key) {
+                continue;
+            }
+            let value = match value {
+                Written::Text(text) => Value::String(text.into_owned()),
+                Written::Numbers(numbers) => Value::String(numbers.to_owned()),
+                Written::Json(json) => serde_json::from_str(json).ok()?,
+            };
+            attributes.insert(key.into_owned(), value);
+        }
+        Some(attributes)
     }
 }
+
+/// The value of an attribute, as it is written.
+enum Written<'j> {
+    /// A text, unescaped.
+    Text(Cow<'j, str>),
+    /// A list of numbers that is kept as text.
+    Numbers(&'j str),
+    /// Anything else.
+    Json(&'j str),
+}
+
+/// Whether the attributes have the engine's tokens of both prompt and answer.
+fn knows_tokens(attributes: &[(Cow<'_, str>, Written<'_>)]) -> bool {
+    [semconv::PROMPT_TOKEN_IDS, semconv::RESPONSE_TOKEN_IDS].iter().all(|ids| {
+        attributes
+            .iter()
+            .any(|(key, value)| key == ids && matches!(value, Written::Numbers(ids) if *ids != "[]"))
+    })
+}
+
+/// Whether a message of the prompt may have parts other than words: those are groups of their own, or JSON text.
+fn may_show(attributes: &[(Cow<'_, str>, Written<'_>)]) -> bool {
+    attributes.iter().any(|(key, value)| {
+        let in_message = key.strip_prefix(PROMPT).and_then(|key| key.split_once('.'));
+        match (in_message, value) {
+            (Some((_, "content")), Written::Text(text)) => text.starts_with('['),
+            (Some((_, field)), _) => field.starts_with("content"),
+            (None, _) => false,
+        }
+    })
+}
+
+/// Whether the attribute is a prompt's words, or a parameter.
+fn is_of_words(key: &str) -> bool {
+    key.starts_with(PROMPT)
+        || (key.starts_with(REQUEST) && !matches!(&key[REQUEST.len()..], "model" | "type"))
+}
+
+const PROMPT: &str = "gen_ai.prompt.";
+const REQUEST: &str = "gen_ai.request.";
 
 #[cfg(test)]
 mod tests {
@@ -164,7 +249,7 @@ mod tests {
     use super::*;
 
     fn lean(span: &Span) -> Span {
-        read(&WrittenSpan::of(span).unwrap().rest).unwrap()
+        read(&WrittenSpan::of(span).unwrap().rest, Lean::Words).unwrap()
     }
 
     #[test]
@@ -219,11 +304,45 @@ mod tests {
             &Span::new("x", "1".repeat(32), "2".repeat(16), 1.0, 2.0).with_attribute("token_ids", json!([1])),
         );
         let whole = whole.unwrap().rest;
+        let read = |text: &str| read(text, Lean::Words);
         assert!(read(&whole).is_some());
         for end in 0..whole.len() {
             assert!(read(&whole[..end]).is_none(), "{}", &whole[..end]);
         }
         assert!(read(&whole.replace("\"name\"", "\"nome\"")).is_none());
+        assert!(read(&whole.replace("[1]", "tru")).is_none());
         assert!(read(&format!("{whole} ")).is_none());
+    }
+
+    #[test]
+    fn rows_of_tokens_are_read_without_words() {
+        let call = Span::new("x", "1".repeat(32), "2".repeat(16), 1.0, 2.0)
+            .with_attribute("gen_ai.prompt.0.role", "user")
+            .with_attribute("gen_ai.prompt.0.content", "long")
+            .with_attribute("gen_ai.prompt.0.tool_calls.0.name", "f")
+            .with_attribute("gen_ai.request.model", "m")
+            .with_attribute("gen_ai.request.temperature", 0.5)
+            .with_attribute("gen_ai.completion.0.content", "a")
+            .with_attribute("prompt_token_ids", json!([1]));
+        let keys = |span: &Span| -> Vec<String> {
+            let written = WrittenSpan::of(span).unwrap().rest;
+            let whole = read(&written, Lean::Words).unwrap();
+            assert_eq!(whole.attributes.len(), span.attributes.len());
+            read(&written, Lean::Tokens).unwrap().attributes.keys().cloned().collect()
+        };
+        assert_eq!(keys(&call).len(), 7, "the answer's tokens are not known");
+        let known = call.clone().with_attribute("response_token_ids", json!([2]));
+        let left =
+            ["gen_ai.request.model", "gen_ai.completion.0.content", "prompt_token_ids", "response_token_ids"];
+        assert_eq!(keys(&known), left);
+        let empty = call.with_attribute("response_token_ids", json!([]));
+        assert_eq!(keys(&empty).len(), 8);
+        for (key, value) in [
+            ("gen_ai.prompt.1.content", json!("[{\"type\": \"image_url\"}]")),
+            ("gen_ai.prompt.1.content.0.type", json!("image_url")),
+            ("gen_ai.prompt.1.content", json!([{"type": "image_url"}])),
+        ] {
+            assert_eq!(keys(&known.clone().with_attribute(key, value)).len(), 9, "{key}");
+        }
     }
 }

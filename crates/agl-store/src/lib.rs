@@ -25,6 +25,7 @@ pub use engine::LocalStore;
 pub use error::Error;
 pub use feed::Subscription;
 pub use idempotency::IdempotencyKey;
+pub use lean::Lean;
 pub use memory::MemoryStore;
 pub use raw::RawSpan;
 pub use sqlite::{SqliteOptions, SqliteStore, Sync, maintenance};

@@ -2,7 +2,7 @@
 
 use agl_types::{Span, WrittenSpan, write_place};
 
-use crate::Error;
+use crate::{Error, Lean};
 
 /// A kept span.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,13 +24,14 @@ impl RawSpan {
         json.extend_from_slice(rest.as_bytes());
     }
 
-    /// Reads the span for training data to be made of it, many times faster: without `context`, `parent`, `links` and
-    /// unknown keys, and with token ids and log-probs as JSON text, which agl-trace reads as it reads lists.
+    /// Reads the span for training data to be made of it, many times faster: without `context`, `parent`, `links`, unknown
+    /// keys and what the purpose has no use for, and with token ids and log-probs as JSON text, which agl-trace reads as it
+    /// reads lists.
     ///
     /// # Errors
     /// Those of [`RawSpan::parse`].
-    pub fn parse_lean(&self) -> Result<Span, Error> {
-        match crate::lean::read(&self.rest) {
+    pub fn parse_lean(&self, purpose: Lean) -> Result<Span, Error> {
+        match crate::lean::read(&self.rest, purpose) {
             Some(span) => Ok(span.placed(&self.rollout_id, &self.attempt_id, self.sequence_id)),
             None => self.parse(),
         }

@@ -67,9 +67,35 @@ pub(crate) struct Call<'t> {
     pub(crate) agent: &'t str,
 }
 
+/// Whether an attribute may be what names an agent.
+fn may_name_agent(key: &str) -> bool {
+    matches!(
+        key,
+        "agent.name"
+            | "agentops.span.kind"
+            | "recipient_agent_type"
+            | "langchain.chain.type"
+            | "executor.id"
+            | "type"
+            | "lc_name"
+            | "gen_ai.agent.name"
+            | "traceloop.span.kind"
+            | "langsmith.metadata.langgraph_node"
+            | "langsmith.metadata.lc_agent_name"
+            | "ai.telemetry.functionId"
+            | "graph.node.name"
+            | "graph.node.id"
+            | "openinference.span.kind"
+    )
+}
+
 /// The name of the agent that the span stands for, as the various instrumentations write it.
 #[must_use]
 pub fn agent_name(span: &Span) -> Option<&str> {
+    // Most spans have none of these: a look at their keys is many times faster than asking for each.
+    if !span.attributes.keys().any(|key| may_name_agent(key)) {
+        return None;
+    }
     let attribute = |key: &str| text(&span.attributes, key);
     let when = |condition: bool, key: &str| if condition { attribute(key) } else { None };
     attribute("agent.name") // OpenAI Agents SDK

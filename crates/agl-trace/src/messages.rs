@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::attributes::{below, group};
-use crate::call::{LlmCall, Tool, parsed};
+use crate::call::{LlmCall, Tool, ToolCall, parsed};
 use crate::dialect::{numbered, role_or};
 use crate::training::{JudgedCall, RolloutData};
 
@@ -115,8 +115,14 @@ fn messages_of(span: &Span, children: &[&Span]) -> Result<OpenAiMessages, Error>
         }
         let content = answer.get("content").cloned().unwrap_or_default();
         let mut written = json!({"content": content, "role": "assistant"});
+        // Spans of a gateway have none below them.
+        let own = || {
+            let own = numbered(answer.get("tool_calls").cloned());
+            own.iter().filter_map(ToolCall::read).map(|call| call.to_chat()).collect()
+        };
+        let calls: Vec<Value> = if calls.is_empty() { own() } else { calls.clone() };
         if !calls.is_empty() {
-            written["tool_calls"] = calls.clone().into();
+            written["tool_calls"] = calls.into();
         }
         messages.push(written);
     }

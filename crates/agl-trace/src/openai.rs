@@ -33,12 +33,7 @@ pub fn chat_attributes(request: &Value, response: &Value) -> Attributes {
         put(format!("{prefix}.role"), message["role"].clone());
         put(format!("{prefix}.content"), as_text(&message["content"]));
         put(format!("{prefix}.tool_call_id"), message["tool_call_id"].clone());
-        for (number, call) in list(&message["tool_calls"]).iter().enumerate() {
-            let prefix = format!("{prefix}.tool_calls.{number}");
-            put(format!("{prefix}.id"), call["id"].clone());
-            put(format!("{prefix}.name"), call["function"]["name"].clone());
-            put(format!("{prefix}.arguments"), call["function"]["arguments"].clone());
-        }
+        put_tool_calls(&mut put, &prefix, message);
     }
     put(semconv::GEN_AI_RESPONSE_ID.to_owned(), response["id"].clone());
     put(format!("{}.model", semconv::GEN_AI_RESPONSE), response["model"].clone());
@@ -50,6 +45,7 @@ pub fn chat_attributes(request: &Value, response: &Value) -> Attributes {
         put(format!("{prefix}.role"), choice["message"]["role"].clone());
         put(format!("{prefix}.content"), as_text(&choice["message"]["content"]));
         put(format!("{prefix}.finish_reason"), choice["finish_reason"].clone());
+        put_tool_calls(&mut put, &prefix, &choice["message"]);
     }
     let first = &response["choices"][0];
     put(semconv::PROMPT_TOKEN_IDS.to_owned(), response["prompt_token_ids"].clone());
@@ -57,6 +53,16 @@ pub fn chat_attributes(request: &Value, response: &Value) -> Attributes {
     put(semconv::LOGPROBS_CONTENT.to_owned(), as_text(&first["logprobs"]["content"]));
     put("logprobs.refusal".to_owned(), as_text(&first["logprobs"]["refusal"]));
     attributes
+}
+
+/// The tools that a message calls.
+fn put_tool_calls(put: &mut impl FnMut(String, Value), prefix: &str, message: &Value) {
+    for (number, call) in list(&message["tool_calls"]).iter().enumerate() {
+        let prefix = format!("{prefix}.tool_calls.{number}");
+        put(format!("{prefix}.id"), call["id"].clone());
+        put(format!("{prefix}.name"), call["function"]["name"].clone());
+        put(format!("{prefix}.arguments"), call["function"]["arguments"].clone());
+    }
 }
 
 /// Where the various servers put the token ids of the first choice.

@@ -1,6 +1,6 @@
 //! Rollouts as training data: what to train on, how good it was, and an account of everything that was left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agl_types::{Attempt, AttemptStatus, Rollout, RolloutMode, RolloutStatus, Span};
 use serde::{Deserialize, Serialize};
@@ -204,6 +204,27 @@ pub struct RolloutData {
     pub dropped: Vec<Dropped>,
     /// What became of its rewards.
     pub reward_report: RewardReport,
+}
+
+impl RolloutData {
+    /// Whether each call goes on, token for token, where the one before it of its agent and model ended: rows are then made of
+    /// tokens alone.
+    #[must_use]
+    pub fn is_one_thread(&self) -> bool {
+        let mut newest: BTreeMap<(Option<&str>, Option<&str>), &LlmCall> = BTreeMap::new();
+        // What a call may carry on in words alone: see `mismatch`.
+        let mut asked: BTreeSet<(Option<&str>, Option<&str>)> = BTreeSet::new();
+        self.calls.iter().all(|judged| {
+            let call = &judged.call;
+            let goes_on = |before: &LlmCall| {
+                let after = call.prompt_token_ids.strip_prefix(before.prompt_token_ids.as_slice());
+                after.is_some_and(|after| after.starts_with(before.response_token_ids()))
+            };
+            let is_new = asked.insert((call.agent.as_deref(), call.model.as_deref()));
+            let before = newest.insert((judged.label.as_deref(), model(call)), call);
+            call.choices.len() == 1 && before.map_or(is_new, goes_on)
+        })
+    }
 }
 
 /// Where an answer is in a row.
@@ -481,6 +502,11 @@ fn gap(call: &LlmCall) -> Option<String> {
     }
 }
 
+/// The first call that was not captured whole, and why, if there is one.
+fn capture_gap(calls: &[JudgedCall]) -> Option<String> {
+    calls.iter().find_map(|judged| Some(format!("span {}: {}", judged.call.span_id, gap(&judged.call)?)))
+}
+
 /// Makes training data of rollouts.
 ///
 /// Groups keep together, in the order of their first rollouts; whatever is not in a row is in the report.
@@ -524,9 +550,7 @@ impl Builder {
         } else if calls.is_empty() {
             Some((Some(Reason::NoCalls), "no call of a model is wanted".to_owned()))
         } else {
-            let gap = calls.iter().find_map(|judged| Some((gap(&judged.call)?, &judged.call.span_id)));
-            gap.filter(|_| options.quarantine)
-                .map(|(gap, span_id)| (Some(Reason::CaptureGap), format!("span {span_id}: {gap}")))
+            capture_gap(&calls).filter(|_| options.quarantine).map(|gap| (Some(Reason::CaptureGap), gap))
         };
         if let Some((reason, detail)) = refused {
             report.dropped.push(Dropped {
@@ -597,7 +621,7 @@ impl Builder {
                 }
             }
         }
-        for (number, sequence) in sequences.iter().enumerate() {
+        for (number, sequence) in sequences.into_iter().enumerate() {
             self.add_pieces(identity, calls, options, number, sequence, &sampled, &origin);
         }
     }
@@ -609,11 +633,11 @@ impl Builder {
         calls: &[JudgedCall],
         options: &TrainingOptions,
         number: usize,
-        sequence: &Sequence,
+        mut sequence: Sequence,
         sampled: &[Sampled<'_>],
         origin: &[(usize, usize)],
     ) {
-        let (pieces, too_long) = split(sequence, options.max_length.unwrap_or(usize::MAX));
+        let (pieces, too_long) = split(&sequence, options.max_length.unwrap_or(usize::MAX));
         for segment in too_long {
             let segment = sequence.segments[segment];
             let call = &calls[origin[segment.sampled].0].call;
@@ -629,6 +653,12 @@ impl Builder {
         }
         for (part, piece) in pieces.into_iter().enumerate() {
             let length = piece.end - piece.start;
+            // As a rule a sequence is one row.
+            let token_ids = if length == sequence.token_ids.len() {
+                std::mem::take(&mut sequence.token_ids)
+            } else {
+                sequence.token_ids[piece.start..piece.end].to_vec()
+            };
             let mut mask = vec![0; length];
             let mut logprobs = vec![0.0; length];
             let mut row_calls = Vec::with_capacity(piece.segments.len());
@@ -666,7 +696,7 @@ impl Builder {
                 model: model(&last.call).map(str::to_owned),
                 sequence: number,
                 part,
-                token_ids: sequence.token_ids[piece.start..piece.end].to_vec(),
+                token_ids,
                 mask,
                 logprobs,
                 calls: row_calls,
@@ -702,8 +732,8 @@ impl Builder {
                 row.advantage = of_rollout.get(row.rollout_id.as_str()).copied().flatten();
             }
         }
-        let tokens: Vec<usize> =
-            rows.iter().map(|row| row.mask.iter().map(|mask| usize::from(*mask)).sum()).collect();
+        let trained = |row: &Row| row.calls.iter().map(|call| call.end - call.start).sum();
+        let tokens: Vec<usize> = rows.iter().map(trained).collect();
         let rollouts: Vec<&str> = rows.iter().map(|row| row.rollout_id.as_str()).collect();
         let weights = rollout_weights(&rollouts, &tokens);
         for (row, weight) in rows.iter_mut().zip(weights) {
@@ -740,13 +770,25 @@ impl Report {
 
     /// Says that a rollout was left out for how it came out.
     pub fn drop_rollout(&mut self, data: &RolloutData) {
-        let identity = &data.identity;
+        let reason = data.identity.outcome.reason().unwrap_or(Reason::MissingReward);
+        self.drop_whole(data, reason, data.identity.detail.clone());
+    }
+
+    /// Leaves a rollout out, and says so, if a call of it was not captured whole; whether it was.
+    pub fn quarantine(&mut self, data: &RolloutData) -> bool {
+        let gap = capture_gap(&data.calls);
+        let is_quarantined = gap.is_some();
+        gap.into_iter().for_each(|gap| self.drop_whole(data, Reason::CaptureGap, gap));
+        is_quarantined
+    }
+
+    fn drop_whole(&mut self, data: &RolloutData, reason: Reason, detail: String) {
         self.dropped.push(Dropped {
-            rollout_id: identity.rollout_id.clone(),
+            rollout_id: data.identity.rollout_id.clone(),
             span_id: None,
             tokens: data.calls.iter().map(JudgedCall::sampled_tokens).sum(),
-            reason: identity.outcome.reason().unwrap_or(Reason::MissingReward),
-            detail: identity.detail.clone(),
+            reason,
+            detail,
         });
     }
 

@@ -205,6 +205,25 @@ fn agentops_and_the_tokens_that_0_3_adds_to_it_are_read() {
 }
 
 #[test]
+fn our_gateway_has_the_engine_s_tokens_of_streams_too() {
+    check("gateway", &Asked { ids: true, ..Asked::of(Dialect::Gateway) });
+    let calls = calls("gateway");
+    assert!(calls.iter().all(LlmCall::has_token_ids));
+    assert_eq!(calls[3].choices[0].logprobs, [-0.5; 3]);
+}
+
+#[test]
+fn weave_s_calls_are_read_as_0_3_hands_them_on() {
+    check("weave", &Asked { ids: true, ..Asked::of(Dialect::Weave) });
+    let calls = calls("weave");
+    assert_eq!(calls[0].choices[0].logprobs, [-0.5; 3]);
+    assert!(calls[2].messages[1].parts.is_empty(), "None is no word");
+    let parameters: Vec<&String> = calls[3].parameters.keys().collect();
+    assert_eq!(parameters, ["stream", "extra_body"]);
+    assert!(!calls[3].has_token_ids(), "0.3 captures nothing but words of a stream");
+}
+
+#[test]
 fn calls_recorded_as_operations_are_read() {
     let spans: Vec<Span> = serde_json::from_value(json!([{
         "rollout_id": "ro", "attempt_id": "at", "sequence_id": 2, "trace_id": "t", "span_id": "w", "parent_id": null,

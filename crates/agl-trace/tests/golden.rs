@@ -544,6 +544,8 @@ fn a_chat_call_on_the_wire_is_recorded_as_adapters_read_it() {
             "gen_ai.response.id": "cmpl-1", "gen_ai.response.model": "smollm2-135m",
             "gen_ai.usage.prompt_tokens": 2, "gen_ai.usage.completion_tokens": 2, "gen_ai.usage.total_tokens": 4,
             "gen_ai.completion.0.role": "assistant", "gen_ai.completion.0.finish_reason": "tool_calls",
+            "gen_ai.completion.0.tool_calls.0.id": "c2", "gen_ai.completion.0.tool_calls.0.name": "add",
+            "gen_ai.completion.0.tool_calls.0.arguments": "{\"a\": 1}",
             "prompt_token_ids": [1, 2], "response_token_ids": [3, 4],
             "logprobs.content": r#"[{"token":"a","logprob":-1.0}]"#,
         })

@@ -23,6 +23,7 @@ __all__ = [
     "TrainingArrays",
     "TrainingData",
     "advantages",
+    "batches",
     "pack",
     "to_atif",
     "to_conversations",
@@ -72,23 +73,17 @@ class TrainingArrays:
         return len(self.rollout_ids)
 
     @classmethod
-    def _of(cls, answer: tuple[dict[str, bytes], bytes]) -> TrainingArrays:
+    def _of(cls, answer: tuple[dict[str, Any], bytes]) -> TrainingArrays:
         import numpy as np
 
-        columns, rest = answer
-        kinds: dict[str, Any] = {
-            "offsets": np.int64,
-            "token_ids": np.uint32,
-            "mask": np.uint8,
-            "logprobs": np.float32,
-            "rewards": np.float64,
-            "advantages": np.float64,
-            "weights": np.float64,
-        }
+        from agentlightning import _core
+
+        columns, report = answer
         arrays: dict[str, Any] = {
-            name: np.frombuffer(columns[name], dtype=kind) for name, kind in kinds.items()
+            name: np.asarray(column) if isinstance(column, _core.Column) else column
+            for name, column in columns.items()
         }
-        return cls(**arrays, **json.loads(rest))
+        return cls(**arrays, report=json.loads(report))
 
 
 def _encode_traces(traces: Sequence[Trace]) -> bytes:
@@ -230,11 +225,24 @@ def pack(
     Args:
         lengths: The number of tokens of each row.
         capacity: How many tokens a buffer has.
-        batches: First and last row, exclusive, of each batch; no buffer has rows of two of them. One batch by
-            default.
+        batches: First and last row, exclusive, of each batch, as `batches` cuts them; no buffer has rows of
+            two of them. One batch by default.
     """
     from agentlightning import _core
 
     ranges = [(0, len(lengths))] if batches is None else list(batches)
     found: list[tuple[list[int], list[int]]] = _raising(_core.pack, list(lengths), ranges, capacity)
+    return found
+
+
+def batches(groups: Sequence[str], size: int) -> list[tuple[int, int]]:
+    """Cuts rows into batches without parting rows of one group: first and last row of each, exclusive.
+
+    Args:
+        groups: The group of each row, e.g. `TrainingArrays.groups`; rows of a group are neighbours.
+        size: How many rows a batch has at least; the last one has what is left.
+    """
+    from agentlightning import _core
+
+    found: list[tuple[int, int]] = _core.batches(list(groups), size)
     return found

@@ -18,9 +18,10 @@ pub(super) fn read(span: &Span, _: &[&Span]) -> Option<LlmCall> {
     }
     let (input, output) = (input.unwrap_or_default(), output.unwrap_or_default());
     let mut call = chat_call(&input, &output);
-    call.parameters.retain(|key, _| key != "self");
+    // The client that was called, what Weave notes for itself, and what the caller left out.
+    call.parameters.retain(|key, value| key != "self" && !key.starts_with("_weave") && value != "NOT_GIVEN");
     // A list with a gap is not one any more.
-    call.messages = numbered(messages).iter().map(Message::from_chat).collect();
+    call.messages = numbered(messages).iter().map(message).collect();
     call.choices = numbered(choices).iter().map(Choice::from_chat).collect();
     call.tools = numbered(input.get("tools").cloned()).iter().filter_map(Tool::read).collect();
     for (choice, ids) in call.choices.iter_mut().zip(numbered(output.get("response_token_ids").cloned())) {
@@ -29,6 +30,15 @@ pub(super) fn read(span: &Span, _: &[&Span]) -> Option<LlmCall> {
         }
     }
     Some(call)
+}
+
+/// A message, of which None was written as text where it calls tools and says nothing.
+fn message(message: &Value) -> Message {
+    let mut read = Message::from_chat(message);
+    if !read.tool_calls.is_empty() && message["content"] == "null" {
+        read.parts.clear();
+    }
+    read
 }
 
 /// An operation's input or output that was written as JSON text.

@@ -61,7 +61,7 @@ pub(crate) struct Columns<T> {
 const BATCH: usize = 64;
 
 /// How many bytes of Parquet's row groups are gathered in memory before one is written.
-const ROW_GROUP: usize = 16 << 20;
+const ROW_GROUP: usize = 8 << 20;
 
 impl<T: Serialize, W: Write + Send> Sink<T, W> {
     pub(crate) fn new(target: Target<'_, W>, columns: Columns<T>) -> Result<Self, Error> {

@@ -1,7 +1,6 @@
 //! However many rollouts are exported, only a few of them are in memory at once.
 
 #![expect(unsafe_code, reason = "an allocator that counts is one")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Cursor;
@@ -83,7 +82,7 @@ async fn an_export_holds_a_few_rollouts_at_a_time() {
         let report = export(Arc::clone(&store), &options, std::io::sink()).await.unwrap();
         assert_eq!(report.written, ROLLOUTS);
         let most = MOST.load(Ordering::Relaxed) - before;
-        // Each is there several times over while it is worked on.
-        assert!(most < ROLLOUTS * WORDS / 2, "{kind:?} as {format:?} took {most} bytes");
+        // Each is there several times over while it is worked on, a few dozen of them and a row group at once.
+        assert!(most < ROLLOUTS * WORDS / 4 * 3, "{kind:?} as {format:?} took {most} bytes");
     }
 }

@@ -11,6 +11,7 @@ use agl_export::{
 };
 use agl_store::{Lean, MemoryStore, RawSpan, Store};
 use agl_trace::advantage::Estimator;
+use agl_trace::trajectory::Mismatch;
 use agl_trace::{Outcome, Reason, RolloutTrace, TrainingOptions, read_rollout};
 use agl_types::{RolloutMode, RolloutQuery, Span, SpanQuery};
 use arrow_array::cast::AsArray as _;
@@ -380,6 +381,8 @@ async fn rows_out_of_a_store_are_those_of_the_whole_spans() {
         let request = TrainingRequest { options: options.clone(), ..TrainingRequest::default() };
         let made = training_data(Arc::clone(&store), &request).await.unwrap();
         assert_eq!((made.rows.len(), made.report.mismatched.len()), (rows, mismatches));
+        let retokenized = made.report.mismatches.get(&Mismatch::Retokenized).copied();
+        assert_eq!(retokenized.unwrap_or_default(), mismatches);
         assert_eq!(made.rows.last().unwrap().image_urls, ["http://i"]);
         let expected = agl_trace::training_data(&whole, &options).unwrap();
         assert_eq!(serde_json::to_value(made).unwrap(), serde_json::to_value(expected).unwrap());

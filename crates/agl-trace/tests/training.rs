@@ -441,3 +441,88 @@ fn whatever_has_a_prompt_and_a_response_is_read_where_nothing_else_is() {
     assert_eq!(found.triplets[0].prompt["raw_content"], json!([{"role": "user", "content": "q"}]));
     assert_eq!(found.triplets[0].reward, Some(0.5));
 }
+
+#[test]
+fn agents_are_chosen_by_role_and_labelled_by_the_rule_of_the_highest_priority() {
+    let with_role = |id: &str, place, name: &str, role: &str| {
+        span(id, "", "agent", place, json!({"agent.name": name, "agent.role": role}))
+    };
+    let spans = || {
+        vec![
+            with_role("A", 1, "writer", "author"),
+            with_role("B", 2, "reader", "critic"),
+            with_role("C", 3, "editor", "critic"),
+            call("a", "A", 4, &[1], &[2]),
+            call("b", "B", 5, &[3], &[4]),
+            call("c", "C", 6, &[5], &[6]),
+            reward("r", "", 7, 1.0),
+        ]
+    };
+    let labels = |agents: Value| -> Vec<(String, Option<String>)> {
+        let data = made(&[trace(spans())], json!({"agents": agents}));
+        data.rows.into_iter().map(|row| (row.calls[0].span_id.clone(), row.agent)).collect()
+    };
+    let pair = |id: &str, label: &str| (id.to_owned(), Some(label.to_owned()));
+    assert_eq!(labels(json!({"include": ["role:critic"]})), [pair("b", "reader"), pair("c", "editor")]);
+    assert_eq!(labels(json!({"include": ["role:critic"], "exclude": ["re:^edit"]})), [pair("b", "reader")]);
+    let rules = json!({"include": [
+        {"matches": "role:critic", "label": "judge"},
+        {"matches": "edit*", "label": "policy", "priority": 1},
+    ]});
+    assert_eq!(labels(rules), [pair("b", "judge"), pair("c", "policy")]);
+}
+
+#[test]
+fn a_row_that_is_too_long_is_cut_between_calls_and_opens_with_masked_context() {
+    let spans = vec![
+        call("a", "", 1, &[1, 2, 3], &[4, 5]),
+        call("b", "", 2, &[1, 2, 3, 4, 5, 6], &[7, 8]),
+        call("c", "", 3, &[1, 2, 3, 4, 5, 6, 7, 8, 9], &[10; 6]),
+        reward("r", "", 4, 1.0),
+    ];
+    let data = made(&[trace(spans)], json!({"max_length": 5}));
+    let rows: Vec<(&[u32], &[u8], usize)> =
+        data.rows.iter().map(|row| (row.token_ids.as_slice(), row.mask.as_slice(), row.part)).collect();
+    let first: (&[u32], &[u8], usize) = (&[1, 2, 3, 4, 5], &[0, 0, 0, 1, 1], 0);
+    let second: (&[u32], &[u8], usize) = (&[4, 5, 6, 7, 8], &[0, 0, 0, 1, 1], 1);
+    assert_eq!(rows, [first, second]);
+    let [dropped] = data.report.dropped.as_slice() else { panic!("{:?}", data.report.dropped) };
+    assert_eq!(
+        (dropped.reason, dropped.span_id.as_deref(), dropped.tokens),
+        (Reason::ResponseTooLong, Some("c"), 6)
+    );
+    assert_eq!(data.report.dropped_by_reason[&Reason::ResponseTooLong], 1);
+}
+
+#[test]
+fn rewards_of_agents_go_to_their_calls() {
+    let spans = || {
+        vec![
+            agent("A", "", 1, "A"),
+            agent("B", "", 2, "B"),
+            call("a1", "A", 3, &[1], &[2]),
+            call("b1", "B", 4, &[3], &[4]),
+            call("a2", "A", 5, &[5], &[6]),
+            call("x", "", 6, &[7], &[8]),
+            reward("ra", "A", 7, 0.25),
+            reward("rb", "B", 8, 0.5),
+            reward("r", "", 9, 1.0),
+        ]
+    };
+    let expected = pairs(&[("a1", Some(0.25)), ("b1", Some(0.5)), ("a2", Some(0.25)), ("x", Some(1.0))]);
+    assert_eq!(earned(spans(), json!({"assigner": "per_agent"})), expected);
+    let expected = pairs(&[("a1", Some(0.125)), ("b1", Some(0.25)), ("a2", Some(0.5)), ("x", Some(1.0))]);
+    assert_eq!(earned(spans(), json!({"assigner": {"discounted": {"gamma": 0.5}}})), expected);
+    let expected = pairs(&[("a1", None), ("b1", None), ("a2", None), ("x", Some(1.0))]);
+    assert_eq!(earned(spans(), json!({"assigner": "last_call"})), expected);
+}
+
+#[test]
+fn a_reward_may_be_yes_or_no() {
+    let judged = |value: Value| {
+        let given =
+            span("r", "", "agentlightning.annotation", 2, json!({"agentlightning.reward.0.value": value}));
+        made(&[trace(vec![call("a", "", 1, &[1], &[2]), given])], json!({})).rows[0].reward
+    };
+    assert_eq!((judged(json!(true)), judged(json!(false))), (Some(1.0), Some(0.0)));
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import subprocess
 import sys
 import threading
 import urllib.error
@@ -246,7 +247,7 @@ class FakeTrainer:
 @pytest.fixture
 def address() -> Iterator[str]:
     """Where a store is served, by a process of its own."""
-    server = StoreServer()
+    server = StoreServer("--backend", "memory")
     server.start()
     yield server.url
     server.stop(signal.SIGINT)
@@ -277,3 +278,59 @@ def test_an_example_backend_drives_a_trainer(address: str) -> None:
     assert first["offsets"][-1] == len(first["token_ids"]) == len(first["mask"]) > 0
     assert 0 < first["mask"].sum() < len(first["mask"])
     assert (first["logprobs"][first["mask"] == 1] == -0.5).all()
+
+
+def run(*arguments: str) -> str:
+    """What `agl` prints."""
+    command = [sys.executable, "-m", "agentlightning.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_commands_export_and_import(tmp_path: Path, address: str) -> None:
+    logged = [
+        {
+            "session_id": session,
+            "request": {"model": "m", "messages": [{"role": "user", "content": f"say {session}"}]},
+            "response": {
+                "id": f"chatcmpl-{session}",
+                "prompt_token_ids": [1, 2],
+                "choices": [
+                    {"message": {"role": "assistant", "content": session}, "token_ids": [token]},
+                ],
+            },
+            "reward": value,
+        }
+        for session, token, value in (("yes", 3, 1.0), ("no", 4, 0.0))
+    ]
+    log = tmp_path / "calls.jsonl"
+    log.write_text("\n".join(json.dumps(record) for record in logged), encoding="utf-8")
+    run("import", str(log), "--store", address, "--format", "openai-log", "--mode", "val")
+
+    def exported(kind: str, *options: str) -> list[Any]:
+        return [json.loads(line) for line in run("export", kind, "--store", address, *options).splitlines()]
+
+    rows = exported("trajectories")
+    assert [row["token_ids"] for row in rows] == [[1, 2, 3], [1, 2, 4]]
+    first = rows[0]["rollout_id"]
+    for options, count in (
+        (["--mode", "val"], 2),
+        (["--mode", "train"], 0),
+        (["--status", "failed"], 0),
+        (["--min-reward", "0.5"], 1),
+        (["--max-reward", "0.5"], 1),
+        (["--since", "4000000000"], 0),
+        (["--until", "4000000000"], 2),
+        (["--rollout", first], 1),
+        (["--agent", "writer"], 0),
+        (["--not-agent", "writer"], 2),
+    ):
+        assert len(exported("trajectories", *options)) == count, options
+    report = tmp_path / "report.json"
+    (chat,) = exported("messages", "--min-reward", "1", "--report", str(report))
+    assert [message["content"] for message in chat["messages"]] == ["say yes", "yes"]
+    assert json.loads(report.read_text(encoding="utf-8"))["written"] == 1
+    buffers = tmp_path / "rows"
+    run("export", "trajectories", "--store", address, "--format", "npy", "--out", str(buffers))
+    assert np.load(buffers / "token_ids.npy", mmap_mode="r").tolist() == [1, 2, 3, 1, 2, 4]

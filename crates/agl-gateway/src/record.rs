@@ -5,7 +5,7 @@ use agl_types::{Attributes, Span, StatusCode, ids, is_plain_attribute, semconv};
 use serde_json::{Value, json};
 
 use crate::answer;
-use crate::dialect::{Dialect, list, reasoning};
+use crate::dialect::{Dialect, reasoning};
 
 /// Bytes of the longest error text kept.
 const LONGEST_ERROR: usize = 4096;
@@ -129,16 +129,10 @@ impl Record<'_> {
             put("gen_ai.response.finish_reasons", reasons.into());
         }
         for (index, choice) in self.choices().enumerate() {
-            let prefix = format!("{}.{index}", semconv::GEN_AI_COMPLETION);
             let thought = reasoning(&choice["message"]);
             if !thought.is_empty() {
-                put(&format!("{prefix}.reasoning_content"), thought.into());
-            }
-            for (number, call) in list(&choice["message"]["tool_calls"]).iter().enumerate() {
-                let prefix = format!("{prefix}.tool_calls.{number}");
-                put(&format!("{prefix}.id"), call["id"].clone());
-                put(&format!("{prefix}.name"), call["function"]["name"].clone());
-                put(&format!("{prefix}.arguments"), call["function"]["arguments"].clone());
+                let name = format!("{}.{index}.reasoning_content", semconv::GEN_AI_COMPLETION);
+                put(&name, thought.into());
             }
         }
         let name = |part: &str| format!("{}.{part}", semconv::GATEWAY);

@@ -106,8 +106,8 @@ impl Assembly {
 
 /// A value; none when it is null, or nothing at all.
 fn value(text: &[u8], member: &Member) -> Option<Value> {
-    let written = text.get(member.value.clone())?;
-    serde_json::from_slice(written).ok().filter(|value: &Value| !value.is_null())
+    let written = text.get(member.value.clone()).filter(|written| *written != b"null")?;
+    serde_json::from_slice(written).ok()
 }
 
 /// A value that is a string.
@@ -150,14 +150,16 @@ impl Choice {
     fn add_logprobs(&mut self, text: &[u8], list: &Member) {
         let name = list.name(text);
         let written = text.get(list.value.clone()).unwrap_or_default();
-        let list = match &*name {
-            // Of a chat these are the most of all that is said, and stay as they are written.
-            "content" if written.starts_with(b"[") => Some(Value::from(String::from_utf8_lossy(written))),
-            _ => value(text, list),
-        };
-        match (self.logprobs.get_mut(&*name), list) {
-            (Some(Value::String(list)), Some(Value::String(more))) => answer::join(list, &more),
-            (_, list) => join(&mut self.logprobs, name.into_owned(), list.unwrap_or_default()),
+        if name != "content" || !written.starts_with(b"[") {
+            return join(&mut self.logprobs, name.into_owned(), value(text, list).unwrap_or_default());
+        }
+        // Of a chat these are the most of all that is said, and stay as they are written.
+        let more = String::from_utf8_lossy(written);
+        match self.logprobs.get_mut(&*name) {
+            Some(Value::String(list)) => answer::join(list, &more),
+            _ => {
+                self.logprobs.insert(name.into_owned(), more.into());
+            }
         }
     }
 

@@ -1,8 +1,11 @@
 //! A stream on its way from the model server to the agent. The agent's own connection drives it: what comes in is read,
 //! looked at, kept and sent on in one go, with no task between.
 
+use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -31,8 +34,9 @@ use crate::upstream;
 /// How long the end of a stream is waited for once the answer is whole, for the sake of the connection.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// Bytes of a stream that go on together at most.
-const ENOUGH: usize = 64 << 10;
+/// Bytes of a stream that go on together, when a model server is faster than they can be passed on: few at first, so that
+/// the agent has something soon, then more, so that it has all soon.
+const ENOUGH: Range<usize> = 1 << 10..32 << 10;
 
 /// How long what was said last may take to be written before a connection is broken off.
 const FLUSH: Duration = Duration::from_millis(10);
@@ -52,7 +56,14 @@ pub(crate) fn passed_on(
     let passage = Passage {
         idle: Duration::try_from_secs_f64(idle).unwrap_or(Duration::MAX),
         status,
-        stage: Stage::Passing(Source { flow, backend, events: Events::default(), first, held: Bytes::new() }),
+        stage: Stage::Passing(Source {
+            flow,
+            backend,
+            events: Events::default(),
+            first,
+            held: Bytes::new(),
+            enough: ENOUGH.start,
+        }),
         _under_way: call.gateway.calls.token(),
         _permit: permit,
         live: Some(Live { tee: Tee::new(&call, &progress), call, progress }),
@@ -353,6 +364,8 @@ struct Source {
     first: Bytes,
     /// The last event and what follows it, which goes on when the call is recorded.
     held: Bytes,
+    /// How many bytes go on together next.
+    enough: usize,
 }
 
 /// Why a stream goes no further.
@@ -368,6 +381,10 @@ impl Source {
     /// Reads on until there is something for the agent, or an end. What is there already goes along; what is not is not
     /// waited for. The last event is held.
     async fn read(&mut self, tee: &mut Tee, idle: Duration) -> (Bytes, Option<Stopped>) {
+        if self.enough > ENOUGH.start {
+            // What was read before is written first.
+            written().await;
+        }
         let mut out = BytesMut::new();
         let stopped = loop {
             let chunk = if !self.first.is_empty() {
@@ -382,8 +399,14 @@ impl Source {
                 }
             } else {
                 // The agent's connection asks again when it has sent what there is.
-                let read = if out.len() < ENOUGH { self.flow.chunk().now_or_never() } else { None };
-                let Some(read) = read else { break None };
+                if out.len() >= self.enough {
+                    self.enough = (self.enough * 2).min(ENOUGH.end);
+                    break None;
+                }
+                let Some(read) = self.flow.chunk().now_or_never() else {
+                    self.enough = ENOUGH.start;
+                    break None;
+                };
                 read
             };
             match chunk {
@@ -437,6 +460,19 @@ impl Source {
             });
         }
     }
+}
+
+/// Steps back once: a connection that finds nothing more to send writes what it has.
+async fn written() {
+    let mut has_stepped_back = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_stepped_back, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What an agent is told within a stream that breaks off.

@@ -29,6 +29,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// seconds, and a call that is sent just then would be lost.
 const IDLE: Duration = Duration::from_secs(4);
 
+/// Bytes that are read at once at most. Every connection keeps as much room, so that it adds up.
+const READ: usize = 64 << 10;
+
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
@@ -188,8 +191,8 @@ impl Links {
             let mut connector = self.0.connector.clone();
             let stream = connector.ready().await.map_err(Broken::Unreachable)?.call(to).await;
             let stream = stream.map_err(Broken::Unreachable)?;
-            let (sender, driver) =
-                http1::handshake(stream).await.map_err(|error| Broken::Unreachable(error.into()))?;
+            let opened = http1::Builder::new().max_buf_size(READ).handshake(stream).await;
+            let (sender, driver) = opened.map_err(|error| Broken::Unreachable(error.into()))?;
             Ok(Link { sender, driver: Some(Box::pin(driver)) })
         };
         tokio::time::timeout(CONNECT, opened).await.unwrap_or_else(|_| Err(Broken::late()))

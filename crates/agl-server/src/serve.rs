@@ -32,6 +32,8 @@ use crate::routes::{application, gateway_application};
 
 /// Bytes of the longest head of a request.
 const LONGEST_HEAD: usize = 64 << 10;
+/// Bytes that are read at once at most. Every connection keeps as much room, so that it adds up.
+const READ: usize = 2 * LONGEST_HEAD;
 /// How long a client may take to agree on keys.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long to rest when the system has no connection to give, as a rule for want of file descriptors.
@@ -182,7 +184,10 @@ enum Protocol {
 impl Protocol {
     fn http1(options: &ServerOptions) -> Self {
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(options.idle_timeout).max_header_size(LONGEST_HEAD);
+        http.timer(TokioTimer::new())
+            .header_read_timeout(options.idle_timeout)
+            .max_header_size(LONGEST_HEAD)
+            .max_buf_size(READ);
         Self::Http1(http)
     }
 

@@ -330,9 +330,7 @@ impl Inner {
             carried.go_on(context);
             answer.poll_unpin(context)
         });
-        answered
-            .await
-            .map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed; see its log"))
+        answered.await.map_err(|_| Refusal::broken_down())
     }
 
     /// Puts what a response goes on from in front of the input of its request, from the record of the attempt.

@@ -34,6 +34,11 @@ impl Refusal {
         Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
 
+    /// 500: the task of the call has ended without an answer.
+    pub(crate) fn broken_down() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed; see its log")
+    }
+
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
     }

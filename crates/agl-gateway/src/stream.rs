@@ -179,9 +179,7 @@ impl Passage {
         match gateway.options.capture {
             Capture::Durable => {
                 let recorded = gateway.calls.spawn(async move { call.record(&progress, end).await });
-                let recorded = recorded.await.unwrap_or_else(|_| {
-                    Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed; see its log"))
-                });
+                let recorded = recorded.await.unwrap_or_else(|_| Err(Refusal::broken_down()));
                 recorded.map_err(|refusal| refusal.message)?;
             }
             Capture::Async => {

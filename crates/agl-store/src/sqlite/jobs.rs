@@ -324,8 +324,9 @@ mod tests {
 
         fn run(&self) -> Connection {
             self.jobs.close();
-            let connection = schema::open_writer(&self.folder.path().join("agl.db"), Sync::Normal).unwrap();
-            write_all(&connection, &self.jobs, &Signals::new(Counts::default()), &Log::default());
+            let path = self.folder.path().join("agl.db");
+            let connection = schema::open_writer(&path, Sync::Normal).unwrap();
+            write_all(&connection, &self.jobs, &Signals::new(Counts::default()), &Log::of(&path).unwrap());
             connection
         }
     }

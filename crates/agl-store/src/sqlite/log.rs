@@ -3,8 +3,11 @@
 //! Copying a long log home into the database takes a while and waits for the disk. So a thread of its own does it,
 //! on a connection of its own, while the writer goes on. What the writer adds meanwhile is copied after that, while bulk
 //! operations wait, so that there is ever less of it; the few last pages the writer copies itself, between two commits:
-//! only when nothing is left to be copied does SQLite begin the log anew. So small operations never wait for long.
+//! only when nothing is left to be copied does SQLite begin the log anew. It waits for the disk then, so the thread has
+//! all that was copied before written there already. So small operations never wait for long.
 
+use std::fs::{File, OpenOptions};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,9 +33,20 @@ const QUICK: Duration = Duration::from_millis(5);
 /// How many times the thread goes after what was added meanwhile at most.
 const ROUNDS: usize = 8;
 
+/// How long bulk operations wait for that at most, but for the last round.
+const LONGEST_HOLD: Duration = Duration::from_millis(500);
+
+/// How much rather than the thread others get the processor, as `nice` has it: while a lot is copied, those who write are
+/// served first.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
+
 /// The log of one database.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Log {
+    /// The database itself. Closing it takes SQLite's locks on the file away from the whole process, so it is kept for
+    /// longer than any connection.
+    database: File,
     /// Pages in it, as of the last commit.
     pages: AtomicI32,
     /// Whether most of it has been copied, and the rest is the writer's to do.
@@ -48,6 +62,22 @@ struct Work {
 }
 
 impl Log {
+    /// That of the database in `path`, which is there already.
+    pub(super) fn of(path: &Path) -> Result<Self, Error> {
+        // Some systems write to the disk only what is open for writing.
+        let database = OpenOptions::new().read(true).write(true).open(path);
+        let database = database.map_err(|error| {
+            Error::backend(format!("cannot open the database {}: {error}", path.display()))
+        })?;
+        Ok(Self {
+            database,
+            pages: AtomicI32::default(),
+            is_mostly_copied: AtomicBool::default(),
+            work: Mutex::default(),
+            news: Condvar::default(),
+        })
+    }
+
     /// Follows what the writer's connection adds. SQLite's own way of keeping the log short is off from here on.
     pub(super) fn follow(self: &Arc<Self>, writer: &mut Connection) -> Result<(), Error> {
         let log = Arc::clone(self);
@@ -78,6 +108,10 @@ impl Log {
 
     /// The thread: copies whenever the log is long, until it is closed.
     pub(super) fn keep_short<J>(&self, connection: &Connection, writes: &Jobs<J>) {
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+            tracing::debug!(%error, "the log is copied home at the same priority as everything else");
+        }
         loop {
             let work = lock(&self.work);
             let is_idle = |work: &mut Work| !work.is_long && !work.is_closed;
@@ -86,7 +120,7 @@ impl Log {
                 return;
             }
             drop(work);
-            let _ = copy_home(connection);
+            let _ = self.bring_home(connection);
             writes.hold_bulk(true);
             self.catch_up(connection);
             self.is_mostly_copied.store(true, Ordering::Relaxed);
@@ -98,15 +132,26 @@ impl Log {
 
     /// Copies what the writer adds, until that is little and the disk keeps up.
     fn catch_up(&self, connection: &Connection) {
+        let began = Instant::now();
         for _ in 0..ROUNDS {
             let started = Instant::now();
-            let Some(copied) = copy_home(connection) else { return };
+            let Some(copied) = self.bring_home(connection) else { return };
             // SQLite counts only what was there when it began, so what came meanwhile is counted here.
             let left = self.pages.load(Ordering::Relaxed) - copied;
-            if left <= FEW && started.elapsed() < QUICK {
+            if (left <= FEW && started.elapsed() < QUICK) || began.elapsed() > LONGEST_HOLD {
                 return;
             }
         }
+    }
+
+    /// Copies and has it written to the disk; returns as [`copy_home`] does.
+    fn bring_home(&self, connection: &Connection) -> Option<i32> {
+        let copied = copy_home(connection)?;
+        // SQLite makes sure of that itself before it does without the log.
+        if let Err(error) = self.database.sync_data() {
+            tracing::warn!(%error, "the database could not be written to the disk");
+        }
+        Some(copied)
     }
 
     /// Ends the thread.

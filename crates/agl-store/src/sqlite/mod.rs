@@ -125,7 +125,7 @@ impl Sqlite {
         }
         let writes = Arc::new(Jobs::default());
         let reads = Arc::new(Jobs::default());
-        let log = Arc::new(Log::default());
+        let log = Arc::new(Log::of(path)?);
         log.follow(&mut writer)?;
         let mut threads =
             Threads { readers: Vec::with_capacity(readers), writer: None, log_keeper: None, lock };

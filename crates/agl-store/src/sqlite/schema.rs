@@ -145,9 +145,10 @@ pub(super) fn user_version(connection: &Connection) -> rusqlite::Result<usize> {
 fn set_up(connection: &Connection, sync: Sync) -> rusqlite::Result<()> {
     // The answer is the mode in force, which is of no use: a file system without shared memory fails by itself.
     let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    // A commit may walk the whole page cache, so the writer's is kept small; the system's own serves it as well.
+    // A commit may walk the whole page cache, so the writer's is kept small; the system's own serves it as well. The log
+    // is cut down only when it got much longer than it usually gets: to cut it and let it grow anew holds commits up.
     connection.execute_batch(&format!(
-        "PRAGMA synchronous = {}; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -8192;",
+        "PRAGMA synchronous = {}; PRAGMA journal_size_limit = 268435456; PRAGMA cache_size = -8192;",
         sync.as_sql()
     ))?;
     Ok(())

@@ -1,41 +1,62 @@
-//! Answers and chunks as JSON, but for the log-probs of a chat: of all that a model server says they are the most, and nobody
-//! looks into them but for the numbers. Each list of them stays the text that it is.
+//! Answers and chunks as JSON, but for what is long in them: lists of log-probs and of token ids. Of all that a model server
+//! says they are the most, and hardly anybody looks into them. Each such list stays the text that it is.
 
-use std::fmt;
+use std::ops::Range;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, de};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::json::{self, Member};
 
-/// Reads an answer or a chunk. `choices[].logprobs.content` becomes a string, which [`numbers`] and [`spelled_out`] read
-/// and [`join`] puts together.
-pub(crate) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let answer = Place::Answer.deserialize(&mut reader)?;
-    reader.end()?;
-    Ok(answer)
-}
+/// Digits of the largest token id.
+const LONGEST_ID: usize = 10;
 
 /// Where the members of an answer or a chunk stand in its text, and those of its choices.
 #[derive(Debug)]
 pub(crate) struct Outline {
     pub(crate) members: Vec<Member>,
-    /// None when there is no list of them. What is no object has no members.
-    pub(crate) choices: Option<Vec<Vec<Member>>>,
+    /// None when there is no list of them.
+    pub(crate) choices: Option<Vec<Choice>>,
+    end: usize,
+}
+
+/// Where a choice stands.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    place: Range<usize>,
+    /// None when it is no object.
+    pub(crate) members: Vec<Member>,
+    /// The members of its log-probs, if they are an object.
+    pub(crate) logprobs: Option<Vec<Member>>,
 }
 
 impl Outline {
     /// None when there is no object.
     pub(crate) fn of(text: &[u8]) -> Option<Self> {
-        let members = json::members(text, 0..text.len())?;
-        let choices = members.iter().rfind(|member| member.name(text) == "choices");
-        let choices = choices.and_then(|member| json::items(text, member.value.clone()));
-        let of_choice = |choice| json::members(text, choice).unwrap_or_default();
-        let choices = choices.map(|choices| choices.into_iter().map(of_choice).collect());
-        Some(Self { members, choices })
+        let (mut members, mut choices) = (Vec::new(), None);
+        let end = json::walk_members(text, json::blank(text, 0), |key, at| {
+            let mut member = Member { key, value: at..at };
+            let is_choices = member.name(text) == "choices";
+            if is_choices && text.get(at) == Some(&b'[') {
+                let mut list = Vec::new();
+                member.value.end = json::walk_items(text, at, |at| {
+                    let choice = Choice::at(text, at)?;
+                    let end = choice.place.end;
+                    list.push(choice);
+                    Some(end)
+                })?;
+                choices = Some(list);
+            } else {
+                member.value.end = json::end_of_value(text, at)?;
+                if is_choices {
+                    choices = None;
+                }
+            }
+            let end = member.value.end;
+            members.push(member);
+            Some(end)
+        })?;
+        Some(Self { members, choices, end })
     }
 
     /// Whether a chunk says how much was used and nothing else.
@@ -43,6 +64,155 @@ impl Outline {
         let is_usage =
             |member: &Member| member.name(text) == "usage" && text.get(member.value.start) == Some(&b'{');
         self.choices.as_ref().is_some_and(Vec::is_empty) && self.members.iter().any(is_usage)
+    }
+
+    /// Reads an answer or a chunk of which this is the outline; none when it is not JSON. Lists of token ids become
+    /// strings where they are nothing else, see [`ids`], and so do the lists in `choices[].logprobs.content`, which
+    /// [`numbers`] and [`shortened`] read, and which may turn out not to be JSON. [`spelled_out`] undoes that.
+    pub(crate) fn read(&self, text: &[u8]) -> Option<Value> {
+        let is_whole = json::blank(text, self.end) == text.len();
+        let text = std::str::from_utf8(text).ok().filter(|_| is_whole)?;
+        let mut answer = Map::new();
+        for member in &self.members {
+            let value = match (&*member.name(text.as_bytes()), &self.choices) {
+                // Of several the last one counts.
+                ("choices", Some(choices)) => {
+                    choices.iter().map(|choice| choice.read(text)).collect::<Option<Value>>()?
+                }
+                ("prompt_token_ids", _) => read_ids(text.get(member.value.clone())?)?,
+                _ => value(text, member)?,
+            };
+            answer.insert(name(text, member)?, value);
+        }
+        Some(answer.into())
+    }
+}
+
+impl Choice {
+    fn at(text: &[u8], at: usize) -> Option<Self> {
+        let (mut members, mut logprobs) = (Vec::new(), None);
+        if text.get(at) != Some(&b'{') {
+            return Some(Self { place: at..json::end_of_value(text, at)?, members, logprobs });
+        }
+        let end = json::walk_members(text, at, |key, at| {
+            let mut member = Member { key, value: at..at };
+            if member.name(text) == "logprobs" {
+                logprobs = None;
+                if text.get(at) == Some(&b'{') {
+                    let mut lists = Vec::new();
+                    member.value.end = json::walk_members(text, at, |key, at| {
+                        let value = at..json::end_of_value(text, at)?;
+                        let end = value.end;
+                        lists.push(Member { key, value });
+                        Some(end)
+                    })?;
+                    logprobs = Some(lists);
+                }
+            }
+            if member.value.is_empty() {
+                member.value.end = json::end_of_value(text, at)?;
+            }
+            let end = member.value.end;
+            members.push(member);
+            Some(end)
+        })?;
+        Some(Self { place: at..end, members, logprobs })
+    }
+
+    fn read(&self, text: &str) -> Option<Value> {
+        if !text.get(self.place.clone())?.starts_with('{') {
+            return serde_json::from_str(text.get(self.place.clone())?).ok();
+        }
+        let mut choice = Map::new();
+        for member in &self.members {
+            let value = match (&*member.name(text.as_bytes()), &self.logprobs) {
+                ("logprobs", Some(lists)) => {
+                    let mut logprobs = Map::new();
+                    for list in lists {
+                        let value = match &*list.name(text.as_bytes()) {
+                            "content" => read_content(text.get(list.value.clone())?)?,
+                            _ => value(text, list)?,
+                        };
+                        logprobs.insert(name(text, list)?, value);
+                    }
+                    logprobs.into()
+                }
+                ("token_ids" | "prompt_token_ids", _) => read_ids(text.get(member.value.clone())?)?,
+                _ => value(text, member)?,
+            };
+            choice.insert(name(text, member)?, value);
+        }
+        Some(choice.into())
+    }
+}
+
+fn name(text: &str, member: &Member) -> Option<String> {
+    serde_json::from_str(text.get(member.key.clone())?).ok()
+}
+
+fn value(text: &str, member: &Member) -> Option<Value> {
+    serde_json::from_str(text.get(member.value.clone())?).ok()
+}
+
+/// A list of token ids as text, anything else as it is; none when it is not JSON.
+pub(crate) fn read_ids(written: &str) -> Option<Value> {
+    if count(written).is_some() { Some(written.into()) } else { serde_json::from_str(written).ok() }
+}
+
+fn read_content(written: &str) -> Option<Value> {
+    if written.starts_with('[') { Some(written.into()) } else { serde_json::from_str(written).ok() }
+}
+
+/// How many token ids are in a list, if there is nothing else in it, blanks included.
+fn count(list: &str) -> Option<usize> {
+    let inner = list.strip_prefix('[')?.strip_suffix(']')?.as_bytes();
+    let is_id = |id: &[u8]| {
+        (1..=LONGEST_ID).contains(&id.len())
+            && (id.len() == 1 || id[0] != b'0')
+            && id.iter().all(u8::is_ascii_digit)
+    };
+    let (mut count, mut from) = (0, 0);
+    if inner.is_empty() {
+        return Some(0);
+    }
+    for at in memchr::memchr_iter(b',', inner).chain([inner.len()]) {
+        if !is_id(&inner[from..at]) {
+            return None;
+        }
+        count += 1;
+        from = at + 1;
+    }
+    Some(count)
+}
+
+/// How many token ids there are; none when it is no list of them.
+pub(crate) fn ids(value: &Value) -> Option<usize> {
+    match value {
+        Value::Array(list) => Some(list.len()),
+        Value::String(list) => count(list),
+        _ => None,
+    }
+}
+
+/// Appends token ids to others.
+pub(crate) fn join_ids(ids: &mut Value, more: Value) {
+    match (ids, more) {
+        (Value::String(list), Value::String(more)) => join(list, &more),
+        (ids, more) => {
+            let mut list = spelled(ids.take());
+            if let (Value::Array(list), Value::Array(more)) = (&mut list, spelled(more)) {
+                list.extend(more);
+            }
+            *ids = list;
+        }
+    }
+}
+
+/// A list that stayed text as what it is.
+fn spelled(value: Value) -> Value {
+    match &value {
+        Value::String(text) if text.starts_with('[') => serde_json::from_str(text).unwrap_or(value),
+        _ => value,
     }
 }
 
@@ -58,26 +228,37 @@ pub(crate) fn numbers(list: &str) -> Option<Vec<f64>> {
 
 /// A list of log-probs with nothing of each but its token and its number, and the numbers; none when one lacks either.
 pub(crate) fn shortened(list: &str) -> Option<(String, Vec<f64>)> {
-    #[derive(Deserialize)]
-    struct Token<'t> {
-        #[serde(borrow)]
-        token: &'t RawValue,
-        #[serde(borrow)]
-        logprob: &'t RawValue,
-    }
-    let tokens: Vec<Token<'_>> = serde_json::from_str(list).ok()?;
     let mut short = String::with_capacity(list.len() / 2);
-    let mut numbers = Vec::with_capacity(tokens.len());
-    for Token { token, logprob } in tokens {
-        let (token, logprob) = (token.get(), logprob.get());
-        numbers.push(logprob.parse().ok()?);
+    let mut numbers = Vec::new();
+    let text = list.as_bytes();
+    json::walk_items(text, json::blank(text, 0), |at| {
+        let (mut token, mut logprob) = (None, None);
+        let end = json::walk_members(text, at, |key, at| {
+            let value = at..json::end_of_value(text, at)?;
+            let end = value.end;
+            match &text[key] {
+                b"\"token\"" => token = list.get(value),
+                b"\"logprob\"" => logprob = list.get(value),
+                _ => {}
+            }
+            Some(end)
+        })?;
+        let (token, logprob) = (token.filter(|token| is_string(token))?, logprob?);
+        numbers.push(serde_json::from_str(logprob).ok()?);
         short.push(if short.is_empty() { '[' } else { ',' });
         for part in ["{\"token\":", token, ",\"logprob\":", logprob, "}"] {
             short.push_str(part);
         }
-    }
+        Some(end)
+    })?;
     short.push_str(if short.is_empty() { "[]" } else { "]" });
     Some((short, numbers))
+}
+
+/// Whether this is a JSON string, given that it is some JSON value as far as quotes tell.
+fn is_string(text: &str) -> bool {
+    let is_easy = text.starts_with('"') && text.bytes().all(|byte| byte >= b' ' && byte != b'\\');
+    is_easy || serde_json::from_str::<String>(text).is_ok()
 }
 
 /// Appends a list to another; what is no list replaces it.
@@ -99,118 +280,111 @@ pub(crate) fn join(list: &mut String, more: &str) {
 /// The answer with everything as JSON.
 pub(crate) fn spelled_out(answer: &Value) -> Value {
     let mut answer = answer.clone();
-    let choices = answer.get_mut("choices").and_then(Value::as_array_mut);
-    for choice in choices.into_iter().flatten() {
-        let Some(content) = choice.pointer_mut("/logprobs/content") else { continue };
-        if let Some(list) = content.as_str().and_then(|text| serde_json::from_str(text).ok()) {
-            *content = list;
+    let spell = |place: Option<&mut Value>| {
+        if let Some(list) = place {
+            *list = spelled(list.take());
+        }
+    };
+    spell(answer.get_mut("prompt_token_ids"));
+    for choice in answer.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+        for place in ["/logprobs/content", "/token_ids", "/prompt_token_ids"] {
+            spell(choice.pointer_mut(place));
         }
     }
     answer
 }
 
-/// Where in an answer a value stands.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Answer,
-    Choices,
-    Choice,
-    Logprobs,
-    /// What stays text.
-    List,
-    Elsewhere,
-}
-
-impl<'de> DeserializeSeed<'de> for Place {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        match self {
-            Self::Elsewhere => Value::deserialize(deserializer),
-            Self::List => {
-                let text = <&RawValue>::deserialize(deserializer)?.get();
-                Ok(if text == "null" { Value::Null } else { text.into() })
-            }
-            _ => deserializer.deserialize_any(self),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Place {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(name) = members.next_key::<String>()? {
-            let place = match (self, name.as_str()) {
-                (Self::Answer, "choices") => Self::Choices,
-                (Self::Choice, "logprobs") => Self::Logprobs,
-                (Self::Logprobs, "content") => Self::List,
-                _ => Self::Elsewhere,
-            };
-            let value = members.next_value_seed(place)?;
-            object.insert(name, value);
-        }
-        Ok(Value::Object(object))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let place = if matches!(self, Self::Choices) { Self::Choice } else { Self::Elsewhere };
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(place)? {
-            list.push(item);
-        }
-        Ok(list.into())
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
     const ANSWER: &str = r#"{"id":"x","n":[1,-2,3.5,null,true],"choices":[{"index":0,"logprobs":{"content":[ {"token":"a","logprob":-0.50} ],"refusal":null},"message":{"logprobs":{"content":[1]}}},{"logprobs":null},{"logprobs":{"content":null,"tokens":["a"]}},7],"logprobs":{"content":[2]}}"#;
 
+    fn read(text: &str) -> Option<Value> {
+        Outline::of(text.as_bytes())?.read(text.as_bytes())
+    }
+
     #[test]
-    fn only_lists_of_log_probs_stay_text() {
-        let answer = read(ANSWER.as_bytes()).unwrap();
+    fn long_lists_stay_text_and_nothing_else_does() {
+        let answer = read(ANSWER).unwrap();
         let mut expected: Value = serde_json::from_str(ANSWER).unwrap();
         assert_eq!(spelled_out(&answer), expected);
         expected["choices"][0]["logprobs"]["content"] = r#"[ {"token":"a","logprob":-0.50} ]"#.into();
         assert_eq!(answer, expected);
-        for odd in ["1", "null", "\"x\"", "[]", r#"{"choices":{"logprobs":1}}"#, r#"{"choices":[[1]]}"#] {
-            assert_eq!(read(odd.as_bytes()).unwrap(), serde_json::from_str::<Value>(odd).unwrap());
+        for odd in
+            [r#"{"choices":{"logprobs":1}}"#, r#"{"choices":[[1]]}"#, r#" {"choices":1,"choices":[ ]} "#]
+        {
+            assert_eq!(read(odd).unwrap(), serde_json::from_str::<Value>(odd).unwrap());
         }
-        assert!(read(b"{} x").is_err() && read(b"{\"choices\":[").is_err());
+        for broken in
+            ["1", "[]", "{} x", "{\"choices\":[", "{\"a\":01}", "{\"a\\q\":1}", "{\"choices\":[{\"a\":tru}]}"]
+        {
+            assert_eq!(read(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn token_ids_stay_text_where_they_are_nothing_else() {
+        let answer = read(
+            r#"{"prompt_token_ids":[0,12],"choices":[{"token_ids":[4294967295],"prompt_token_ids":[]},{"token_ids":[1, 2]}]}"#,
+        );
+        let mut answer = answer.unwrap();
+        assert_eq!(answer["prompt_token_ids"], "[0,12]");
+        assert_eq!(answer["choices"][0], json!({"token_ids": "[4294967295]", "prompt_token_ids": "[]"}));
+        assert_eq!(answer["choices"][1], json!({"token_ids": [1, 2]}));
+        let counts = [
+            "/prompt_token_ids",
+            "/choices/0/token_ids",
+            "/choices/0/prompt_token_ids",
+            "/choices/1/token_ids",
+        ]
+        .map(|place| ids(answer.pointer(place).unwrap()));
+        assert_eq!(counts, [Some(2), Some(1), Some(0), Some(2)]);
+        let mut joined = answer["prompt_token_ids"].take();
+        join_ids(&mut joined, "[3]".into());
+        assert_eq!(joined, "[0,12,3]");
+        join_ids(&mut joined, json!([4]));
+        join_ids(&mut joined, "[5]".into());
+        assert_eq!(joined, json!([0, 12, 3, 4, 5]));
+        for odd in
+            ["[01]", "[-1]", "[1.5]", "[,1]", "[1,]", "[12345678901]", "[\"1\"]", "[[1]]", "1", "", "null"]
+        {
+            assert_eq!(count(odd), None, "{odd}");
+        }
+    }
+
+    fn any_answer() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a\"\\\\\n\u{e9}]{0,3}".prop_map(Value::from),
+            prop::collection::vec(0..200_000_u32, 0..4).prop_map(Value::from),
+        ];
+        let names = "choices|logprobs|content|token_ids|prompt_token_ids|token|logprob|\"";
+        leaf.prop_recursive(5, 32, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map(names, inner.clone(), 0..5)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+                prop::collection::vec(inner, 0..3).prop_map(|choices| json!({ "choices": choices })),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_was_said(answer in any_answer(), pretty in any::<bool>()) {
+            let text = if pretty { serde_json::to_string_pretty(&answer) } else { serde_json::to_string(&answer) };
+            let read = read(&text.unwrap());
+            prop_assert_eq!(read.is_some(), answer.is_object());
+            if let Some(read) = read {
+                prop_assert_eq!(spelled_out(&read), answer);
+            }
+        }
     }
 
     #[test]
@@ -240,9 +414,16 @@ mod tests {
         assert_eq!(short, r#"[{"token":"caf\u00e9","logprob":-0.50},{"token":" ","logprob":-1e-3}]"#);
         assert_eq!(numbers, [-0.5, -0.001]);
         assert_eq!(shortened("[]").unwrap(), ("[]".to_owned(), Vec::new()));
-        for odd in
-            [r#"[{"logprob":-1}]"#, r#"[{"token":"x","logprob":null}]"#, r#"[{"token":"x"}]"#, "[1]", "1"]
-        {
+        for odd in [
+            r#"[{"logprob":-1}]"#,
+            r#"[{"token":"x","logprob":null}]"#,
+            r#"[{"token":"x"}]"#,
+            "[1]",
+            "1",
+            r#"[{"token":"\q","logprob":-1}]"#,
+            r#"[{"token":7,"logprob":-1}]"#,
+            r#"[{"token":"x","logprob":-.5}]"#,
+        ] {
             assert_eq!(shortened(odd), None, "{odd}");
         }
     }

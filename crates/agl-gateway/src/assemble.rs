@@ -24,7 +24,8 @@ struct Choice {
     message: Option<serde_json::Map<String, Value>>,
     text: String,
     tool_calls: Vec<ToolCall>,
-    token_ids: Option<Vec<Value>>,
+    /// As [`answer::ids`] counts them.
+    token_ids: Option<Value>,
     /// Lists of log-probs by name: `content` and `refusal` of a chat, `tokens` and so on of completions.
     logprobs: serde_json::Map<String, Value>,
     /// Everything else: `finish_reason`, `stop_reason`, `prompt_token_ids`.
@@ -56,13 +57,17 @@ impl Assembly {
                 // The last word on usage counts, where there are several.
                 "usage" => self.head.extend(value(text, member).map(|usage| ("usage".to_owned(), usage))),
                 name if self.head.contains_key(name) => {}
+                "prompt_token_ids" => {
+                    self.head.extend(ids(text, member).map(|ids| ("prompt_token_ids".to_owned(), ids)))
+                }
                 name => self.head.extend(value(text, member).map(|value| (name.to_owned(), value))),
             }
         }
         said_something
     }
 
-    fn add_choice(&mut self, text: &[u8], fields: &[Member]) -> bool {
+    fn add_choice(&mut self, text: &[u8], choice: &answer::Choice) -> bool {
+        let fields = &choice.members;
         let Some(first) = fields.first() else { return false };
         let index = if first.name(text) == "index" { Some(first) } else { None };
         let index = index.or_else(|| fields.iter().find(|field| field.name(text) == "index"));
@@ -74,7 +79,7 @@ impl Assembly {
                 self.choices.len() - 1
             }
         };
-        self.choices[place].add(text, fields)
+        self.choices[place].add(text, choice)
     }
 
     /// What went wrong, where the server said so within the stream.
@@ -110,6 +115,12 @@ fn value(text: &[u8], member: &Member) -> Option<Value> {
     serde_json::from_slice(written).ok()
 }
 
+/// A list of token ids, or whatever there is in its place; none when it is null.
+fn ids(text: &[u8], member: &Member) -> Option<Value> {
+    let written = std::str::from_utf8(text.get(member.value.clone())?).ok()?;
+    answer::read_ids(written).filter(|ids| !ids.is_null())
+}
+
 /// A value that is a string.
 fn string<'t>(text: &'t [u8], member: &Member) -> Option<Cow<'t, str>> {
     let quoted = text.get(member.value.clone())?;
@@ -121,9 +132,9 @@ fn string<'t>(text: &'t [u8], member: &Member) -> Option<Cow<'t, str>> {
 }
 
 impl Choice {
-    fn add(&mut self, text: &[u8], fields: &[Member]) -> bool {
+    fn add(&mut self, text: &[u8], choice: &answer::Choice) -> bool {
         let mut said_something = false;
-        for field in fields {
+        for field in &choice.members {
             let inner = || members(text, field.value.clone());
             match &*field.name(text) {
                 "index" => {}
@@ -132,14 +143,20 @@ impl Choice {
                     said_something |= !piece.is_empty();
                     self.text.push_str(&piece);
                 }
-                "token_ids" if let Some(Value::Array(ids)) = value(text, field) => {
-                    said_something |= !ids.is_empty();
-                    self.token_ids.get_or_insert_default().extend(ids);
+                "token_ids" if let Some(more) = ids(text, field) => {
+                    said_something |= answer::ids(&more).is_some_and(|count| count > 0);
+                    match &mut self.token_ids {
+                        Some(ids) => answer::join_ids(ids, more),
+                        none => *none = Some(more),
+                    }
                 }
-                "logprobs" if let Some(lists) = inner() => {
-                    for list in &lists {
+                "logprobs" if let Some(lists) = &choice.logprobs => {
+                    for list in lists {
                         self.add_logprobs(text, list);
                     }
+                }
+                "prompt_token_ids" => {
+                    self.rest.extend(ids(text, field).map(|ids| ("prompt_token_ids".to_owned(), ids)))
                 }
                 name => self.rest.extend(value(text, field).map(|value| (name.to_owned(), value))),
             }
@@ -216,7 +233,7 @@ impl Choice {
         choice.insert("logprobs".to_owned(), logprobs);
         choice.insert("finish_reason".to_owned(), Value::Null);
         choice.extend(self.rest);
-        choice.extend(self.token_ids.map(|ids| ("token_ids".to_owned(), ids.into())));
+        choice.extend(self.token_ids.map(|ids| ("token_ids".to_owned(), ids)));
         choice.into()
     }
 }

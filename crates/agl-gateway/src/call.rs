@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::answer;
+use crate::answer::Outline;
 use crate::blobs::{self, Blob};
 use crate::change::{self, Sent};
 use crate::dialect::responses::Telling;
@@ -22,7 +22,7 @@ use crate::json::{Edits, member};
 use crate::link::{Broken, Flow};
 use crate::models::{Backend, Choice};
 use crate::pause::Pass;
-use crate::record::{Kind, Outcome, Record, error_text};
+use crate::record::{Kind, Outcome, Record, Recorded, error_text};
 use crate::refusal::Refusal;
 use crate::sessions::{Attempt, Named};
 use crate::stream;
@@ -300,7 +300,8 @@ impl Call {
         reply: oneshot::Sender<Response>,
     ) {
         let body = if is_worth_another_try(status) { with_account(body, progress) } else { body };
-        let parsed = answer::read(&body).unwrap_or_default();
+        let outline = Outline::of(&body);
+        let parsed = outline.as_ref().and_then(|outline| outline.read(&body)).unwrap_or_default();
         let added = progress.sent.as_ref().map(|sent| sent.added).unwrap_or_default();
         let is_answer = status.is_success() && parsed.is_object();
         let mut end = End {
@@ -313,8 +314,9 @@ impl Call {
         };
         let answer = match (self.dialect, progress.is_translated) {
             (Dialect::OpenAi, _) => {
-                let shown =
-                    if self.expose || !is_answer { None } else { change::without_added(&body, added) };
+                let shown = outline
+                    .filter(|_| is_answer && !self.expose)
+                    .and_then(|outline| change::without_added(&body, &outline, added));
                 end.response = parsed;
                 (status, headers, shown.map_or(body, Bytes::from)).into_response()
             }
@@ -409,7 +411,7 @@ impl Call {
 
     /// The span of the call and the files that it carries. The request is given up for it: what waits for the store
     /// should be no more than what goes there.
-    fn span(&mut self, progress: &Progress, end: End) -> (Span, Vec<Blob>) {
+    fn span(&mut self, progress: &Progress, end: End) -> (Recorded, Vec<Blob>) {
         self.body = Bytes::new();
         let asked = std::mem::take(&mut self.request);
         let translated = self.translated.take().filter(|_| progress.is_translated);
@@ -452,16 +454,16 @@ impl Call {
 
     /// Stores the span of the call.
     pub(crate) async fn record(&mut self, progress: &Progress, end: End) -> Result<(), Refusal> {
-        let (call, blobs) = self.span(progress, end);
+        let (Recorded { span: call, lists }, blobs) = self.span(progress, end);
         let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
         let _turn = self.gateway.blobs.turn(rollout_id, attempt_id, &blobs).await;
         let blobs = self.new_blobs(blobs).await?;
         let new: Vec<String> = blobs.iter().map(|blob| blob.span_id().to_owned()).collect();
         let mut drafts = Vec::with_capacity(1 + blobs.len());
         for blob in blobs {
-            drafts.push(self.draft(blob.into_span(&call), None)?);
+            drafts.push(self.draft(blob.into_span(&call), &[], None)?);
         }
-        drafts.push(self.draft(call, self.attempt.sequence_id)?);
+        drafts.push(self.draft(call, &lists, self.attempt.sequence_id)?);
         let passed_over = self.gateway.store.ingest_spans(drafts).await;
         match passed_over.map_err(|error| Refusal::of_store(&error))?.into_iter().next() {
             None => {
@@ -472,10 +474,16 @@ impl Call {
         }
     }
 
-    fn draft(&self, span: Span, sequence_id: Option<i64>) -> Result<WrittenDraft, Refusal> {
+    /// `lists` are attributes more, in JSON.
+    fn draft(
+        &self,
+        span: Span,
+        lists: &[(String, String)],
+        sequence_id: Option<i64>,
+    ) -> Result<WrittenDraft, Refusal> {
         let Attempt { rollout_id, attempt_id, .. } = &self.attempt;
         let span = span.placed(rollout_id, attempt_id, sequence_id.unwrap_or_default());
-        let span = WrittenSpan::of(&span).map_err(|error| {
+        let span = WrittenSpan::with(&span, lists).map_err(|error| {
             tracing::error!(%error, "a call has no JSON");
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the call could not be recorded")
         })?;

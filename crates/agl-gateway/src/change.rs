@@ -186,7 +186,7 @@ pub(crate) fn cuts_of_added(text: &[u8], outline: &Outline, added: Added) -> Edi
         _ => false,
     }));
     for choice in outline.choices.iter().flatten() {
-        edits.cut(cuts(choice, |member| match &*member.name(text) {
+        edits.cut(cuts(&choice.members, |member| match &*member.name(text) {
             "token_ids" | "prompt_token_ids" => added.token_ids,
             "logprobs" => added.logprobs,
             _ => false,
@@ -196,8 +196,8 @@ pub(crate) fn cuts_of_added(text: &[u8], outline: &Outline, added: Added) -> Edi
 }
 
 /// An answer without what only capture asked for; none when that is nothing.
-pub(crate) fn without_added(text: &[u8], added: Added) -> Option<Vec<u8>> {
-    let edits = cuts_of_added(text, &Outline::of(text)?, added);
+pub(crate) fn without_added(text: &[u8], outline: &Outline, added: Added) -> Option<Vec<u8>> {
+    let edits = cuts_of_added(text, outline, added);
     (!edits.is_empty()).then(|| edits.apply(text))
 }
 
@@ -273,6 +273,7 @@ mod tests {
 
     #[test]
     fn what_was_added_is_taken_out_and_every_other_byte_stays() {
+        let without_added = |text: &[u8], added| super::without_added(text, &Outline::of(text)?, added);
         let all = Added { token_ids: true, logprobs: true, usage: true };
         let answer = r#"{"id":"x", "prompt_token_ids":[1, 2],"choices":[{"token_ids" : [3],"index":0,"logprobs":{"content":[{"logprob":-1e-3}]} ,"message":{"content":"\"token_ids\":[]"}}],"usage":{"a":1}}"#;
         let cut = String::from_utf8(without_added(answer.as_bytes(), all).unwrap()).unwrap();

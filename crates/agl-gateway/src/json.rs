@@ -34,12 +34,27 @@ impl Member {
 /// The members of the object at `place`, in order; none when there is no object.
 pub(crate) fn members(text: &[u8], place: Range<usize>) -> Option<Vec<Member>> {
     let text = text.get(..place.end)?;
-    let mut at = blank(text, place.start);
-    expect(text, &mut at, b'{')?;
     let mut members = Vec::new();
+    walk_members(text, blank(text, place.start), |key, at| {
+        let value = at..end_of_value(text, at)?;
+        let end = value.end;
+        members.push(Member { key, value });
+        Some(end)
+    })?;
+    Some(members)
+}
+
+/// Goes through the object that begins at `at`, and returns where it ends. `value` is told where a name is and where
+/// its value begins, and says where that ends.
+pub(crate) fn walk_members(
+    text: &[u8],
+    mut at: usize,
+    mut value: impl FnMut(Range<usize>, usize) -> Option<usize>,
+) -> Option<usize> {
+    expect(text, &mut at, b'{')?;
     at = blank(text, at);
     if text.get(at) == Some(&b'}') {
-        return Some(members);
+        return Some(at + 1);
     }
     loop {
         at = blank(text, at);
@@ -47,12 +62,10 @@ pub(crate) fn members(text: &[u8], place: Range<usize>) -> Option<Vec<Member>> {
         at = blank(text, key.end);
         expect(text, &mut at, b':')?;
         at = blank(text, at);
-        let value = at..end_of_value(text, at)?;
-        at = blank(text, value.end);
-        members.push(Member { key, value });
+        at = blank(text, value(key, at)?);
         match text.get(at)? {
             b',' => at += 1,
-            b'}' => return Some(members),
+            b'}' => return Some(at + 1),
             _ => return None,
         }
     }
@@ -67,21 +80,34 @@ pub(crate) fn member(text: &[u8], place: Range<usize>, name: &str) -> Option<Ran
 /// The items of the array at `place`, in order; none when there is no array.
 pub(crate) fn items(text: &[u8], place: Range<usize>) -> Option<Vec<Range<usize>>> {
     let text = text.get(..place.end)?;
-    let mut at = blank(text, place.start);
-    expect(text, &mut at, b'[')?;
     let mut items = Vec::new();
+    walk_items(text, blank(text, place.start), |at| {
+        let item = at..end_of_value(text, at)?;
+        let end = item.end;
+        items.push(item);
+        Some(end)
+    })?;
+    Some(items)
+}
+
+/// Goes through the array that begins at `at`, and returns where it ends. `item` is told where an item begins, and says
+/// where it ends.
+pub(crate) fn walk_items(
+    text: &[u8],
+    mut at: usize,
+    mut item: impl FnMut(usize) -> Option<usize>,
+) -> Option<usize> {
+    expect(text, &mut at, b'[')?;
     at = blank(text, at);
     if text.get(at) == Some(&b']') {
-        return Some(items);
+        return Some(at + 1);
     }
     loop {
         at = blank(text, at);
-        let item = at..end_of_value(text, at)?;
-        at = blank(text, item.end);
-        items.push(item);
+        at = blank(text, item(at)?);
         match text.get(at)? {
             b',' => at += 1,
-            b']' => return Some(items),
+            b']' => return Some(at + 1),
             _ => return None,
         }
     }
@@ -148,7 +174,8 @@ impl Edits {
     }
 }
 
-fn blank(text: &[u8], mut at: usize) -> usize {
+/// The first place from `at` on that is not blank.
+pub(crate) fn blank(text: &[u8], mut at: usize) -> usize {
     while text.get(at).is_some_and(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')) {
         at += 1;
     }
@@ -173,9 +200,10 @@ fn string(text: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// The end of the value that begins at `at`.
-fn end_of_value(text: &[u8], at: usize) -> Option<usize> {
+pub(crate) fn end_of_value(text: &[u8], at: usize) -> Option<usize> {
     match text.get(at)? {
         b'"' => string(text, at),
+        b'[' if text.get(at + 1).is_some_and(u8::is_ascii_digit) => end_of_numbers(text, at),
         b'{' | b'[' => end_of_nested(text, at),
         _ => {
             let rest = &text[at..];
@@ -183,6 +211,16 @@ fn end_of_value(text: &[u8], at: usize) -> Option<usize> {
             (length > 0).then_some(at + length)
         }
     }
+}
+
+/// The end of the array that begins at `at` with a number. Mostly there are only numbers in it, and a great many.
+fn end_of_numbers(text: &[u8], at: usize) -> Option<usize> {
+    let inner = text.get(at + 1..)?;
+    let length = memchr::memchr(b']', inner)?;
+    if memchr::memchr3(b'"', b'[', b'{', &inner[..length]).is_some() {
+        return end_of_nested(text, at);
+    }
+    Some(at + 1 + length + 1)
 }
 
 /// The end of the object or the array that begins at `at`. Answers are long and mostly within one: only what opens, closes or
@@ -270,8 +308,18 @@ mod tests {
         ] {
             assert_eq!(members(text.as_bytes(), 0..text.len()), None, "{text}");
         }
-        assert_eq!(items(b"{}", 0..2), None);
-        assert_eq!(items(b" [1, [2,3] ,\"]\"] ", 0..16).unwrap(), [2..3, 5..10, 12..15]);
+    }
+
+    #[test]
+    fn the_items_of_an_array_are_told_apart() {
+        let found = |text: &str| items(text.as_bytes(), 0..text.len());
+        assert_eq!(found("{}"), None);
+        assert!(found(" [ ]x").unwrap().is_empty());
+        assert_eq!(found(r#" [1, [2,3] ,"]"] "#).unwrap(), [2..3, 5..10, 12..15]);
+        assert_eq!(found(r#"[[1,"]",2],[3,[4]],[5,{"a":[6]}]]"#).unwrap(), [1..10, 11..18, 19..32]);
+        for broken in ["[", "[1", "[1,", "[1 2]", "[[1,2"] {
+            assert_eq!(found(broken), None, "{broken}");
+        }
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

@@ -2,6 +2,7 @@
 
 use agl_types::v1::MODEL_REQUEST;
 use agl_types::{Attributes, Span, StatusCode, ids, is_plain_attribute, semconv};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::answer;
@@ -104,15 +105,23 @@ pub(crate) struct Record<'c> {
     pub(crate) exchange: Option<(&'c Value, &'c Value)>,
 }
 
+/// A call as a span that is not placed in an attempt yet.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub(crate) span: Span,
+    /// Attributes more, in JSON: token ids, which are never anything but text.
+    pub(crate) lists: Vec<(String, String)>,
+}
+
 impl Record<'_> {
-    /// The span, not placed in an attempt yet.
-    pub(crate) fn into_span(mut self) -> Span {
+    pub(crate) fn into_span(mut self) -> Recorded {
         let event = self.is_event.then(|| self.event().to_string());
         let short = self.shortens_logprobs;
         let choices = self.response.get_mut("choices").and_then(Value::as_array_mut);
         let (mut texts, logprobs): (Vec<Value>, Vec<Value>) =
             choices.into_iter().flatten().map(|choice| take_logprobs(choice, short)).unzip();
-        let untrainable = self.untrainable(&logprobs);
+        let mut ids = Ids::taken_from(&mut self.response);
+        let untrainable = self.untrainable(&ids, &logprobs);
         let mut attributes = match self.kind {
             Kind::Chat => agl_trace::chat_attributes(self.request, &self.response),
             Kind::Completions => self.completion_attributes(),
@@ -150,16 +159,8 @@ impl Record<'_> {
         put(&name("model_version"), self.model_version.into());
         put(&name("time_to_first_token"), self.first_token.map_or(Value::Null, rounded));
         put(semconv::UNTRAINABLE, untrainable.into());
-        if self.kind != Kind::Embeddings {
-            // The first choice has the names that 0.3 knows; every one has those.
-            for (index, (choice, logprobs)) in self.choices().zip(logprobs).enumerate() {
-                put(&format!("{}.{index}.token_ids", name("choices")), ids_of(choice).clone());
-                let prompt = prompt_ids_of(&self.response, choice);
-                if index > 0 && prompt != prompt_ids_of(&self.response, &self.response["choices"][0]) {
-                    put(&format!("{}.{index}.prompt_token_ids", name("choices")), prompt.clone());
-                }
-                put(&format!("{}.{index}.logprobs", name("choices")), logprobs);
-            }
+        for (index, logprobs) in logprobs.into_iter().enumerate() {
+            put(&format!("{}.{index}.logprobs", name("choices")), logprobs);
         }
         if let Some((request, response)) = self.exchange {
             put(&name("request"), request.to_string().into());
@@ -176,6 +177,27 @@ impl Record<'_> {
             put(semconv::EVENT_TYPE, MODEL_REQUEST.into());
             put(semconv::EVENT_DATA, event.into());
         }
+        let mut lists = Vec::new();
+        if self.kind != Kind::Embeddings {
+            let mut put = |key: String, ids: Value| match ids {
+                Value::String(list) => {
+                    attributes.shift_remove(&key);
+                    lists.push((key, list));
+                }
+                other => self::put(&mut attributes, &key, other),
+            };
+            // The first choice has the names that 0.3 knows; every one has those.
+            put(semconv::RESPONSE_TOKEN_IDS.to_owned(), ids.responses.first().cloned().unwrap_or_default());
+            for index in 1..ids.responses.len() {
+                if ids.prompt(index) != ids.prompt(0) {
+                    put(format!("{}.{index}.prompt_token_ids", name("choices")), ids.prompt(index).clone());
+                }
+            }
+            put(semconv::PROMPT_TOKEN_IDS.to_owned(), ids.take_prompt());
+            for (index, ids) in ids.responses.into_iter().enumerate() {
+                put(format!("{}.{index}.token_ids", name("choices")), ids);
+            }
+        }
         let end = self.started + self.latency;
         let trace_id = ids::trace_id(rand::random(), rand::random());
         let mut span = Span::new(semconv::GATEWAY_CALL, trace_id, self.span_id, self.started, end);
@@ -185,15 +207,15 @@ impl Record<'_> {
             span.status.description = self.error;
         }
         span.resource.attributes.insert("service.name".to_owned(), "agentlightning-gateway".into());
-        span
+        Recorded { span, lists }
     }
 
     fn choices(&self) -> impl Iterator<Item = &Value> {
         self.response["choices"].as_array().map(Vec::as_slice).unwrap_or_default().iter()
     }
 
-    /// Why no training data can be made of this call, if that is so. `logprobs` are those of its choices.
-    fn untrainable(&self, logprobs: &[Value]) -> Option<String> {
+    /// Why no training data can be made of this call, if that is so. `ids` and `logprobs` are those of its choices.
+    fn untrainable(&self, ids: &Ids, logprobs: &[Value]) -> Option<String> {
         if self.kind == Kind::Embeddings {
             return Some("embeddings have no tokens that a policy chose".to_owned());
         }
@@ -211,28 +233,26 @@ impl Record<'_> {
         if self.choices().next().is_none() {
             return Some("there is no choice in the answer".to_owned());
         }
-        let first = prompt_ids_of(&self.response, &self.response["choices"][0]);
         let mut prompt = 0;
         let mut response = 0;
-        for (index, (choice, probabilities)) in self.choices().zip(logprobs).enumerate() {
-            let (Some(prompt_ids), Some(ids)) =
-                (prompt_ids_of(&self.response, choice).as_array(), ids_of(choice).as_array())
+        for (index, (chosen, probabilities)) in ids.responses.iter().zip(logprobs).enumerate() {
+            let (Some(prompt_count), Some(count)) = (answer::ids(ids.prompt(index)), answer::ids(chosen))
             else {
                 return Some("the model server returned no token ids, although it was asked to".to_owned());
             };
-            if index > 0 && Some(prompt_ids) != first.as_array() {
+            if index > 0 && ids.prompt(index) != ids.prompt(0) {
                 return Some("it has answers to different prompts: send a request for each".to_owned());
             }
-            if prompt_ids.is_empty() || ids.is_empty() {
+            if prompt_count == 0 || count == 0 {
                 return Some("the model server returned an empty list of token ids".to_owned());
             }
             if let Some(list) = probabilities.as_array()
-                && list.len() != ids.len()
+                && list.len() != count
             {
-                return Some(format!("there are {} token ids but {} log-probs", ids.len(), list.len()));
+                return Some(format!("there are {count} token ids but {} log-probs", list.len()));
             }
-            prompt = prompt_ids.len();
-            response += ids.len();
+            prompt = prompt_count;
+            response += count;
         }
         let counted = |name: &str| self.response["usage"][name].as_u64();
         // Several prompts in one request are counted together.
@@ -268,8 +288,6 @@ impl Record<'_> {
             put(&format!("{prefix}.finish_reason"), choice["finish_reason"].clone());
         }
         let first = &response["choices"][0];
-        put(semconv::PROMPT_TOKEN_IDS, prompt_ids_of(response, first).clone());
-        put(semconv::RESPONSE_TOKEN_IDS, ids_of(first).clone());
         // In the shape of a chat's, which adapters read.
         if let (Some(tokens), Some(numbers)) =
             (first["logprobs"]["tokens"].as_array(), first["logprobs"]["token_logprobs"].as_array())
@@ -325,15 +343,47 @@ pub(crate) fn error_text(text: &[u8]) -> String {
     if text.len() > LONGEST_ERROR { format!("{cut}…") } else { cut.into_owned() }
 }
 
-/// Where the various servers put the token ids of a prompt: beside the choices, or in each.
-fn prompt_ids_of<'r>(response: &'r Value, choice: &'r Value) -> &'r Value {
-    let ids = &choice["prompt_token_ids"];
-    if ids.is_array() { ids } else { &response["prompt_token_ids"] }
+/// Token ids, as [`answer::ids`] counts them, taken from where the various servers put them.
+#[derive(Debug)]
+struct Ids {
+    /// Those of the prompt, beside the choices.
+    shared: Value,
+    /// Those of the prompt that are in each choice.
+    prompts: Vec<Value>,
+    responses: Vec<Value>,
 }
 
-fn ids_of(choice: &Value) -> &Value {
-    let ids = &choice["token_ids"];
-    if ids.is_array() { ids } else { &choice["provider_specific_fields"]["token_ids"] }
+impl Ids {
+    fn taken_from(response: &mut Value) -> Self {
+        let taken = |place: Option<&mut Value>| {
+            place.filter(|ids| answer::ids(ids).is_some()).map(Value::take).unwrap_or_default()
+        };
+        let shared = taken(response.get_mut("prompt_token_ids"));
+        let choices = response.get_mut("choices").and_then(Value::as_array_mut);
+        let of_choice = |choice: &mut Value| {
+            let prompt = taken(choice.get_mut("prompt_token_ids"));
+            let ids = taken(choice.get_mut("token_ids"));
+            if !ids.is_null() {
+                return (prompt, ids);
+            }
+            (prompt, taken(choice.pointer_mut("/provider_specific_fields/token_ids")))
+        };
+        let (prompts, responses) = choices.into_iter().flatten().map(of_choice).unzip();
+        Self { shared, prompts, responses }
+    }
+
+    /// Those of the prompt of a choice.
+    fn prompt(&self, index: usize) -> &Value {
+        self.prompts.get(index).filter(|ids| !ids.is_null()).unwrap_or(&self.shared)
+    }
+
+    /// Those of the first choice's prompt, which are gone then.
+    fn take_prompt(&mut self) -> Value {
+        match self.prompts.first_mut() {
+            Some(ids) if !ids.is_null() => ids.take(),
+            _ => self.shared.take(),
+        }
+    }
 }
 
 /// The log-probs of a choice: of a chat the list of them, which is taken out, and their numbers, null when one is missing.
@@ -345,7 +395,11 @@ fn take_logprobs(choice: &mut Value, short: bool) -> (Value, Value) {
             if let Some((list, numbers)) = short.then(|| answer::shortened(list)).flatten() {
                 return (list.into(), numbers.into());
             }
-            answer::numbers(list)
+            let numbers = answer::numbers(list);
+            if numbers.is_none() && serde_json::from_str::<IgnoredAny>(list).is_err() {
+                return Default::default();
+            }
+            numbers
         }
         (Value::Array(tokens), _) => tokens.iter().map(|token| token["logprob"].as_f64()).collect(),
         (_, Some(Value::Array(numbers))) => numbers.iter().map(Value::as_f64).collect(),

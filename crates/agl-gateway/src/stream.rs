@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::answer::{self, Outline};
+use crate::answer::Outline;
 use crate::assemble::Assembly;
 use crate::call::{Call, End, Progress, tried_so_often, with_facts};
 use crate::change;
@@ -266,44 +266,35 @@ impl Tee {
     /// Takes an event in and appends what goes on to the agent. Returns whether it was the last one.
     fn take(&mut self, event: &crate::sse::Event, out: &mut BytesMut) -> bool {
         let data = event.data();
-        let is_native = matches!(self.how, How::Messages(_) | How::Responses(_));
-        if data.trim_ascii() == b"[DONE]" && !is_native {
-            return true;
-        }
-        let Some(outline) = Outline::of(&data) else {
-            // A comment, or nothing that we know.
-            out.extend_from_slice(&event.raw);
-            return false;
-        };
         let (says_something, is_last) = match &mut self.how {
-            How::AsItIs => {
-                let says_something = self.assembly.add(&data, &outline);
-                if !(self.added.usage && outline.is_usage_only(&data)) {
-                    event.write_with(&data, change::cuts_of_added(&data, &outline, self.added), out);
-                }
-                (says_something, false)
-            }
             How::Messages(assembly) => {
-                let says_something = assembly.add(answer::read(&data).unwrap_or_default());
+                let says_something = assembly.add(serde_json::from_slice(&data).unwrap_or_default());
                 (says_something, assembly.is_whole)
             }
             How::Responses(assembly) => {
-                let says_something = assembly.add(answer::read(&data).unwrap_or_default());
+                let says_something = assembly.add(serde_json::from_slice(&data).unwrap_or_default());
                 (says_something, assembly.is_whole)
             }
-            How::ToMessages(writer) => {
+            _ if data.trim_ascii() == b"[DONE]" => return true,
+            how => {
+                let Some(outline) = Outline::of(&data) else {
+                    // A comment, or nothing that we know.
+                    out.extend_from_slice(&event.raw);
+                    return false;
+                };
+                let chunk = || outline.read(&data).unwrap_or_default();
                 let mut told = String::new();
-                writer.chunk(&answer::read(&data).unwrap_or_default(), &mut told);
-                out.extend_from_slice(told.as_bytes());
-                (self.assembly.add(&data, &outline), false)
-            }
-            How::ToResponses(writer) => {
-                let mut told = String::new();
-                writer.chunk(&answer::read(&data).unwrap_or_default(), &mut told);
+                match how {
+                    How::ToMessages(writer) => writer.chunk(&chunk(), &mut told),
+                    How::ToResponses(writer) => writer.chunk(&chunk(), &mut told),
+                    _ if self.added.usage && outline.is_usage_only(&data) => {}
+                    _ => event.write_with(&data, change::cuts_of_added(&data, &outline, self.added), out),
+                }
                 out.extend_from_slice(told.as_bytes());
                 (self.assembly.add(&data, &outline), false)
             }
         };
+        let is_native = matches!(self.how, How::Messages(_) | How::Responses(_));
         if is_native && !is_last {
             out.extend_from_slice(&event.raw);
         }

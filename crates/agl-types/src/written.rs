@@ -35,10 +35,36 @@ impl WrittenSpan {
     /// # Errors
     /// When the span has no JSON.
     pub fn of(span: &Span) -> Result<Self, Error> {
+        Self::with(span, &[])
+    }
+
+    /// Writes a span out with attributes more, each a name that the span does not have and the JSON of a plain value
+    /// ([`crate::is_plain_attribute`]): lists that are long, and come as text, need not be read for it.
+    ///
+    /// # Errors
+    /// When the span has no JSON.
+    pub fn with(span: &Span, more: &[(String, String)]) -> Result<Self, Error> {
         let mut json = serde_json::to_string(span)?;
         let mut place = Vec::with_capacity(128);
         write_place(&span.rollout_id, &span.attempt_id, span.sequence_id, &mut place);
         debug_assert!(json.as_bytes().starts_with(&place), "the place of a span comes first");
+        let mut rest = json.split_off(place.len());
+        if !more.is_empty() {
+            // Whatever comes before is a number or a string, and in a string there would be a backslash.
+            let attributes = "\"attributes\":{";
+            let at = rest.find(attributes).map_or(rest.len(), |at| at + attributes.len());
+            let mut written = String::new();
+            for (name, value) in more {
+                written.push_str(&serde_json::to_string(name)?);
+                written.push(':');
+                written.push_str(value);
+                written.push(',');
+            }
+            if span.attributes.is_empty() {
+                written.pop();
+            }
+            rest.insert_str(at, &written);
+        }
         Ok(Self {
             rollout_id: span.rollout_id.clone(),
             attempt_id: span.attempt_id.clone(),
@@ -50,7 +76,7 @@ impl WrittenSpan {
             start_time: span.start_time,
             end_time: span.end_time,
             is_plain: span.is_plain(),
-            rest: json.split_off(place.len()),
+            rest,
         })
     }
 
@@ -99,5 +125,22 @@ mod tests {
         written.write_to(&mut json);
         assert_eq!(String::from_utf8(json).unwrap(), serde_json::to_string(&span).unwrap());
         assert_eq!(written.parse().unwrap(), span);
+    }
+
+    /// Attributes that come as text are there beside the others, and nothing else is touched.
+    #[test]
+    fn attributes_may_come_as_text() {
+        let ids = (crate::ids::trace_id(1, 2), crate::ids::span_id(3));
+        let mut span = Span::new(r#"","attributes":{"#, ids.0, ids.1, 1.5, 2.5).placed("ro-1", "at-1", 1);
+        span.status.description = Some(r#"","attributes":{"#.to_owned());
+        let more = [("ids".to_owned(), "[1,2]".to_owned()), ("a \"b\"".to_owned(), "3".to_owned())];
+        for kept in [None, Some("k")] {
+            span.attributes.extend(kept.map(|key| (key.to_owned(), true.into())));
+            let read = WrittenSpan::with(&span, &more).unwrap().parse().unwrap();
+            let mut expected = span.clone();
+            expected.attributes.insert("ids".to_owned(), serde_json::json!([1, 2]));
+            expected.attributes.insert("a \"b\"".to_owned(), 3.into());
+            assert_eq!(read, expected);
+        }
     }
 }

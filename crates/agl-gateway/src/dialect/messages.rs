@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::{event, list, put_reasoning, reasoning, text, untranslatable};
+use crate::answer;
 use crate::json::{Edits, items, member};
 use crate::refusal::Refusal;
 use crate::written::Original;
@@ -363,7 +364,7 @@ impl Writer {
     pub(crate) fn chunk(&mut self, chunk: &Value, out: &mut String) {
         if !self.started {
             self.started = true;
-            let prompt = chunk["prompt_token_ids"].as_array().map_or(0, Vec::len);
+            let prompt = answer::ids(&chunk["prompt_token_ids"]).unwrap_or_default();
             let message = json!({
                 "id": chunk["id"], "type": "message", "role": "assistant", "model": self.model, "content": [],
                 "stop_reason": null, "stop_sequence": null,

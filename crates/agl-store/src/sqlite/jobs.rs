@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::log::Log;
+use super::schema::BUSY;
 use super::session::Session;
 use crate::Error;
 use crate::backend::{Aftermath, Lane, Read, Tx};
@@ -71,6 +72,12 @@ impl<J> Jobs<J> {
         drop(lanes);
         self.ready.notify_one();
         true
+    }
+
+    /// Whether jobs are taken and none is there.
+    pub(super) fn is_idle(&self) -> bool {
+        let lanes = lock(&self.lanes);
+        !lanes.is_closed && lanes.fast.is_empty() && lanes.bulk.is_empty()
     }
 
     /// Takes no more jobs; those that are there are still done.
@@ -169,25 +176,21 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
     Error::backend(format!("a store operation panicked, which is a defect: {}", text.unwrap_or("no message")))
 }
 
+/// The connection that writes. Mostly the writer has it; whoever finds it free may do with it what is done at once.
+/// None when the database is closed.
+pub(super) type Desk = Mutex<Option<Connection>>;
+
 /// The writer: commits groups of operations until there are none any more.
-pub(super) fn write_all(
-    connection: &Connection,
-    jobs: &Jobs<Box<dyn WriteJob>>,
-    signals: &Signals,
-    log: &Log,
-) {
+pub(super) fn write_all(desk: &Desk, jobs: &Jobs<Box<dyn WriteJob>>, signals: &Signals, log: &Log) {
     while jobs.wait() {
+        let free = lock(desk);
+        let Some(connection) = free.as_ref() else { return };
         log.finish(connection);
         let started = Instant::now();
         let group = match begin(connection) {
             Ok(()) => {
                 let mut group = gather(connection, jobs);
-                if let Err(error) = command(connection, "COMMIT") {
-                    tracing::error!(%error, operations = group.len(), "a commit failed; nothing of it is kept");
-                    roll_back(connection, "ROLLBACK");
-                    group.iter_mut().for_each(|job| job.fail(error.clone()));
-                }
-                metrics::committed(group.len(), started.elapsed());
+                commit(connection, &mut group, started);
                 group
             }
             Err(error) => {
@@ -198,6 +201,7 @@ pub(super) fn write_all(
                 refused
             }
         };
+        drop(free);
         for job in &group {
             job.publish(signals);
         }
@@ -210,6 +214,48 @@ pub(super) fn write_all(
             std::thread::yield_now();
         }
     }
+}
+
+/// Carries an operation out on the thread that wants it, which saves waking the writer and being woken by it. Gives it back
+/// where that is not done at once: while the writer is at work or has some, or another program is.
+pub(super) fn write_here(
+    desk: &Desk,
+    jobs: &Jobs<Box<dyn WriteJob>>,
+    signals: &Signals,
+    log: &Log,
+    mut job: Box<dyn WriteJob>,
+) -> Option<Box<dyn WriteJob>> {
+    let Ok(free) = desk.try_lock() else { return Some(job) };
+    let Some(connection) = free.as_ref().filter(|_| jobs.is_idle() && !log.is_mostly_copied()) else {
+        return Some(job);
+    };
+    let started = Instant::now();
+    let begun = connection.busy_timeout(Duration::ZERO).map_err(Error::from).and_then(|()| begin(connection));
+    let restored = connection.busy_timeout(BUSY);
+    match (begun, restored) {
+        (Ok(()), Ok(())) => {}
+        (Ok(()), Err(_)) => {
+            roll_back(connection, "ROLLBACK");
+            return Some(job);
+        }
+        (Err(_), _) => return Some(job),
+    }
+    run_in_savepoint(connection, job.as_mut());
+    commit(connection, std::slice::from_mut(&mut job), started);
+    drop(free);
+    job.publish(signals);
+    job.answer();
+    None
+}
+
+/// Commits what a group of operations has done; they fail together when that fails.
+fn commit(connection: &Connection, group: &mut [Box<dyn WriteJob>], started: Instant) {
+    if let Err(error) = command(connection, "COMMIT") {
+        tracing::error!(%error, operations = group.len(), "a commit failed; nothing of it is kept");
+        roll_back(connection, "ROLLBACK");
+        group.iter_mut().for_each(|job| job.fail(error.clone()));
+    }
+    metrics::committed(group.len(), started.elapsed());
 }
 
 fn begin(connection: &Connection) -> Result<(), Error> {
@@ -325,9 +371,9 @@ mod tests {
         fn run(&self) -> Connection {
             self.jobs.close();
             let path = self.folder.path().join("agl.db");
-            let connection = schema::open_writer(&path, Sync::Normal).unwrap();
-            write_all(&connection, &self.jobs, &Signals::new(Counts::default()), &Log::of(&path).unwrap());
-            connection
+            let desk = Mutex::new(Some(schema::open_writer(&path, Sync::Normal).unwrap()));
+            write_all(&desk, &self.jobs, &Signals::new(Counts::default()), &Log::of(&path).unwrap());
+            desk.into_inner().unwrap().unwrap()
         }
     }
 
@@ -436,6 +482,57 @@ mod tests {
         assert!(jobs.wait());
         assert_eq!(jobs.take(Lane::Bulk), Some("last"));
         assert!(!jobs.wait());
+    }
+
+    /// What finds the connection free is done at once; whatever is in the way, the writer is left to it.
+    #[test]
+    fn operations_are_done_where_they_come_from() {
+        let Writer { jobs, folder } = Writer::new();
+        let path = folder.path().join("agl.db");
+        let log = Log::of(&{
+            schema::open_writer(&path, Sync::Normal).unwrap();
+            path.clone()
+        });
+        let (log, signals) = (log.unwrap(), Signals::new(Counts::default()));
+        let desk = Mutex::new(Some(schema::open_writer(&path, Sync::Normal).unwrap()));
+        let here = |operation: fn(&mut dyn Tx) -> Result<(), Error>| {
+            let (reply, mut answer) = oneshot::channel();
+            let job = write_job(move |tx: &mut dyn Tx| Ok((operation(tx)?, Aftermath::default())), reply);
+            let rest = write_here(&desk, &jobs, &signals, &log, job);
+            rest.is_none().then(|| answer.try_recv().unwrap())
+        };
+        assert_eq!(here(|tx| insert(tx, "a")), Some(Ok(())));
+        let failed = |tx: &mut dyn Tx| {
+            insert(tx, "failed")?;
+            Err(Error::invalid("x", "no"))
+        };
+        assert_eq!(here(failed), Some(Err(Error::invalid("x", "no"))));
+        let panicked = here(|tx| insert(tx, "panicked").and_then(|()| panic!("a defect")));
+        assert!(panicked.unwrap().unwrap_err().to_string().contains("a defect"));
+        assert_eq!(here(|tx| insert(tx, "b")), Some(Ok(())));
+
+        let at_work = desk.lock().unwrap();
+        assert_eq!(here(|tx| insert(tx, "c")), None);
+        drop(at_work);
+        let another = schema::open_writer(&path, Sync::Normal).unwrap();
+        another.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(here(|tx| insert(tx, "c")), None);
+        another.execute_batch("COMMIT").unwrap();
+        let (reply, _answer) = oneshot::channel();
+        jobs.push(Lane::Bulk, write_job(|_| Ok(((), Aftermath::default())), reply));
+        assert_eq!(here(|tx| insert(tx, "c")), None);
+        jobs.take(Lane::Bulk);
+        assert_eq!(here(|tx| insert(tx, "c")), Some(Ok(())));
+        jobs.close();
+        assert_eq!(here(|tx| insert(tx, "d")), None);
+
+        let connection = desk.into_inner().unwrap().unwrap();
+        let patience: i64 = connection.query_row("PRAGMA busy_timeout", [], |row| row.get(0)).unwrap();
+        assert_eq!(u128::try_from(patience).unwrap(), BUSY.as_millis());
+        let mut statement = connection.prepare("SELECT rollout_id FROM rollouts ORDER BY seq").unwrap();
+        let kept: Vec<String> =
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(kept, ["a", "b", "c"]);
     }
 
     /// A closed queue takes nothing more.

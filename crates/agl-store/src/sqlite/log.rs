@@ -99,6 +99,11 @@ impl Log {
         }
     }
 
+    /// Whether the writer has the rest to do.
+    pub(super) fn is_mostly_copied(&self) -> bool {
+        self.is_mostly_copied.load(Ordering::Relaxed)
+    }
+
     /// The writer, between two commits: does what is left, if it is time.
     pub(super) fn finish(&self, writer: &Connection) {
         if self.is_mostly_copied.swap(false, Ordering::Relaxed) {

@@ -18,7 +18,7 @@ use crate::backend::{Aftermath, Backend, Deadline, Lane, Read, Tx};
 use crate::engine::LocalStore;
 use crate::signals::{Signals, lock};
 use crate::{Clock, Error, IdSource, RandomIds, SystemClock};
-use jobs::{Jobs, WriteJob};
+use jobs::{Desk, Jobs, WriteJob};
 use log::Log;
 use session::Session;
 
@@ -96,6 +96,9 @@ impl SqliteStore {
 #[derive(Debug)]
 pub struct Sqlite {
     writes: Arc<Jobs<Box<dyn WriteJob>>>,
+    desk: Arc<Desk>,
+    /// Whether a commit waits for the disk, which no thread but the writer should.
+    is_slow: bool,
     reads: Arc<Jobs<jobs::ReadJob>>,
     log: Arc<Log>,
     signals: Arc<Signals>,
@@ -127,9 +130,10 @@ impl Sqlite {
         let reads = Arc::new(Jobs::default());
         let log = Arc::new(Log::of(path)?);
         log.follow(&mut writer)?;
+        let desk = Arc::new(Mutex::new(Some(writer)));
         let mut threads =
             Threads { readers: Vec::with_capacity(readers), writer: None, log_keeper: None, lock };
-        let start = || {
+        let mut start = || {
             for _ in 0..readers {
                 let connection = schema::open_reader(path)?;
                 let jobs = Arc::clone(&reads);
@@ -140,13 +144,16 @@ impl Sqlite {
             threads.log_keeper =
                 Some(spawn("agl-sqlite-log", move || its_log.keep_short(&connection, &jobs))?);
             let (jobs, signals, its_log) = (Arc::clone(&writes), Arc::clone(&signals), Arc::clone(&log));
-            let write = move || jobs::write_all(&writer, &jobs, &signals, &its_log);
+            let its_desk = Arc::clone(&desk);
+            let write = move || jobs::write_all(&its_desk, &jobs, &signals, &its_log);
             threads.writer = Some(spawn("agl-sqlite-write", write)?);
             Ok(())
         };
         let started = start();
         let threads = Mutex::new(Some(threads));
-        let backend = Self { writes, reads, log, signals, threads, process: std::process::id() };
+        let is_slow = sync == Sync::Full;
+        let backend =
+            Self { writes, desk, is_slow, reads, log, signals, threads, process: std::process::id() };
         if let Err(error) = started {
             backend.close();
             return Err(error);
@@ -244,8 +251,19 @@ impl Backend for Sqlite {
         T: Send + 'static,
         F: FnOnce(&mut dyn Tx) -> Result<(T, Aftermath), Error> + Send + 'static,
     {
+        if std::process::id() != self.process {
+            return Err(self.closed());
+        }
         let (reply, answer) = oneshot::channel();
-        if std::process::id() != self.process || !self.writes.push(lane, jobs::write_job(operation, reply)) {
+        let job = jobs::write_job(operation, reply);
+        let job = if lane == Lane::Bulk || self.is_slow {
+            Some(job)
+        } else {
+            jobs::write_here(&self.desk, &self.writes, &self.signals, &self.log, job)
+        };
+        if let Some(job) = job
+            && !self.writes.push(lane, job)
+        {
             return Err(self.closed());
         }
         answer.await.unwrap_or_else(|_| Err(self.closed()))
@@ -289,6 +307,7 @@ impl Backend for Sqlite {
         log_keeper.into_iter().for_each(join);
         self.writes.close();
         writer.into_iter().for_each(join);
+        *lock(&self.desk) = None;
         // There are no deadlines in a store that is closed.
         self.signals
             .publish(&Aftermath { deadline: Deadline::Exactly(f64::INFINITY), ..Aftermath::default() });

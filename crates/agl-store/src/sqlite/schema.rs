@@ -12,7 +12,7 @@ use crate::Error;
 const APPLICATION_ID: i32 = 0x4147_4C53;
 
 /// How long to wait for a lock that some other program holds for a moment.
-const BUSY: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Statements of different shapes that are kept prepared.
 const PREPARED: usize = 96;

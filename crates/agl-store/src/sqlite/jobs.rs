@@ -176,15 +176,37 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
     Error::backend(format!("a store operation panicked, which is a defect: {}", text.unwrap_or("no message")))
 }
 
-/// The connection that writes. Mostly the writer has it; whoever finds it free may do with it what is done at once.
-/// None when the database is closed.
-pub(super) type Desk = Mutex<Option<Connection>>;
+/// So soon after a commit there are many who write: together they cost one commit, one by one each its own.
+const CROWDED: Duration = Duration::from_micros(40);
+
+/// Where things are written.
+#[derive(Debug)]
+pub(super) struct Desk(Mutex<Place>);
+
+#[derive(Debug)]
+struct Place {
+    /// None when the database is closed.
+    connection: Option<Connection>,
+    /// When somebody last left.
+    left: Instant,
+}
+
+impl Desk {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self(Mutex::new(Place { connection: Some(connection), left: Instant::now() }))
+    }
+
+    /// Takes the connection away, when whoever is there has left.
+    pub(super) fn close(&self) -> Option<Connection> {
+        lock(&self.0).connection.take()
+    }
+}
 
 /// The writer: commits groups of operations until there are none any more.
 pub(super) fn write_all(desk: &Desk, jobs: &Jobs<Box<dyn WriteJob>>, signals: &Signals, log: &Log) {
     while jobs.wait() {
-        let free = lock(desk);
-        let Some(connection) = free.as_ref() else { return };
+        let mut place = lock(&desk.0);
+        let Some(connection) = &place.connection else { return };
         log.finish(connection);
         let started = Instant::now();
         let group = match begin(connection) {
@@ -201,7 +223,8 @@ pub(super) fn write_all(desk: &Desk, jobs: &Jobs<Box<dyn WriteJob>>, signals: &S
                 refused
             }
         };
-        drop(free);
+        place.left = Instant::now();
+        drop(place);
         for job in &group {
             job.publish(signals);
         }
@@ -217,7 +240,8 @@ pub(super) fn write_all(desk: &Desk, jobs: &Jobs<Box<dyn WriteJob>>, signals: &S
 }
 
 /// Carries an operation out on the thread that wants it, which saves waking the writer and being woken by it. Gives it back
-/// where that is not done at once: while the writer is at work or has some, or another program is.
+/// where that is not done at once, or not worth it: the writer is at work or has some to do, many come, or another program
+/// writes.
 pub(super) fn write_here(
     desk: &Desk,
     jobs: &Jobs<Box<dyn WriteJob>>,
@@ -225,10 +249,9 @@ pub(super) fn write_here(
     log: &Log,
     mut job: Box<dyn WriteJob>,
 ) -> Option<Box<dyn WriteJob>> {
-    let Ok(free) = desk.try_lock() else { return Some(job) };
-    let Some(connection) = free.as_ref().filter(|_| jobs.is_idle() && !log.is_mostly_copied()) else {
-        return Some(job);
-    };
+    let Ok(mut place) = desk.0.try_lock() else { return Some(job) };
+    let is_free = place.left.elapsed() > CROWDED && jobs.is_idle() && !log.is_mostly_copied();
+    let Some(connection) = place.connection.as_ref().filter(|_| is_free) else { return Some(job) };
     let started = Instant::now();
     let begun = connection.busy_timeout(Duration::ZERO).map_err(Error::from).and_then(|()| begin(connection));
     let restored = connection.busy_timeout(BUSY);
@@ -242,7 +265,8 @@ pub(super) fn write_here(
     }
     run_in_savepoint(connection, job.as_mut());
     commit(connection, std::slice::from_mut(&mut job), started);
-    drop(free);
+    place.left = Instant::now();
+    drop(place);
     job.publish(signals);
     job.answer();
     None
@@ -371,9 +395,9 @@ mod tests {
         fn run(&self) -> Connection {
             self.jobs.close();
             let path = self.folder.path().join("agl.db");
-            let desk = Mutex::new(Some(schema::open_writer(&path, Sync::Normal).unwrap()));
+            let desk = Desk::new(schema::open_writer(&path, Sync::Normal).unwrap());
             write_all(&desk, &self.jobs, &Signals::new(Counts::default()), &Log::of(&path).unwrap());
-            desk.into_inner().unwrap().unwrap()
+            desk.close().unwrap()
         }
     }
 
@@ -494,10 +518,11 @@ mod tests {
             path.clone()
         });
         let (log, signals) = (log.unwrap(), Signals::new(Counts::default()));
-        let desk = Mutex::new(Some(schema::open_writer(&path, Sync::Normal).unwrap()));
+        let desk = Desk::new(schema::open_writer(&path, Sync::Normal).unwrap());
         let here = |operation: fn(&mut dyn Tx) -> Result<(), Error>| {
             let (reply, mut answer) = oneshot::channel();
             let job = write_job(move |tx: &mut dyn Tx| Ok((operation(tx)?, Aftermath::default())), reply);
+            std::thread::sleep(CROWDED * 2);
             let rest = write_here(&desk, &jobs, &signals, &log, job);
             rest.is_none().then(|| answer.try_recv().unwrap())
         };
@@ -511,7 +536,7 @@ mod tests {
         assert!(panicked.unwrap().unwrap_err().to_string().contains("a defect"));
         assert_eq!(here(|tx| insert(tx, "b")), Some(Ok(())));
 
-        let at_work = desk.lock().unwrap();
+        let at_work = desk.0.lock().unwrap();
         assert_eq!(here(|tx| insert(tx, "c")), None);
         drop(at_work);
         let another = schema::open_writer(&path, Sync::Normal).unwrap();
@@ -526,7 +551,7 @@ mod tests {
         jobs.close();
         assert_eq!(here(|tx| insert(tx, "d")), None);
 
-        let connection = desk.into_inner().unwrap().unwrap();
+        let connection = desk.close().unwrap();
         let patience: i64 = connection.query_row("PRAGMA busy_timeout", [], |row| row.get(0)).unwrap();
         assert_eq!(u128::try_from(patience).unwrap(), BUSY.as_millis());
         let mut statement = connection.prepare("SELECT rollout_id FROM rollouts ORDER BY seq").unwrap();

@@ -130,7 +130,7 @@ impl Sqlite {
         let reads = Arc::new(Jobs::default());
         let log = Arc::new(Log::of(path)?);
         log.follow(&mut writer)?;
-        let desk = Arc::new(Mutex::new(Some(writer)));
+        let desk = Arc::new(Desk::new(writer));
         let mut threads =
             Threads { readers: Vec::with_capacity(readers), writer: None, log_keeper: None, lock };
         let mut start = || {
@@ -307,7 +307,7 @@ impl Backend for Sqlite {
         log_keeper.into_iter().for_each(join);
         self.writes.close();
         writer.into_iter().for_each(join);
-        *lock(&self.desk) = None;
+        drop(self.desk.close());
         // There are no deadlines in a store that is closed.
         self.signals
             .publish(&Aftermath { deadline: Deadline::Exactly(f64::INFINITY), ..Aftermath::default() });

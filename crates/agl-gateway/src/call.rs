@@ -133,6 +133,12 @@ impl Call {
             }
             () = reply.closed() => None,
         };
+        // It is not sent again, and may have to wait for a while.
+        self.body = Bytes::new();
+        if let Some((body, _)) = &mut self.translated {
+            *body = Bytes::new();
+        }
+        let gateway = Arc::clone(&self.gateway);
         match got {
             None => {
                 self.record_or_warn(&progress, End::disconnected(Value::Null, None)).await;
@@ -140,9 +146,11 @@ impl Call {
             Some(Err(refusal)) => {
                 let end = End::failed(&refusal);
                 let answer = with_facts(refusal.into_response(self.dialect.form()), &progress);
+                let _room = gateway.unrecorded.acquire().await;
                 self.conclude(&progress, end, reply, answer).await;
             }
             Some(Ok((Got::Whole { status, headers, body }, _permit))) => {
+                let _room = gateway.unrecorded.acquire().await;
                 self.whole(&progress, status, headers, body, reply).await;
             }
             Some(Ok((Got::Stream { status, headers, flow, first }, permit))) => {
@@ -382,8 +390,6 @@ impl Call {
                 let _ = reply.send(answer);
             }
             Capture::Async => {
-                let gateway = Arc::clone(&self.gateway);
-                let _room = gateway.unrecorded.acquire().await;
                 let _ = reply.send(answer);
                 self.record_or_warn(progress, end).await;
             }
@@ -412,7 +418,6 @@ impl Call {
     /// The span of the call and the files that it carries. The request is given up for it: what waits for the store
     /// should be no more than what goes there.
     fn span(&mut self, progress: &Progress, end: End) -> (Recorded, Vec<Blob>) {
-        self.body = Bytes::new();
         let asked = std::mem::take(&mut self.request);
         let translated = self.translated.take().filter(|_| progress.is_translated);
         let before = translated.as_ref().map_or(&asked, |(_, chat)| chat);

@@ -48,8 +48,9 @@ use crate::written::Written;
 /// How many registered models are remembered with how they are doing.
 const REMEMBERED: usize = 1024;
 
-/// How many calls may be answered and not recorded yet; more wait, so that a slow store is not outrun for ever.
-const UNRECORDED: usize = 256;
+/// How many calls may be answered by their model servers and not recorded yet. More wait, with what they hold then, so that
+/// a slow store is not outrun for ever.
+const UNRECORDED: usize = 64;
 
 /// When a call is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

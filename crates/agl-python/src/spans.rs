@@ -204,14 +204,20 @@ struct Names<'k, 'py> {
 }
 
 impl<'k, 'py> Names<'k, 'py> {
-    fn get(&mut self, py: Python<'py>, name: &'k str) -> Bound<'py, PyString> {
+    fn get(&mut self, py: Python<'py>, name: &'k str) -> &Bound<'py, PyString> {
         // A handful at most as a rule; beyond that, looking costs more than making.
-        if let Some((_, made)) = self.made.iter().take(8).find(|(known, _)| *known == name) {
-            return made.clone();
-        }
-        let made = PyString::new(py, name);
-        self.made.push((name, made.clone()));
-        made
+        let known = self.made.iter().take(8).position(|(known, _)| *known == name);
+        let place = known.unwrap_or_else(|| {
+            // What two messages say most of the time, whose hashes are known.
+            let made = match name {
+                "role" => intern!(py, "role").clone(),
+                "content" => intern!(py, "content").clone(),
+                _ => PyString::new(py, name),
+            };
+            self.made.push((name, made));
+            self.made.len() - 1
+        });
+        &self.made[place].1
     }
 }
 
@@ -226,9 +232,12 @@ fn plain_messages<'py>(
     let mut message: Option<(&str, Bound<'py, PyDict>)> = None;
     let mut has_parts = false;
     for (key, value) in entries {
-        let Some((number, field)) = key.split_once('.').filter(|(_, field)| !field.contains('.')) else {
+        // Both are short: to look for a dot byte by byte is the fastest.
+        let Some(dot) = key.bytes().position(|byte| byte == b'.') else { return Ok(None) };
+        let (number, field) = (&key[..dot], &key[dot + 1..]);
+        if field.bytes().any(|byte| byte == b'.') {
             return Ok(None);
-        };
+        }
         let current = match &message {
             Some((current, message)) if *current == number => message,
             _ => {
@@ -331,7 +340,7 @@ const GROUPS: [&str; 8] = [
     semconv::OPERATION_OUTPUT,
 ];
 
-/// What the names of all groups begin with.
+/// What the names of all groups begin with, in turn.
 const GROUPED: [&str; 2] = ["gen_ai.", "agentlightning.operation."];
 
 impl<'py> Groups<'py> {
@@ -343,15 +352,17 @@ impl<'py> Groups<'py> {
         for (key, value) in attributes {
             let key = key.to_str()?;
             // Most keys are of one group or of none, which is soon told.
-            if !GROUPED.iter().any(|grouped| key.starts_with(grouped)) {
-                continue;
-            }
-            for (place, prefix) in GROUPS.iter().enumerate() {
+            let Some(first) = GROUPED.iter().position(|grouped| key.starts_with(grouped)) else { continue };
+            for (place, prefix) in GROUPS.iter().enumerate().skip(first).step_by(GROUPED.len()) {
                 let Some(tail) = key.strip_prefix(prefix) else { continue };
                 if tail.is_empty() {
                     own[place] = Some(value);
                 } else if let Some(tail) = tail.strip_prefix('.') {
                     members[place].push((tail, value));
+                    // No group is within another one of those of models' calls.
+                    if first == 0 {
+                        break;
+                    }
                 }
             }
         }
@@ -412,7 +423,7 @@ fn image_urls(messages: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
 fn triplet<'py>(span: &Bound<'py, PyAny>, agent: &str, reward: Option<f64>) -> PyResult<Bound<'py, PyDict>> {
     let py = span.py();
     let attributes = attributes_of(span)?;
-    let ids = |keys: &[&str]| -> PyResult<Bound<'py, PyList>> {
+    let ids = |keys: &[&Bound<'py, PyString>]| -> PyResult<Bound<'py, PyList>> {
         for key in keys {
             if let Some(ids) = attributes.get_item(key)?.and_then(|value| whole_numbers(&value)) {
                 return Ok(ids);
@@ -420,27 +431,36 @@ fn triplet<'py>(span: &Bound<'py, PyAny>, agent: &str, reward: Option<f64>) -> P
         }
         Ok(PyList::empty(py))
     };
-    let text = |key: &str| -> PyResult<Option<Bound<'py, PyString>>> {
+    let text = |key: &Bound<'py, PyString>| -> PyResult<Option<Bound<'py, PyString>>> {
         let value = attributes.get_item(key)?.and_then(|value| value.cast_into::<PyString>().ok());
         Ok(value.filter(|text| !text.is_empty().unwrap_or(true)))
     };
-    let pairs: Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)> = attributes
-        .iter()
-        .map(|(key, value)| Ok((key.cast_into::<PyString>()?, value)))
-        .collect::<PyResult<_>>()?;
+    let mut pairs: Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)> = Vec::with_capacity(attributes.len());
+    for (key, value) in &attributes {
+        pairs.push((key.cast_into()?, value));
+    }
     let groups = Groups::of(py, &pairs)?;
     let messages = groups.either(0, &[])?;
 
     let prompt = PyDict::new(py);
-    prompt.set_item(intern!(py, "token_ids"), ids(&PROMPT_IDS)?)?;
+    prompt.set_item(
+        intern!(py, "token_ids"),
+        ids(&[intern!(py, PROMPT_IDS[0]), intern!(py, PROMPT_IDS[1])])?,
+    )?;
     let is_first = groups.found[0].is_some();
     let images = messages.as_ref().filter(|_| groups.may_have_images[usize::from(!is_first)]);
     prompt.set_item(intern!(py, "image_urls"), image_urls(images)?)?;
     prompt.set_item(intern!(py, "raw_content"), messages)?;
     let response = PyDict::new(py);
-    response.set_item(intern!(py, "token_ids"), ids(&RESPONSE_IDS)?)?;
+    let response_ids = [
+        intern!(py, RESPONSE_IDS[0]),
+        intern!(py, RESPONSE_IDS[1]),
+        intern!(py, RESPONSE_IDS[2]),
+        intern!(py, RESPONSE_IDS[3]),
+    ];
+    response.set_item(intern!(py, "token_ids"), ids(&response_ids)?)?;
     response.set_item(intern!(py, "raw_content"), groups.either(2, &[])?)?;
-    let logprobs = text(semconv::LOGPROBS_CONTENT)?;
+    let logprobs = text(intern!(py, semconv::LOGPROBS_CONTENT))?;
     let logprobs = logprobs.map(|text| text.to_str().map(serde_json::from_str::<Value>)).transpose()?;
     if let Some(Ok(logprobs)) = logprobs {
         response.set_item(intern!(py, "logprobs"), to_python(py, &logprobs)?)?;
@@ -449,9 +469,9 @@ fn triplet<'py>(span: &Bound<'py, PyAny>, agent: &str, reward: Option<f64>) -> P
     metadata.set_item(intern!(py, "request"), groups.either(4, &["messages"])?)?;
     let less = ["choices", "prompt_token_ids", "response_token_ids"];
     metadata.set_item(intern!(py, "response"), groups.either(6, &less)?)?;
-    let response_id = match text(semconv::GEN_AI_RESPONSE_ID)? {
+    let response_id = match text(intern!(py, semconv::GEN_AI_RESPONSE_ID))? {
         Some(id) => Some(id),
-        None => text("agentlightning.operation.output.id")?,
+        None => text(intern!(py, "agentlightning.operation.output.id"))?,
     };
     metadata.set_item(intern!(py, "response_id"), response_id)?;
     metadata.set_item(intern!(py, "agent_name"), agent)?;

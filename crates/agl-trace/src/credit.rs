@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::attributes::below;
 use crate::reading::Reading;
-use crate::rewards::{RewardDimension, get_reward_value, get_rewards_from_span};
+use crate::rewards::{RewardDimension, get_reward_value, get_rewards_from_span, may_give_rewards};
 use crate::tree::NodeId;
 
 /// How calls come by their rewards.
@@ -128,7 +128,7 @@ pub fn step_rewards(span: &Span) -> Option<Vec<f64>> {
 /// Whether a span gives a reward, or several, in any way that is read here.
 #[must_use]
 pub fn gives_rewards(span: &Span) -> bool {
-    get_reward_value(span).is_some() || step_rewards(span).is_some()
+    may_give_rewards(span) && (get_reward_value(span).is_some() || step_rewards(span).is_some())
 }
 
 /// The pairs of key and value that a span links to others by.

@@ -333,6 +333,15 @@ fn a_sequence_of_rewards_goes_to_the_steps_and_a_mismatch_is_told() {
     let mismatch = &data.reward_report.mismatches[0];
     assert_eq!((mismatch.rewards, mismatch.steps), (3, 2));
     assert_eq!(data.reward_report.unmatched[0].value, 0.3);
+
+    let one = json!({"agentlightning.reward.0.name": "step.1", "agentlightning.reward.0.value": 0.5});
+    let mut spans = steps(json!([]));
+    spans[2] = span("r", "", "agentlightning.annotation", 3, one);
+    let data = read_rollout(&trace(spans), &options(json!({"assigner": "matched"}))).unwrap();
+    let rewards: Vec<Option<f64>> = data.calls.iter().map(|judged| judged.reward).collect();
+    assert_eq!(rewards, [None, Some(0.5)], "a step is meant by its number, whatever others have none");
+    let mismatch = &data.reward_report.mismatches[0];
+    assert_eq!((mismatch.rewards, mismatch.steps), (1, 2));
 }
 
 #[test]

@@ -627,7 +627,7 @@ impl KnownCall<'_> {
         let ends = |rest: &&str| rest.starts_with([',', ']']);
         let (known, rest) = match after_answer().filter(ends) {
             Some(rest) => (self.ids.as_slice(), rest),
-            None => (&self.ids[..self.of_prompt], Some(rest).filter(ends)?),
+            None => (&self.ids[..self.of_prompt], rest),
         };
         let mut ids = Vec::with_capacity(known.len() + rest.len() / 5 + 1);
         ids.extend_from_slice(known);
@@ -720,7 +720,7 @@ mod tests {
     fn token_ids_are_read_on_from_earlier_calls() {
         let texts = ["[1,2,3]", "[4,5]", "[]", "[1, 2]", "[12,3]"].map(Value::from);
         let mut known = KnownIds::default();
-        for (prompt, response) in [(0, 1), (0, 2), (0, 3), (3, 1), (4, 1)] {
+        for (prompt, response) in [(0, 2), (0, 3), (3, 1), (4, 1), (0, 1)] {
             let ids = |text: usize| token_ids(&texts[text]).unwrap();
             known.add(&texts[prompt], &texts[response], &ids(prompt), &ids(response));
         }
@@ -747,8 +747,10 @@ mod tests {
             assert_eq!(known.token_ids(&text.into()), token_ids(&text.into()), "{text}");
         }
         assert!(known.newest.len() == KnownIds::AT_MOST, "the newest are kept, and no others");
-        let part = known.newest[0].read("[1,2,3,1]");
-        assert_eq!(part, Some(vec![1, 2, 3, 1]), "this is how it is read");
+        let read = |text: &str| known.newest.back()?.read(text);
+        assert_eq!(read("[1,2,3,4,5,6]"), Some(vec![1, 2, 3, 4, 5, 6]), "after prompt and answer");
+        assert_eq!(read("[1,2,3,4,56]"), Some(vec![1, 2, 3, 4, 56]), "after the prompt alone");
+        assert_eq!(read("[1,2,34]"), None);
     }
 
     #[test]

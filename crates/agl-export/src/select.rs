@@ -227,8 +227,7 @@ pub(crate) fn read_for_rows(kept: &Kept<'_>, options: &TrainingOptions) -> Resul
     let trace = kept.trace(Lean::Tokens)?;
     // A reward may link to its call by any attribute.
     let has_links = |span: &Span| below(&span.attributes, semconv::LINK).next().is_some();
-    let _ = has_links;
-    if true {
+    if !trace.spans.iter().any(has_links) {
         let data = read_rollout(&trace, options)?;
         if options.level == Level::Transition || data.is_one_thread() {
             return Ok(data);

@@ -98,16 +98,24 @@ pub async fn spans_of_many_attempts(s: &Subject) {
         asked.insert(1, nothing);
         expected.insert(1, Vec::new());
     }
-    let found = s.store.spans_of_attempts(asked).await.unwrap();
+    let found = s.store.spans_of_attempts(asked.clone()).await.unwrap();
+    let lean = |spans: &Vec<agl_store::RawSpan>| -> Vec<Span> {
+        spans.iter().map(|span| span.parse_lean(agl_store::Lean::Words).unwrap()).collect()
+    };
+    let (reply, answer) = std::sync::mpsc::channel();
+    let count = asked.len();
+    let look = move |spans: &dyn agl_store::AttemptSpans| {
+        let read = |number| spans.read(number, agl_store::Lean::Words).unwrap();
+        // One more than there are, which is nobody's.
+        reply.send((0..=count).map(read).collect::<Vec<_>>()).unwrap();
+    };
+    s.store.look_at_spans(asked, Box::new(look)).await.unwrap();
+    let at_hand: Vec<Vec<Span>> = found.iter().map(lean).chain([Vec::new()]).collect();
+    assert_eq!(answer.recv().unwrap(), at_hand, "where they are kept they are read alike");
     let whole =
         |spans: &Vec<agl_store::RawSpan>| spans.iter().map(|span| span.parse().unwrap()).collect::<Vec<_>>();
     assert_eq!(found.iter().map(whole).collect::<Vec<_>>(), expected);
-    for (lean, whole) in found
-        .iter()
-        .flatten()
-        .map(|span| span.parse_lean(agl_store::Lean::Words).unwrap())
-        .zip(expected.iter().flatten())
-    {
+    for (lean, whole) in at_hand.iter().flatten().zip(expected.iter().flatten()) {
         let ids = whole.attributes["prompt_token_ids"].to_string();
         let as_text = whole.clone().with_attribute("prompt_token_ids", ids);
         assert_eq!(lean.attributes, as_text.attributes);

@@ -41,25 +41,127 @@ pub struct Arrays {
     pub report: Value,
 }
 
+/// The tokens of rows, one row after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens {
+    /// Where each row's begin, and where the last one's end.
+    offsets: Vec<usize>,
+    ids: Vec<u32>,
+    mask: Vec<u8>,
+    logprobs: Vec<f32>,
+}
+
+impl Tokens {
+    /// Takes the tokens out of rows.
+    pub(crate) fn out_of(rows: &mut [Row]) -> Self {
+        let count = rows.iter().map(|row| row.token_ids.len()).sum();
+        let mut tokens = Self {
+            offsets: Vec::with_capacity(rows.len() + 1),
+            ids: Vec::with_capacity(count),
+            mask: Vec::with_capacity(count),
+            logprobs: Vec::with_capacity(count),
+        };
+        tokens.offsets.push(0);
+        for row in rows {
+            tokens.ids.append(&mut std::mem::take(&mut row.token_ids));
+            tokens.mask.append(&mut std::mem::take(&mut row.mask));
+            tokens.logprobs.append(&mut std::mem::take(&mut row.logprobs));
+            tokens.offsets.push(tokens.ids.len());
+        }
+        tokens
+    }
+
+    /// Takes in those of the next rows; `share` is how much of the whole that makes, if all is alike.
+    pub(crate) fn append(&mut self, next: &Self, share: f64) {
+        let base = self.ids.len();
+        let count = base + next.ids.len();
+        if count > self.ids.capacity() {
+            // Room for all that is to come, with some to spare, so that nothing has to move.
+            let whole = (count as f64 / share * 1.0625) as usize;
+            let more = whole.clamp(count, count.saturating_mul(1 << 10)) - base;
+            reserve(&mut self.ids, more);
+            reserve(&mut self.mask, more);
+            reserve(&mut self.logprobs, more);
+        }
+        if self.offsets.is_empty() {
+            self.offsets.push(0);
+        }
+        self.offsets.extend(next.offsets.iter().skip(1).map(|end| base + end));
+        self.ids.extend_from_slice(&next.ids);
+        self.mask.extend_from_slice(&next.mask);
+        self.logprobs.extend_from_slice(&next.logprobs);
+    }
+
+    /// Those of the same rows in another order.
+    fn in_order(self, order: &[usize]) -> Self {
+        if order.is_sorted() {
+            return self;
+        }
+        let mut ordered = Self { offsets: vec![0], ..Self::default() };
+        for &row in order {
+            let of_row = self.offsets[row]..self.offsets[row + 1];
+            ordered.ids.extend_from_slice(&self.ids[of_row.clone()]);
+            ordered.mask.extend_from_slice(&self.mask[of_row.clone()]);
+            ordered.logprobs.extend_from_slice(&self.logprobs[of_row]);
+            ordered.offsets.push(ordered.ids.len());
+        }
+        ordered
+    }
+}
+
+/// Makes room for so many more, in large pages where the system has them: most of what it costs to fill memory for the first
+/// time is to get it, page by page.
+fn reserve<T>(column: &mut Vec<T>, more: usize) {
+    column.reserve(more);
+    #[cfg(target_os = "linux")]
+    {
+        const LARGE: usize = 2 << 20;
+        let room = column.spare_capacity_mut();
+        let before = room.as_ptr().addr().wrapping_neg() % LARGE;
+        let length = size_of_val(room).saturating_sub(before) / LARGE * LARGE;
+        if length > 0 {
+            let start = room.as_mut_ptr().cast::<u8>().wrapping_add(before);
+            #[expect(unsafe_code, reason = "advice on memory is given by address")]
+            // SAFETY: the range is part of the vector's own memory, and what the advice asks for changes nothing but how that
+            // is mapped.
+            let advised =
+                unsafe { rustix::mm::madvise(start.cast(), length, rustix::mm::Advice::LinuxHugepage) };
+            // Without, it only takes longer.
+            let _ = advised;
+        }
+    }
+}
+
 impl Arrays {
     /// Lays rows out.
     ///
     /// # Errors
     /// [`Error::Json`] when the report has no JSON.
-    pub fn of(rows: Vec<Row>, report: &Report) -> Result<Self, Error> {
-        let mut arrays = Self { offsets: vec![0], report: serde_json::to_value(report)?, ..Self::default() };
-        let mut tokens = 0;
-        for row in &rows {
-            tokens += row.token_ids.len();
-            arrays.offsets.push(i64::try_from(tokens).unwrap_or(i64::MAX));
+    pub fn of(mut rows: Vec<Row>, report: &Report) -> Result<Self, Error> {
+        let tokens = Tokens::out_of(&mut rows);
+        let order: Vec<usize> = (0..rows.len()).collect();
+        Self::with_tokens(rows, tokens, &order, report)
+    }
+
+    /// Lays rows out whose tokens were taken out of them when they were in another order: `order` has the place of each.
+    pub(crate) fn with_tokens(
+        rows: Vec<Row>,
+        tokens: Tokens,
+        order: &[usize],
+        report: &Report,
+    ) -> Result<Self, Error> {
+        let Tokens { offsets, ids, mask, logprobs } = tokens.in_order(order);
+        let mut arrays = Self {
+            offsets: offsets.into_iter().map(|offset| i64::try_from(offset).unwrap_or(i64::MAX)).collect(),
+            token_ids: ids,
+            mask,
+            logprobs,
+            report: serde_json::to_value(report)?,
+            ..Self::default()
+        };
+        if arrays.offsets.is_empty() {
+            arrays.offsets.push(0);
         }
-        // Most of the work is to fill fresh memory: two do it faster than one.
-        std::thread::scope(|scope| {
-            let ids = scope.spawn(|| flat(&rows, tokens, |row| &row.token_ids));
-            arrays.mask = flat(&rows, tokens, |row| &row.mask);
-            arrays.logprobs = flat(&rows, tokens, |row| &row.logprobs);
-            arrays.token_ids = ids.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        });
         for row in rows {
             arrays.rewards.push(row.reward.unwrap_or(f64::NAN));
             arrays.advantages.push(row.advantage.unwrap_or(f64::NAN));
@@ -107,13 +209,6 @@ impl Arrays {
         self.agents.extend(texts("agent"));
         self.models.extend(texts("model"));
     }
-}
-
-/// What rows have `tokens` of in all, one row after the other.
-fn flat<T: Copy>(rows: &[Row], tokens: usize, of: impl Fn(&Row) -> &Vec<T>) -> Vec<T> {
-    let mut all = Vec::with_capacity(tokens);
-    rows.iter().for_each(|row| all.extend_from_slice(of(row)));
-    all
 }
 
 /// Reads what [`crate::rows_to_ipc`] wrote.

@@ -176,8 +176,8 @@ async fn read_all(
 ) -> Result<(), Error> {
     let training = Arc::new(options.training.clone());
     let is_of_rows = options.kind == Kind::Trajectories;
-    let read = move |several: Vec<Kept>| {
-        let read = |kept: Kept| {
+    let read = move |several: Vec<Kept<'_>>| {
+        let read = |kept: Kept<'_>| {
             let data = if is_of_rows {
                 read_for_rows(&kept, &training)?
             } else {
@@ -187,7 +187,7 @@ async fn read_all(
         };
         several.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
     };
-    let mut read = pin!(read_ahead(store, Rollouts::Named(ids), read));
+    let mut read = pin!(read_ahead(store, Rollouts::Named(ids).in_parts(), read));
     while let Some(several) = read.try_next().await? {
         for (data, input) in several {
             if options.select.is_in_reward(data.identity.reward) {

@@ -1,15 +1,20 @@
 //! Which rollouts, and their spans, one rollout at a time.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use agl_store::{Lean, RawSpan, Store};
+use agl_store::{AttemptSpans, Lean, Store};
+use agl_trace::attributes::below;
 use agl_trace::{Builder, Level, RolloutData, RolloutTrace, TrainingData, TrainingOptions, read_rollout};
-use agl_types::{RolloutMode, RolloutQuery, RolloutStatus, RolloutView};
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use agl_types::{Page, RolloutMode, RolloutQuery, RolloutStatus, RolloutView, Span, semconv};
+use futures_util::{Stream, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
+use crate::arrays::Tokens;
 use crate::{Arrays, Error, read_arrays, rows_to_ipc};
 
 /// How many rollouts are looked up at once.
@@ -94,9 +99,21 @@ impl Selection {
         }
     }
 
-    /// The rollouts, without their spans, in order of creation.
-    pub(crate) async fn rollouts(&self, store: &dyn Store) -> Result<Vec<RolloutView>, Error> {
-        self.each(store, Ok).await
+    /// The rollouts, without their spans, in order of creation, a page after the other, and how many there are about.
+    fn pages<'s>(
+        &'s self,
+        store: &'s dyn Store,
+    ) -> impl Stream<Item = Result<(Vec<RolloutView>, i64), Error>> + 's {
+        // What ends while they are looked through comes in between and moves others on, into a page that is still to come.
+        let seen: HashSet<String> = HashSet::new();
+        stream::try_unfold(Some((0, seen)), move |state| async move {
+            let Some((offset, mut seen)) = state else { return Ok(None) };
+            let Page { mut items, total, .. } = store.query_rollouts(self.query(offset)).await?;
+            let count = i64::try_from(items.len()).unwrap_or(i64::MAX);
+            items.retain(|view| self.is_in_time(view) && seen.insert(view.rollout.rollout_id.clone()));
+            let next = (count == PAGE).then(|| (offset.saturating_add(count), seen));
+            Ok(Some(((items, total), next)))
+        })
     }
 
     /// The rollouts' ids, likewise.
@@ -111,18 +128,13 @@ impl Selection {
         keep: impl Fn(RolloutView) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
-        let mut offset = 0;
-        loop {
-            let page = store.query_rollouts(self.query(offset)).await?;
-            let count = i64::try_from(page.items.len()).unwrap_or(i64::MAX);
-            offset = offset.saturating_add(count);
-            for view in page.items.into_iter().filter(|view| self.is_in_time(view)) {
+        let mut pages = pin!(self.pages(store));
+        while let Some((page, _)) = pages.try_next().await? {
+            for view in page {
                 found.push(keep(view)?);
             }
-            if count < PAGE {
-                return Ok(found);
-            }
         }
+        Ok(found)
     }
 }
 
@@ -136,19 +148,17 @@ pub(crate) enum Rollouts {
 
 impl Rollouts {
     /// A few at a time, in order.
-    fn in_parts(self) -> Vec<Self> {
-        fn parts<T>(mut all: Vec<T>) -> Vec<Vec<T>> {
-            let mut parts = Vec::new();
-            while !all.is_empty() {
-                let rest = all.split_off(all.len().min(AT_ONCE));
-                parts.push(std::mem::replace(&mut all, rest));
-            }
-            parts
+    pub(crate) fn in_parts(self) -> impl Stream<Item = Result<Self, Error>> {
+        fn parts<T>(all: Vec<T>) -> Vec<Vec<T>> {
+            let count = all.len().div_ceil(AT_ONCE);
+            let mut all = all.into_iter();
+            (0..count).map(|_| all.by_ref().take(AT_ONCE).collect()).collect()
         }
-        match self {
+        let parts: Vec<Self> = match self {
             Self::Known(views) => parts(views).into_iter().map(Self::Known).collect(),
             Self::Named(ids) => parts(ids).into_iter().map(Self::Named).collect(),
-        }
+        };
+        stream::iter(parts.into_iter().map(Ok))
     }
 
     async fn views(self, store: &dyn Store) -> Result<Vec<RolloutView>, Error> {
@@ -162,54 +172,66 @@ impl Rollouts {
     }
 }
 
-/// A rollout and the spans of its latest attempt, as they are kept.
-pub(crate) struct Kept {
+/// A rollout and the spans of its latest attempt, which are at hand.
+pub(crate) struct Kept<'s> {
     pub(crate) view: RolloutView,
-    spans: Vec<RawSpan>,
+    spans: &'s dyn AttemptSpans,
+    /// The number of the attempt among those whose spans are at hand, if there is one.
+    number: Option<usize>,
 }
 
-impl Kept {
+impl Kept<'_> {
     /// Reads the spans.
     pub(crate) fn trace(&self, purpose: Lean) -> Result<RolloutTrace, Error> {
-        let spans = self.spans.iter().map(|span| span.parse_lean(purpose)).collect::<Result<_, _>>()?;
+        let read = |number| self.spans.read(number, purpose);
+        let spans = self.number.map(read).transpose()?.unwrap_or_default();
         let RolloutView { rollout, attempt } = self.view.clone();
         Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
     }
 }
 
-/// What `work` makes of rollouts, in order. Their latest attempts' spans are fetched for several rollouts at once, and read
-/// and worked on beside each other, a few at a time however many there are.
-pub(crate) fn read_ahead<T: Send + 'static>(
+/// What `work` makes of rollouts, in order. Several rollouts at once are worked on where the spans of their latest attempts
+/// are, a few times beside each other however many rollouts there are.
+pub(crate) fn read_ahead<'s, T: Send + 'static>(
     store: Arc<dyn Store>,
-    rollouts: Rollouts,
-    work: impl Fn(Vec<Kept>) -> Result<T, Error> + Clone + Send + 'static,
-) -> impl Stream<Item = Result<T, Error>> {
-    let read = rollouts.in_parts().into_iter().map(move |several| {
+    parts: impl Stream<Item = Result<Rollouts, Error>> + 's,
+    work: impl Fn(Vec<Kept<'_>>) -> Result<T, Error> + Clone + Send + 'static,
+) -> impl Stream<Item = Result<T, Error>> + 's {
+    let read = move |several: Rollouts| {
         let (store, work) = (Arc::clone(&store), work.clone());
         async move {
             let views = several.views(store.as_ref()).await?;
             let attempts = views.iter().filter_map(|view| view.attempt.as_ref());
-            let ids = attempts.map(|attempt| (attempt.rollout_id.clone(), attempt.attempt_id.clone()));
-            let mut spans = store.spans_of_attempts(ids.collect()).await?.into_iter();
-            // Those that have an attempt have spans in turn.
-            let with_spans = |view: RolloutView| {
-                let spans = view.attempt.as_ref().and_then(|_| spans.next()).unwrap_or_default();
-                Kept { view, spans }
+            let ids =
+                attempts.map(|attempt| (attempt.rollout_id.clone(), attempt.attempt_id.clone())).collect();
+            let (reply, answer) = oneshot::channel();
+            let look = move |spans: &dyn AttemptSpans| {
+                let mut numbers = 0..;
+                let kept = |view: RolloutView| {
+                    let number = view.attempt.as_ref().and_then(|_| numbers.next());
+                    Kept { view, spans, number }
+                };
+                // Whoever stopped waiting does not want to know.
+                let _ = reply.send(work(views.into_iter().map(kept).collect()));
             };
-            let kept = views.into_iter().map(with_spans).collect();
-            let worked = tokio::task::spawn_blocking(move || work(kept));
-            worked.await.map_err(std::io::Error::other)?
+            store.look_at_spans(ids, Box::new(look)).await?;
+            answer.await.map_err(std::io::Error::other)?
         }
-    });
-    stream::iter(read).buffered(AHEAD)
+    };
+    parts.map_ok(read).try_buffered(AHEAD)
 }
 
 /// Reads a rollout for rows to be made of it; its prompts' words only where they have to explain why a call does not go on
 /// where another one ended.
-pub(crate) fn read_for_rows(kept: &Kept, options: &TrainingOptions) -> Result<RolloutData, Error> {
-    let data = read_rollout(&kept.trace(Lean::Tokens)?, options)?;
-    if options.level == Level::Transition || data.is_one_thread() {
-        return Ok(data);
+pub(crate) fn read_for_rows(kept: &Kept<'_>, options: &TrainingOptions) -> Result<RolloutData, Error> {
+    let trace = kept.trace(Lean::Tokens)?;
+    // A reward may link to its call by any attribute.
+    let has_links = |span: &Span| below(&span.attributes, semconv::LINK).next().is_some();
+    if !trace.spans.iter().any(has_links) {
+        let data = read_rollout(&trace, options)?;
+        if options.level == Level::Transition || data.is_one_thread() {
+            return Ok(data);
+        }
     }
     Ok(read_rollout(&kept.trace(Lean::Words)?, options)?)
 }
@@ -219,12 +241,23 @@ pub(crate) fn read_for_rows(kept: &Kept, options: &TrainingOptions) -> Result<Ro
 /// # Errors
 /// [`Error::Store`] when the store fails, [`Error::Trace`] for options that make no sense.
 pub async fn training_data(store: Arc<dyn Store>, request: &TrainingRequest) -> Result<TrainingData, Error> {
+    let mut whole = Builder::default();
+    build(store, request, Ok, |part, _| whole.append(part)).await?;
+    Ok(whole.finish(&request.options))
+}
+
+/// Has `take` take in the rows of the rollouts selected, a few rollouts at a time, as `finish` has left them.
+async fn build<T: Send + 'static>(
+    store: Arc<dyn Store>,
+    request: &TrainingRequest,
+    finish: fn(Builder) -> Result<T, Error>,
+    mut take: impl FnMut(T, f64),
+) -> Result<(), Error> {
     let TrainingRequest { select, options, format: _ } = request;
     // Bad options are told before anything is fetched.
     read_rollout(&RolloutTrace::default(), options)?;
-    let rollouts = select.rollouts(store.as_ref()).await?;
     let asked = Arc::new((select.clone(), options.clone()));
-    let build = move |several: Vec<Kept>| {
+    let part = move |several: Vec<Kept<'_>>| {
         let (select, options) = &*asked;
         let mut builder = Builder::default();
         for kept in &several {
@@ -233,14 +266,20 @@ pub async fn training_data(store: Arc<dyn Store>, request: &TrainingRequest) -> 
                 builder.add(data, options);
             }
         }
-        Ok(builder)
+        finish(builder)
     };
-    let mut built = pin!(read_ahead(store, Rollouts::Known(rollouts), build));
-    let mut whole = Builder::default();
-    while let Some(builder) = built.try_next().await? {
-        whole.append(builder);
+    let whole = AtomicI64::new(0);
+    let parts = select.pages(store.as_ref()).map_ok(|(page, count)| {
+        whole.store(count, Ordering::Relaxed);
+        Rollouts::Known(page).in_parts()
+    });
+    let mut parts = pin!(read_ahead(Arc::clone(&store), parts.try_flatten(), part));
+    let mut done = 0.0;
+    while let Some(part) = parts.try_next().await? {
+        done += AT_ONCE as f64;
+        take(part, done / whole.load(Ordering::Relaxed) as f64);
     }
-    Ok(whole.finish(options))
+    Ok(())
 }
 
 /// The same as a stream in Arrow's IPC format, made where the spans are.
@@ -265,6 +304,54 @@ pub async fn training_arrays(store: Arc<dyn Store>, request: &TrainingRequest) -
     if let Some(ipc) = store.remote_training_data(&serde_json::to_value(&asked)?).await? {
         return read_arrays(&ipc);
     }
-    let data = training_data(store, request).await?;
-    Arrays::of(data.rows, &data.report)
+    // The tokens are laid out where they are read, and only copied from there.
+    let mut whole = (Builder::default(), Tokens::default());
+    let laid_out = |mut builder: Builder| {
+        let tokens = Tokens::out_of(builder.rows_mut());
+        Ok((builder, tokens))
+    };
+    build(store, request, laid_out, |(builder, tokens), share| {
+        whole.0.append(builder);
+        whole.1.append(&tokens, share);
+    })
+    .await?;
+    let (builder, tokens) = whole;
+    let (data, order) = builder.finish_with_order(&request.options);
+    Arrays::with_tokens(data.rows, tokens, &order, &data.report)
+}
+
+#[cfg(test)]
+mod tests {
+    use agl_store::MemoryStore;
+    use agl_types::{AttemptStatus, AttemptUpdate, StartRollout};
+
+    use super::*;
+
+    async fn end(store: &dyn Store, rollout_id: &str) {
+        let update = AttemptUpdate { status: AttemptStatus::Succeeded.into(), ..AttemptUpdate::default() };
+        store.update_attempt(rollout_id, "latest", update).await.unwrap();
+    }
+
+    /// A rollout that ends between two pages moves others from one page into the next: they are no other rollouts there.
+    #[tokio::test]
+    async fn a_rollout_counts_once_whatever_ends_between_pages() {
+        let store = MemoryStore::new();
+        let mut ids = Vec::new();
+        for _ in 0..PAGE + 10 {
+            ids.push(store.start_rollout(StartRollout::default()).await.unwrap().attempt.rollout_id);
+        }
+        for rollout_id in &ids[5..] {
+            end(&store, rollout_id).await;
+        }
+        let selection = Selection::default();
+        let mut pages = pin!(selection.pages(&store));
+        let mut found = Vec::new();
+        while let Some((page, _)) = pages.try_next().await.unwrap() {
+            found.extend(page.into_iter().map(|view| view.rollout.rollout_id));
+            for rollout_id in &ids[..5] {
+                end(&store, rollout_id).await;
+            }
+        }
+        assert_eq!(found, ids[5..]);
+    }
 }

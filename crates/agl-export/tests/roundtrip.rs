@@ -7,13 +7,19 @@ use std::sync::Arc;
 
 use agl_export::{
     AnswerFormat, Arrays, Error, ExportOptions, ExportReport, FileFormat, ImportFormat, Kind, Selection,
-    TrainingRequest, export, export_to_folder, import, read_arrays, training_arrow, training_data,
+    TrainingRequest, export, export_to_folder, import, read_arrays, training_arrays, training_arrow,
+    training_data,
 };
-use agl_store::{Lean, MemoryStore, RawSpan, Store};
+use agl_store::{Lean, MemoryStore, RawSpan, SqliteOptions, SqliteStore, Store};
 use agl_trace::advantage::Estimator;
 use agl_trace::trajectory::Mismatch;
-use agl_trace::{Outcome, Reason, RolloutTrace, TrainingOptions, read_rollout};
-use agl_types::{RolloutMode, RolloutQuery, Span, SpanQuery};
+use agl_trace::{
+    LLM_CALL, Outcome, Reason, RolloutTrace, TrainingData, TrainingOptions, chat_attributes, read_rollout,
+};
+use agl_types::{
+    AttemptStatus, AttemptUpdate, EnqueueRolloutRequest, RolloutMode, RolloutQuery, Span, SpanQuery,
+    StartRollout,
+};
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, UInt32Type};
 use arrow_array::{Array as _, RecordBatch};
@@ -352,10 +358,36 @@ fn turn(session: &str, messages: &Value, prompt: &[u32], answer: &str, response:
     .to_string()
 }
 
+/// What a store makes of its rollouts is what is made of their whole spans; so many rows, as training data and as arrays.
+async fn assert_rows_are_of_whole_spans(store: &Arc<dyn Store>, options: &Value) -> TrainingData {
+    let mut whole = Vec::new();
+    for view in store.query_rollouts(RolloutQuery::default()).await.unwrap().items {
+        let query = SpanQuery { rollout_id: view.rollout.rollout_id.clone(), ..SpanQuery::default() };
+        let spans = store.query_spans(query).await.unwrap().items;
+        whole.push(RolloutTrace { rollout: Some(view.rollout), attempt: view.attempt, spans });
+    }
+    let options: TrainingOptions = serde_json::from_value(options.clone()).unwrap();
+    let request = TrainingRequest { options: options.clone(), ..TrainingRequest::default() };
+    let made = training_data(Arc::clone(store), &request).await.unwrap();
+    let expected = agl_trace::training_data(&whole, &options).unwrap();
+    assert_eq!(serde_json::to_value(&made).unwrap(), serde_json::to_value(&expected).unwrap());
+    let arrays = training_arrays(Arc::clone(store), &request).await.unwrap();
+    let expected = Arrays::of(expected.rows, &expected.report).unwrap();
+    // Where nothing is known there is NaN, which equals nothing.
+    assert_eq!(format!("{arrays:?}"), format!("{expected:?}"));
+    made
+}
+
+/// A store of each kind, and the folder that has to last as long.
+fn stores() -> (tempfile::TempDir, [Arc<dyn Store>; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = SqliteStore::open(folder.path().join("agl.db"), SqliteOptions::default()).unwrap();
+    (folder, [Arc::new(MemoryStore::new()), Arc::new(kept)])
+}
+
 /// Rows are made of spans that are read without their prompts' words where those decide nothing: nobody must notice.
 #[tokio::test]
 async fn rows_out_of_a_store_are_those_of_the_whole_spans() {
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let asked = json!([{"role": "user", "content": "q"}]);
     let on = json!([
         {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "more"},
@@ -369,23 +401,78 @@ async fn rows_out_of_a_store_are_those_of_the_whole_spans() {
         turn("retokenized", &on, &[1, 2, 3, 9, 5], "b", &[6]),
         turn("shows", &picture, &[7], "a", &[8]),
     ];
-    import(Arc::clone(&store), ImportFormat::OpenaiLog, None, Cursor::new(log.join("\n"))).await.unwrap();
-    let mut whole = Vec::new();
-    for view in store.query_rollouts(RolloutQuery::default()).await.unwrap().items {
-        let query = SpanQuery { rollout_id: view.rollout.rollout_id.clone(), ..SpanQuery::default() };
-        let spans = store.query_spans(query).await.unwrap().items;
-        whole.push(RolloutTrace { rollout: Some(view.rollout), attempt: view.attempt, spans });
+    let (_folder, stores) = stores();
+    for store in stores {
+        import(Arc::clone(&store), ImportFormat::OpenaiLog, None, Cursor::new(log.join("\n"))).await.unwrap();
+        for (level, rows, mismatches) in [("trajectory", 4, 1), ("transition", 5, 0)] {
+            let made = assert_rows_are_of_whole_spans(&store, &json!({"level": level})).await;
+            assert_eq!((made.rows.len(), made.report.mismatched.len()), (rows, mismatches));
+            let retokenized = made.report.mismatches.get(&Mismatch::Retokenized).copied();
+            assert_eq!(retokenized.unwrap_or_default(), mismatches);
+            assert_eq!(made.rows.last().unwrap().image_urls, ["http://i"]);
+        }
     }
-    for (level, rows, mismatches) in [("trajectory", 4, 1), ("transition", 5, 0)] {
-        let options: TrainingOptions = serde_json::from_value(json!({"level": level})).unwrap();
-        let request = TrainingRequest { options: options.clone(), ..TrainingRequest::default() };
-        let made = training_data(Arc::clone(&store), &request).await.unwrap();
-        assert_eq!((made.rows.len(), made.report.mismatched.len()), (rows, mismatches));
-        let retokenized = made.report.mismatches.get(&Mismatch::Retokenized).copied();
-        assert_eq!(retokenized.unwrap_or_default(), mismatches);
-        assert_eq!(made.rows.last().unwrap().image_urls, ["http://i"]);
-        let expected = agl_trace::training_data(&whole, &options).unwrap();
-        assert_eq!(serde_json::to_value(made).unwrap(), serde_json::to_value(expected).unwrap());
+}
+
+/// Groups whose rollouts do not come one after the other keep together, their tokens with them.
+#[tokio::test]
+async fn arrays_keep_groups_together() {
+    let (_folder, stores) = stores();
+    for store in stores {
+        // More than are read at once.
+        for number in 0..30 {
+            let rollout = EnqueueRolloutRequest::new(format!("task {}", number % 3));
+            let request = StartRollout { rollout, worker_id: None };
+            let attempt = store.start_rollout(request).await.unwrap().attempt;
+            let place =
+                |span: Span, sequence_id| span.placed(&attempt.rollout_id, &attempt.attempt_id, sequence_id);
+            let response =
+                json!({"id": "c", "prompt_token_ids": [number, 1], "choices": [{"token_ids": [number]}]});
+            let mut call = Span::new(LLM_CALL, "1".repeat(32), "1".repeat(16), 1.0, 2.0);
+            call.attributes = chat_attributes(&json!({"messages": []}), &response);
+            let reward = Span::new("reward", "1".repeat(32), "2".repeat(16), 3.0, 3.0)
+                .with_attribute("agentlightning.reward", f64::from(number));
+            store.add_many_spans(vec![place(call, 1), place(reward, 2)]).await.unwrap();
+            let update =
+                AttemptUpdate { status: AttemptStatus::Succeeded.into(), ..AttemptUpdate::default() };
+            store.update_attempt(&attempt.rollout_id, &attempt.attempt_id, update).await.unwrap();
+        }
+        let made = assert_rows_are_of_whole_spans(&store, &json!({})).await;
+        let first: Vec<u32> = made.rows.iter().map(|row| row.token_ids[0]).collect();
+        let expected: Vec<u32> =
+            (0..3).flat_map(|group| (0..10).map(move |member| 3 * member + group)).collect();
+        assert_eq!(first, expected);
+    }
+}
+
+/// A reward may link to its call by what rows are otherwise made without.
+#[tokio::test]
+async fn links_are_found_by_what_else_is_not_read() {
+    let (_folder, stores) = stores();
+    for store in stores {
+        let attempt = store.start_rollout(StartRollout::default()).await.unwrap().attempt;
+        let place =
+            |span: Span, sequence_id| span.placed(&attempt.rollout_id, &attempt.attempt_id, sequence_id);
+        let mut spans = Vec::new();
+        for number in 1..=2 {
+            let request = json!({"messages": [{"role": "user", "content": "q"}], "seed": number});
+            let response = json!({"id": number.to_string(), "prompt_token_ids": [number], "choices": [{"token_ids": [3]}]});
+            let mut call = Span::new(LLM_CALL, "1".repeat(32), format!("{number:016}"), 1.0, 2.0);
+            call.attributes = chat_attributes(&request, &response);
+            spans.push(place(call, number));
+        }
+        let reward = Span::new("reward", "1".repeat(32), "3".repeat(16), 3.0, 3.0)
+            .with_attribute("agentlightning.reward", 1.0)
+            .with_attribute("agentlightning.link.0.key_match", "gen_ai.request.seed")
+            .with_attribute("agentlightning.link.0.value_match", "1");
+        spans.push(place(reward, 3));
+        store.add_many_spans(spans).await.unwrap();
+        let update = AttemptUpdate { status: AttemptStatus::Succeeded.into(), ..AttemptUpdate::default() };
+        store.update_attempt(&attempt.rollout_id, &attempt.attempt_id, update).await.unwrap();
+        let options = json!({"level": "transition", "assigner": "matched"});
+        let made = assert_rows_are_of_whole_spans(&store, &options).await;
+        let rewards: Vec<Option<f64>> = made.rows.iter().map(|row| row.calls[0].reward).collect();
+        assert_eq!(rewards, [Some(1.0), None]);
     }
 }
 

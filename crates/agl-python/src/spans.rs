@@ -45,18 +45,41 @@ fn fields<'py>(span: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
 
 fn attributes_of<'py>(span: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
     let attributes = fields(span)?.get_item(intern!(span.py(), "attributes"))?;
-    match attributes {
+    match attributes.filter(|attributes| !attributes.is_none()) {
         Some(attributes) => Ok(attributes.cast_into::<PyDict>()?),
         None => Ok(PyDict::new(span.py())),
     }
 }
 
-/// The spans with everything that decides the shape of their trace.
-fn skeletons(spans: &Bound<'_, PyAny>) -> PyResult<Vec<Span>> {
-    spans.try_iter()?.map(|span| skeleton(&span?)).collect()
+/// The attributes of a span, in order.
+struct Entries<'py>(Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)>);
+
+impl<'py> Entries<'py> {
+    fn of(span: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let attributes = attributes_of(span)?;
+        let mut entries = Vec::with_capacity(attributes.len());
+        for (key, value) in &attributes {
+            entries.push((key.cast_into()?, value));
+        }
+        Ok(Self(entries))
+    }
+
+    /// With their keys as text.
+    fn named(&self) -> PyResult<Vec<(&str, &Bound<'py, PyAny>)>> {
+        self.0.iter().map(|(key, value)| Ok((key.to_str()?, value))).collect()
+    }
 }
 
-fn skeleton(span: &Bound<'_, PyAny>) -> PyResult<Span> {
+/// The spans with everything that decides the shape of their trace.
+fn skeletons(spans: &Bound<'_, PyAny>) -> PyResult<Vec<Span>> {
+    spans.try_iter()?.map(|span| skeleton_of(&span?)).collect()
+}
+
+fn skeleton_of(span: &Bound<'_, PyAny>) -> PyResult<Span> {
+    skeleton(span, &Entries::of(span)?.named()?)
+}
+
+fn skeleton(span: &Bound<'_, PyAny>, attributes: &[(&str, &Bound<'_, PyAny>)]) -> PyResult<Span> {
     let py = span.py();
     let fields = fields(span)?;
     let get = |name: &Bound<'_, PyString>| {
@@ -69,7 +92,7 @@ fn skeleton(span: &Bound<'_, PyAny>) -> PyResult<Span> {
     let time = |name: &Bound<'_, PyString>| -> PyResult<Option<f64>> {
         get(name)?.map(|value| value.extract(py)).transpose()
     };
-    let mut read = Span {
+    Ok(Span {
         rollout_id: String::new(),
         attempt_id: String::new(),
         sequence_id: get(intern!(py, "sequence_id"))?
@@ -81,7 +104,7 @@ fn skeleton(span: &Bound<'_, PyAny>) -> PyResult<Span> {
         parent_id: text(intern!(py, "parent_id"))?,
         name: text(intern!(py, "name"))?.unwrap_or_default(),
         status: TraceStatus::new(StatusCode::Unset),
-        attributes: Attributes::new(),
+        attributes: shaping(attributes)?,
         events: Vec::new(),
         links: Vec::new(),
         start_time: time(intern!(py, "start_time"))?,
@@ -90,30 +113,25 @@ fn skeleton(span: &Bound<'_, PyAny>) -> PyResult<Span> {
         parent: None,
         resource: OtelResource::default(),
         extra: JsonMap::new(),
-    };
-    if let Some(attributes) = get(intern!(py, "attributes"))? {
-        read.attributes = shaping(attributes.bind(py).cast::<PyDict>()?)?;
-    }
-    Ok(read)
+    })
 }
 
 /// The attributes that decide the shape of a trace.
-fn shaping(attributes: &Bound<'_, PyDict>) -> PyResult<Attributes> {
+fn shaping(attributes: &[(&str, &Bound<'_, PyAny>)]) -> PyResult<Attributes> {
     let mut read = Attributes::new();
-    for (key, value) in attributes {
-        let key = key.cast::<PyString>()?.to_str()?;
+    for &(key, value) in attributes {
         if SAID.iter().any(|said| key.starts_with(said)) {
             continue;
         }
         let value = if PROMPT_IDS.contains(&key) || RESPONSE_IDS.contains(&key) {
             // Whether there are any is all that matters.
-            match whole_numbers(&value) {
+            match whole_numbers(value) {
                 Some(ids) if ids.is_empty() => Value::Array(Vec::new()),
                 Some(_) => Value::Array(vec![0.into()]),
                 None => Value::Null,
             }
         } else {
-            copied(&value)?
+            copied(value)?
         };
         read.insert(key.to_owned(), value);
     }
@@ -204,14 +222,20 @@ struct Names<'k, 'py> {
 }
 
 impl<'k, 'py> Names<'k, 'py> {
-    fn get(&mut self, py: Python<'py>, name: &'k str) -> Bound<'py, PyString> {
+    fn get(&mut self, py: Python<'py>, name: &'k str) -> &Bound<'py, PyString> {
         // A handful at most as a rule; beyond that, looking costs more than making.
-        if let Some((_, made)) = self.made.iter().take(8).find(|(known, _)| *known == name) {
-            return made.clone();
-        }
-        let made = PyString::new(py, name);
-        self.made.push((name, made.clone()));
-        made
+        let known = self.made.iter().take(8).position(|(known, _)| *known == name);
+        let place = known.unwrap_or_else(|| {
+            // What two messages say most of the time, whose hashes are known.
+            let made = match name {
+                "role" => intern!(py, "role").clone(),
+                "content" => intern!(py, "content").clone(),
+                _ => PyString::new(py, name),
+            };
+            self.made.push((name, made));
+            self.made.len() - 1
+        });
+        &self.made[place].1
     }
 }
 
@@ -226,9 +250,12 @@ fn plain_messages<'py>(
     let mut message: Option<(&str, Bound<'py, PyDict>)> = None;
     let mut has_parts = false;
     for (key, value) in entries {
-        let Some((number, field)) = key.split_once('.').filter(|(_, field)| !field.contains('.')) else {
+        // Both are short: to look for a dot byte by byte is the fastest.
+        let Some(dot) = key.bytes().position(|byte| byte == b'.') else { return Ok(None) };
+        let (number, field) = (&key[..dot], &key[dot + 1..]);
+        if field.bytes().any(|byte| byte == b'.') {
             return Ok(None);
-        };
+        }
         let current = match &message {
             Some((current, message)) if *current == number => message,
             _ => {
@@ -331,27 +358,28 @@ const GROUPS: [&str; 8] = [
     semconv::OPERATION_OUTPUT,
 ];
 
-/// What the names of all groups begin with.
+/// What the names of all groups begin with, in turn.
 const GROUPED: [&str; 2] = ["gen_ai.", "agentlightning.operation."];
 
 impl<'py> Groups<'py> {
-    fn of(py: Python<'py>, attributes: &[(Bound<'py, PyString>, Bound<'py, PyAny>)]) -> PyResult<Self> {
+    fn of(py: Python<'py>, attributes: &[(&str, &Bound<'py, PyAny>)]) -> PyResult<Self> {
         // The members of each group, with what follows its name; and an attribute of the group's own name, which stands
         // for a group of which there are none.
         let mut members: [Vec<(&str, &Bound<'py, PyAny>)>; GROUPS.len()] = Default::default();
         let mut own: [Option<&Bound<'py, PyAny>>; GROUPS.len()] = [None; GROUPS.len()];
-        for (key, value) in attributes {
-            let key = key.to_str()?;
+        for &(key, value) in attributes {
             // Most keys are of one group or of none, which is soon told.
-            if !GROUPED.iter().any(|grouped| key.starts_with(grouped)) {
-                continue;
-            }
-            for (place, prefix) in GROUPS.iter().enumerate() {
+            let Some(first) = GROUPED.iter().position(|grouped| key.starts_with(grouped)) else { continue };
+            for (place, prefix) in GROUPS.iter().enumerate().skip(first).step_by(GROUPED.len()) {
                 let Some(tail) = key.strip_prefix(prefix) else { continue };
                 if tail.is_empty() {
                     own[place] = Some(value);
                 } else if let Some(tail) = tail.strip_prefix('.') {
                     members[place].push((tail, value));
+                    // No group is within another one of those of models' calls.
+                    if first == 0 {
+                        break;
+                    }
                 }
             }
         }
@@ -409,10 +437,15 @@ fn image_urls(messages: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
 }
 
 /// The triplet of a call as a dictionary: what `agl_trace::span_to_triplet` makes, with values by reference.
-fn triplet<'py>(span: &Bound<'py, PyAny>, agent: &str, reward: Option<f64>) -> PyResult<Bound<'py, PyDict>> {
+fn triplet<'py>(
+    span: &Bound<'py, PyAny>,
+    entries: &[(&str, &Bound<'py, PyAny>)],
+    agent: &str,
+    reward: Option<f64>,
+) -> PyResult<Bound<'py, PyDict>> {
     let py = span.py();
     let attributes = attributes_of(span)?;
-    let ids = |keys: &[&str]| -> PyResult<Bound<'py, PyList>> {
+    let ids = |keys: &[&Bound<'py, PyString>]| -> PyResult<Bound<'py, PyList>> {
         for key in keys {
             if let Some(ids) = attributes.get_item(key)?.and_then(|value| whole_numbers(&value)) {
                 return Ok(ids);
@@ -420,27 +453,32 @@ fn triplet<'py>(span: &Bound<'py, PyAny>, agent: &str, reward: Option<f64>) -> P
         }
         Ok(PyList::empty(py))
     };
-    let text = |key: &str| -> PyResult<Option<Bound<'py, PyString>>> {
+    let text = |key: &Bound<'py, PyString>| -> PyResult<Option<Bound<'py, PyString>>> {
         let value = attributes.get_item(key)?.and_then(|value| value.cast_into::<PyString>().ok());
         Ok(value.filter(|text| !text.is_empty().unwrap_or(true)))
     };
-    let pairs: Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)> = attributes
-        .iter()
-        .map(|(key, value)| Ok((key.cast_into::<PyString>()?, value)))
-        .collect::<PyResult<_>>()?;
-    let groups = Groups::of(py, &pairs)?;
+    let groups = Groups::of(py, entries)?;
     let messages = groups.either(0, &[])?;
 
     let prompt = PyDict::new(py);
-    prompt.set_item(intern!(py, "token_ids"), ids(&PROMPT_IDS)?)?;
+    prompt.set_item(
+        intern!(py, "token_ids"),
+        ids(&[intern!(py, PROMPT_IDS[0]), intern!(py, PROMPT_IDS[1])])?,
+    )?;
     let is_first = groups.found[0].is_some();
     let images = messages.as_ref().filter(|_| groups.may_have_images[usize::from(!is_first)]);
     prompt.set_item(intern!(py, "image_urls"), image_urls(images)?)?;
     prompt.set_item(intern!(py, "raw_content"), messages)?;
     let response = PyDict::new(py);
-    response.set_item(intern!(py, "token_ids"), ids(&RESPONSE_IDS)?)?;
+    let response_ids = [
+        intern!(py, RESPONSE_IDS[0]),
+        intern!(py, RESPONSE_IDS[1]),
+        intern!(py, RESPONSE_IDS[2]),
+        intern!(py, RESPONSE_IDS[3]),
+    ];
+    response.set_item(intern!(py, "token_ids"), ids(&response_ids)?)?;
     response.set_item(intern!(py, "raw_content"), groups.either(2, &[])?)?;
-    let logprobs = text(semconv::LOGPROBS_CONTENT)?;
+    let logprobs = text(intern!(py, semconv::LOGPROBS_CONTENT))?;
     let logprobs = logprobs.map(|text| text.to_str().map(serde_json::from_str::<Value>)).transpose()?;
     if let Some(Ok(logprobs)) = logprobs {
         response.set_item(intern!(py, "logprobs"), to_python(py, &logprobs)?)?;
@@ -449,9 +487,9 @@ fn triplet<'py>(span: &Bound<'py, PyAny>, agent: &str, reward: Option<f64>) -> P
     metadata.set_item(intern!(py, "request"), groups.either(4, &["messages"])?)?;
     let less = ["choices", "prompt_token_ids", "response_token_ids"];
     metadata.set_item(intern!(py, "response"), groups.either(6, &less)?)?;
-    let response_id = match text(semconv::GEN_AI_RESPONSE_ID)? {
+    let response_id = match text(intern!(py, semconv::GEN_AI_RESPONSE_ID))? {
         Some(id) => Some(id),
-        None => text("agentlightning.operation.output.id")?,
+        None => text(intern!(py, "agentlightning.operation.output.id"))?,
     };
     metadata.set_item(intern!(py, "response_id"), response_id)?;
     metadata.set_item(intern!(py, "agent_name"), agent)?;
@@ -478,7 +516,11 @@ pub(crate) fn triplets_of_spans<'py>(
 ) -> PyResult<Vec<Bound<'py, PyDict>>> {
     // What is wrong with them is told by the slower reader.
     let options: TripletOptions = serde_json::from_slice(options).or_else(|_| read(options))?;
-    let skeletons = skeletons(spans)?;
+    // The attributes are gone through once for the shape of the trace and once for what the calls say.
+    let entries = spans.iter().map(|span| Entries::of(&span)).collect::<PyResult<Vec<_>>>()?;
+    let named = entries.iter().map(Entries::named).collect::<PyResult<Vec<_>>>()?;
+    let skeletons =
+        spans.iter().zip(&named).map(|(span, named)| skeleton(&span, named)).collect::<PyResult<Vec<_>>>()?;
     let mut tree = TraceTree::from_spans(&skeletons).map_err(Failure::from)?;
     if options.repair_hierarchy {
         tree.repair_hierarchy();
@@ -488,14 +530,14 @@ pub(crate) fn triplets_of_spans<'py>(
     calls
         .iter()
         .filter_map(|call| Some((places.get(&std::ptr::from_ref(tree.span(call.node)))?, call)))
-        .map(|(place, call)| triplet(&spans.get_item(*place)?, &call.agent, call.reward))
+        .map(|(place, call)| triplet(&spans.get_item(*place)?, &named[*place], &call.agent, call.reward))
         .collect()
 }
 
 /// The triplet of one call, as a dictionary, without a reward.
 #[pyo3::pyfunction]
 pub(crate) fn triplet_of_span<'py>(span: &Bound<'py, PyAny>, agent: &str) -> PyResult<Bound<'py, PyDict>> {
-    triplet(span, agent, None)
+    triplet(span, &Entries::of(span)?.named()?, agent, None)
 }
 
 /// The nodes of a tree: the place of its span among those given, or the id and times of a made-up one; and its children.
@@ -549,5 +591,5 @@ pub(crate) fn calls_of_tree(
 /// The name of the agent that a span stands for; none when it stands for none.
 #[pyo3::pyfunction]
 pub(crate) fn agent_of_span(span: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    Ok(agl_trace::agent_name(&skeleton(span)?).map(str::to_owned))
+    Ok(agl_trace::agent_name(&skeleton_of(span)?).map(str::to_owned))
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use agl_types::v1::{Control, Model, ModelKey, RolloutConfig};
 use agl_types::{
-    Attempt, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView, StoreEvent, Worker,
-    WrittenSpan,
+    Attempt, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView, Span, SpanQuery, StoreEvent,
+    Worker, WrittenSpan,
 };
 
-use crate::Error;
 use crate::query::Selection;
 use crate::raw::RawSpan;
 use crate::signals::Signals;
+use crate::{Error, Lean};
 
 /// How much of a rollout is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +102,12 @@ pub trait Read {
         attempt_id: Option<&str>,
         selection: &Selection,
     ) -> Result<Found<RawSpan>, Error>;
+    /// All spans of an attempt, in the order of sequence ids, as [`RawSpan::parse_lean`] reads them.
+    fn lean_spans(&self, rollout_id: &str, attempt_id: &str, purpose: Lean) -> Result<Vec<Span>, Error> {
+        let selection = Selection::spans(&SpanQuery::default())?;
+        let (spans, _) = self.select_spans(rollout_id, Some(attempt_id), &selection)?;
+        spans.iter().map(|span| span.parse_lean(purpose)).collect()
+    }
     /// Resources: the newest version of each id, or every version.
     fn select_resources(
         &self,
@@ -258,6 +264,8 @@ pub enum Lane {
 pub trait Backend: Debug + Send + Sync + 'static {
     /// The class name that 0.3's statistics show.
     const NAME: &'static str;
+    /// Whether what looks things up runs on threads of the backend's own, in nobody's way, and may take its time there.
+    const READS_APART: bool;
 
     /// Runs `operation` in a transaction, keeps what it wrote if it succeeds and nothing if it fails, and
     /// publishes the aftermath in the order of the transactions. An operation that was submitted is carried out

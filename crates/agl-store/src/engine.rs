@@ -19,11 +19,11 @@ use crate::feed::Feed;
 use crate::idempotency::Replay;
 use crate::metrics::{self, Transaction};
 use crate::query::Selection;
-use crate::raw::{RawSpan, write_out};
+use crate::raw::{AttemptSpans, Look, RawSpan, look_elsewhere, write_out};
 use crate::work::controller::{self, Deletion};
 use crate::work::{NewSpan, Work, resources_for};
 use crate::{
-    Capabilities, Clock, Error, IdSource, IdempotencyKey, PassedOver, Retention, SpanDraft, Statistics,
+    Capabilities, Clock, Error, IdSource, IdempotencyKey, Lean, PassedOver, Retention, SpanDraft, Statistics,
     Store, Subscription, WrittenDraft,
 };
 
@@ -48,6 +48,19 @@ pub struct LocalStore<B: Backend> {
     inner: Arc<Inner<B>>,
     /// Where this is a view for one call: see [`Store::once`].
     key: Option<IdempotencyKey>,
+}
+
+/// The spans of attempts while a transaction lasts.
+struct InTransaction<'r> {
+    read: &'r dyn Read,
+    attempts: Vec<(String, String)>,
+}
+
+impl AttemptSpans for InTransaction<'_> {
+    fn read(&self, number: usize, purpose: Lean) -> Result<Vec<Span>, Error> {
+        let Some((rollout_id, attempt_id)) = self.attempts.get(number) else { return Ok(Vec::new()) };
+        self.read.lean_spans(rollout_id, attempt_id, purpose)
+    }
 }
 
 #[derive(Debug)]
@@ -562,6 +575,17 @@ impl<B: Backend> Store for LocalStore<B> {
             attempts.iter().map(spans_of).collect()
         };
         self.read("query_spans", select).await
+    }
+
+    async fn look_at_spans(&self, attempts: Vec<(String, String)>, look: Look) -> Result<(), Error> {
+        if !B::READS_APART {
+            return look_elsewhere(self.spans_of_attempts(attempts).await?, look).await;
+        }
+        let look = move |read: &dyn Read| {
+            look(&InTransaction { read, attempts });
+            Ok(())
+        };
+        self.read("query_spans", look).await
     }
 
     async fn update_rollout(&self, rollout_id: &str, update: RolloutUpdate) -> Result<Rollout, Error> {

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use agl_types::{Attributes, Event, OtelResource, Span, StatusCode, TraceStatus, semconv};
+use agl_types::{Attributes, Event, JsonMap, OtelResource, Span, StatusCode, TraceStatus, semconv};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -18,48 +18,181 @@ pub enum Lean {
     Tokens,
 }
 
-/// Reads the JSON of a span behind its place; none when it is not what this crate writes, or damaged.
-///
-/// Left out are `context`, `parent`, `links`, unknown keys, and what it is not read for. Lists of numbers in attributes stay
-/// text where [`is_kept_as_text`] says so.
-pub(crate) fn read(rest: &str, purpose: Lean) -> Option<Span> {
-    let mut json = Json { text: rest, at: 0 };
-    let mut span = Span::new("", String::new(), String::new(), 0.0, 0.0);
-    span.context = None;
-    let mut seen = 0;
-    loop {
-        let key = json.key()?;
-        seen += 1;
-        match &*key {
-            "trace_id" => span.trace_id = json.string()?.into_owned(),
-            "span_id" => span.span_id = json.string()?.into_owned(),
-            "parent_id" => span.parent_id = json.optional_string()?,
-            "name" => span.name = json.string()?.into_owned(),
-            "status" => {
-                let is_ok = json.skips(r#"{"status_code":"OK","description":null}"#);
-                span.status = if is_ok { TraceStatus::new(StatusCode::Ok) } else { json.parsed()? };
-            }
-            "attributes" => span.attributes = json.attributes(purpose)?,
-            "events" if json.skips("[]") => {}
-            "events" => span.events = json.parsed::<Vec<Event>>()?,
-            "start_time" => span.start_time = json.parsed()?,
-            "end_time" => span.end_time = json.parsed()?,
-            "resource" if json.skips(r#"{"attributes":{},"schema_url":""}"#) => {}
-            "resource" => span.resource = json.parsed::<OtelResource>()?,
-            _ => {
-                seen -= 1;
-                json.skipped()?;
-            }
-        }
-        match json.next()? {
-            b',' => {}
-            b'}' => break,
-            _ => return None,
-        }
-    }
-    // Each of the fields above once: anything else is no span.
-    (seen == 10 && json.rest().is_empty()).then_some(span)
+/// Reads spans one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    /// The attributes of the span that is being read: room that is used again.
+    found: Vec<Attribute>,
 }
+
+/// An attribute: where its key and its value are.
+#[derive(Debug, Clone, Copy)]
+struct Attribute {
+    key: Piece,
+    value: Piece,
+}
+
+/// A piece of a JSON text; of a string, what is between its quotes.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    kind: Kind,
+    start: usize,
+    end: usize,
+}
+
+/// As wide as the numbers beside it, so that a piece is moved in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+enum Kind {
+    /// A string without escapes.
+    Plain,
+    /// A string with some.
+    Escaped,
+    /// A list of numbers that is kept as text.
+    Numbers,
+    /// Anything else.
+    Json,
+}
+
+/// A span of which nothing is known but its place in its attempt.
+pub(crate) fn blank(sequence_id: i64) -> Span {
+    Span {
+        rollout_id: String::new(),
+        attempt_id: String::new(),
+        sequence_id,
+        trace_id: String::new(),
+        span_id: String::new(),
+        parent_id: None,
+        name: String::new(),
+        status: TraceStatus::new(StatusCode::Ok),
+        attributes: Attributes::new(),
+        events: Vec::new(),
+        links: Vec::new(),
+        start_time: None,
+        end_time: None,
+        context: None,
+        parent: None,
+        resource: OtelResource::default(),
+        extra: JsonMap::new(),
+    }
+}
+
+impl Reader {
+    /// Reads the JSON of a span behind its place into a span that has that and nothing else; none when it is not what this
+    /// crate writes, or damaged.
+    ///
+    /// Left out are `context`, `parent`, `links`, unknown keys, and what it is not read for. Lists of numbers in attributes
+    /// stay text where [`is_kept_as_text`] says so.
+    pub(crate) fn read(&mut self, rest: &str, purpose: Lean, span: &mut Span) -> Option<()> {
+        let mut json = Json { text: rest, at: 0 };
+        let mut seen = 0;
+        loop {
+            let key = json.key()?;
+            let key = json.text_of(key)?;
+            seen += 1;
+            match &*key {
+                "trace_id" => span.trace_id = json.string()?,
+                "span_id" => span.span_id = json.string()?,
+                "parent_id" if json.skips("null") => {}
+                "parent_id" => span.parent_id = Some(json.string()?),
+                "name" => span.name = json.string()?,
+                "status" => {
+                    let is_ok = json.skips(r#"{"status_code":"OK","description":null}"#);
+                    span.status = if is_ok { TraceStatus::new(StatusCode::Ok) } else { json.parsed()? };
+                }
+                "attributes" => {
+                    json.attributes(&mut self.found)?;
+                    span.attributes = self.attributes(&json, purpose)?;
+                }
+                "events" if json.skips("[]") => {}
+                "events" => span.events = json.parsed::<Vec<Event>>()?,
+                "start_time" => span.start_time = json.parsed()?,
+                "end_time" => span.end_time = json.parsed()?,
+                "resource" if json.skips(r#"{"attributes":{},"schema_url":""}"#) => {}
+                "resource" => span.resource = json.parsed::<OtelResource>()?,
+                _ => {
+                    seen -= 1;
+                    json.value()?;
+                }
+            }
+            match json.next()? {
+                b',' => {}
+                b'}' => break,
+                _ => return None,
+            }
+        }
+        // Each of the fields above once: anything else is no span.
+        (seen == 10 && json.rest().is_empty()).then_some(())
+    }
+
+    /// The attributes found, but for those that the purpose has no use for.
+    fn attributes(&self, json: &Json<'_>, purpose: Lean) -> Option<Attributes> {
+        let words = match purpose {
+            Lean::Words => None,
+            Lean::Tokens => Words::of(&self.found, json)?,
+        };
+        let mut attributes = Attributes::with_capacity(self.found.len().min(16));
+        for &Attribute { key, value } in &self.found {
+            let key = json.text_of(key)?;
+            if words.as_ref().is_some_and(|words| words.has(&key)) {
+                continue;
+            }
+            let value = match value.kind {
+                Kind::Json => serde_json::from_str(json.written(value)?).ok()?,
+                _ => Value::String(json.text_of(value)?.into_owned()),
+            };
+            attributes.insert(key.into_owned(), value);
+        }
+        Some(attributes)
+    }
+}
+
+/// Which attributes of a call whose tokens are known are words, parameters, or else nothing that rows are made of.
+struct Words {
+    /// The answer's too: it is the only one, and nothing is told of it but its tokens.
+    of_answer: bool,
+}
+
+impl Words {
+    /// None when the engine's tokens of prompt and answer are not known, or a message of the prompt may have parts other than
+    /// words: those are groups of their own, or JSON text.
+    fn of(found: &[Attribute], json: &Json<'_>) -> Option<Option<Self>> {
+        let (mut has_prompt, mut has_response, mut may_show, mut of_answer) = (false, false, false, true);
+        for &Attribute { key, value } in found {
+            let key = json.text_of(key)?;
+            let is_known = || value.kind == Kind::Numbers && value.end - value.start > 2;
+            if let Some(in_group) = key.strip_prefix(PROMPT) {
+                let (_, field) = in_group.split_once('.').unwrap_or_default();
+                may_show |= match value.kind {
+                    Kind::Plain | Kind::Escaped if field == "content" => {
+                        json.written(value)?.starts_with('[')
+                    }
+                    _ => field.starts_with("content"),
+                };
+            } else if let Some(in_group) = key.strip_prefix(COMPLETION) {
+                of_answer &= in_group.starts_with("0.");
+            } else if key == semconv::PROMPT_TOKEN_IDS {
+                has_prompt = is_known();
+            } else if key == semconv::RESPONSE_TOKEN_IDS {
+                has_response = is_known();
+            } else {
+                of_answer &= !key.starts_with(semconv::GATEWAY);
+            }
+        }
+        Some((has_prompt && has_response && !may_show).then_some(Self { of_answer }))
+    }
+
+    fn has(&self, key: &str) -> bool {
+        let Some(key) = key.strip_prefix("gen_ai.") else { return false };
+        key.starts_with("prompt.")
+            || (self.of_answer && key.starts_with("completion."))
+            || (key.starts_with("request.") && key != "request.model")
+            || matches!(key, "system" | "usage.prompt_tokens" | "usage.total_tokens")
+    }
+}
+
+const PROMPT: &str = "gen_ai.prompt.";
+const COMPLETION: &str = "gen_ai.completion.";
 
 /// Whether the numbers of a list under this key are many, and mostly not asked for.
 fn is_kept_as_text(key: &str) -> bool {
@@ -77,15 +210,20 @@ impl<'j> Json<'j> {
         self.text.get(self.at..).unwrap_or_default()
     }
 
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
     fn skip_space(&mut self) {
-        let space = |byte: &&u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
-        self.at += self.rest().as_bytes().iter().take_while(space).count();
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
     }
 
     /// The next byte that is no space, consumed.
     fn next(&mut self) -> Option<u8> {
         self.skip_space();
-        let byte = *self.text.as_bytes().get(self.at)?;
+        let byte = self.peek()?;
         self.at += 1;
         Some(byte)
     }
@@ -97,29 +235,57 @@ impl<'j> Json<'j> {
         is_next
     }
 
-    fn key(&mut self) -> Option<Cow<'j, str>> {
+    #[inline]
+    fn key(&mut self) -> Option<Piece> {
         self.skip_space();
-        let key = self.string()?;
+        let key = self.quoted()?;
         (self.next()? == b':').then_some(())?;
         self.skip_space();
         Some(key)
     }
 
-    fn string(&mut self) -> Option<Cow<'j, str>> {
-        let body = self.rest().strip_prefix('"')?;
-        let end = memchr::memchr2(b'"', b'\\', body.as_bytes())?;
-        if body.as_bytes()[end] == b'"' {
-            self.at += end + 2;
-            return Some(Cow::Borrowed(&body[..end]));
+    /// A string that comes next.
+    #[inline]
+    fn quoted(&mut self) -> Option<Piece> {
+        let bytes = self.text.as_bytes();
+        (*bytes.get(self.at)? == b'"').then_some(())?;
+        let start = self.at + 1;
+        let end = start + memchr::memchr2(b'"', b'\\', &bytes[start..])?;
+        if bytes[end] == b'"' {
+            self.at = end + 1;
+            return Some(Piece { kind: Kind::Plain, start, end });
         }
-        self.parsed().map(Cow::Owned)
+        self.escaped()
     }
 
-    fn optional_string(&mut self) -> Option<Option<String>> {
-        if self.skips("null") { Some(None) } else { self.string().map(|text| Some(text.into_owned())) }
+    #[cold]
+    fn escaped(&mut self) -> Option<Piece> {
+        let start = self.at + 1;
+        self.parsed::<Cow<'_, str>>()?;
+        Some(Piece { kind: Kind::Escaped, start, end: self.at - 1 })
     }
 
-    /// Whatever value comes next.
+    /// How a piece is written.
+    fn written(&self, piece: Piece) -> Option<&'j str> {
+        self.text.get(piece.start..piece.end)
+    }
+
+    /// What a string says; anything else as it is written.
+    #[inline]
+    fn text_of(&self, piece: Piece) -> Option<Cow<'j, str>> {
+        if piece.kind == Kind::Escaped {
+            let quoted = self.text.get(piece.start - 1..=piece.end)?;
+            return serde_json::from_str(quoted).ok().map(Cow::Owned);
+        }
+        self.written(piece).map(Cow::Borrowed)
+    }
+
+    fn string(&mut self) -> Option<String> {
+        let text = self.quoted()?;
+        self.text_of(text).map(Cow::into_owned)
+    }
+
+    /// Whatever value comes next, read.
     fn parsed<T: Deserialize<'j>>(&mut self) -> Option<T> {
         let mut values = serde_json::Deserializer::from_str(self.rest()).into_iter::<T>();
         let value = values.next()?.ok()?;
@@ -127,119 +293,60 @@ impl<'j> Json<'j> {
         Some(value)
     }
 
-    /// A list of numbers, as text; none, and nothing consumed, when it is anything else.
-    fn numbers(&mut self) -> Option<&'j str> {
-        let list = self.rest();
-        list.starts_with('[').then_some(())?;
-        let end = memchr::memchr(b']', list.as_bytes())?;
-        memchr::memchr3(b'"', b'[', b'{', &list.as_bytes()[1..end]).is_none().then_some(())?;
+    /// A list of numbers; none, and nothing consumed, when it is anything else.
+    fn numbers(&mut self) -> Option<Piece> {
+        let list = self.rest().as_bytes();
+        let end = memchr::memchr(b']', list)?;
+        memchr::memchr3(b'"', b'[', b'{', &list[1..end]).is_none().then_some(())?;
+        let start = self.at;
         self.at += end + 1;
-        Some(&list[..=end])
+        Some(Piece { kind: Kind::Numbers, start, end: self.at })
     }
 
-    /// The text of whatever value comes next.
-    fn skipped(&mut self) -> Option<&'j str> {
-        let rest = self.rest();
-        let plain = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
-        let length = match rest.as_bytes().first()? {
-            b'"' => {
-                let start = self.at;
-                self.string()?;
-                return self.text.get(start..self.at);
+    /// Whatever value comes next.
+    #[inline]
+    fn value(&mut self) -> Option<Piece> {
+        let start = self.at;
+        match self.peek()? {
+            b'"' => return self.quoted(),
+            b'[' | b'{' => drop(self.parsed::<IgnoredAny>()?),
+            _ => {
+                while let Some(byte) = self.peek()
+                    && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.'))
+                {
+                    self.at += 1;
+                }
             }
-            b'[' | b'{' => {
-                let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
-                values.next()?.ok()?;
-                values.byte_offset()
-            }
-            _ => rest.as_bytes().iter().take_while(plain).count(),
-        };
-        self.at += length;
-        rest.get(..length)
+        }
+        Some(Piece { kind: Kind::Json, start, end: self.at })
     }
 
-    fn attributes(&mut self, purpose: Lean) -> Option<Attributes> {
+    fn attributes(&mut self, found: &mut Vec<Attribute>) -> Option<()> {
+        found.clear();
         (self.next()? == b'{').then_some(())?;
         self.skip_space();
         if self.skips("}") {
-            return Some(Attributes::new());
+            return Some(());
         }
-        // More than most spans have.
-        let mut found: Vec<(Cow<'j, str>, Written<'j>)> = Vec::with_capacity(64);
         loop {
             let key = self.key()?;
-            let value = match self.rest().as_bytes().first()? {
-                b'"' => Written::Text(self.string()?),
-                b'[' if is_kept_as_text(&key)
+            let value = match self.peek()? {
+                b'[' if is_kept_as_text(&self.text_of(key)?)
                     && let Some(numbers) = self.numbers() =>
                 {
-                    Written::Numbers(numbers)
+                    numbers
                 }
-                _ => Written::Json(self.skipped()?),
+                _ => self.value()?,
             };
-            found.push((key, value));
+            found.push(Attribute { key, value });
             match self.next()? {
                 b',' => {}
-                b'}' => break,
+                b'}' => return Some(()),
                 _ => return None,
             }
         }
-        let is_bare = purpose == Lean::Tokens && knows_tokens(&found) && !may_show(&found);
-        let mut attributes = Attributes::with_capacity(found.len());
-        for (key, value) in found {
-            if is_bare && is_of_words(&key) {
-                continue;
-            }
-            let value = match value {
-                Written::Text(text) => Value::String(text.into_owned()),
-                Written::Numbers(numbers) => Value::String(numbers.to_owned()),
-                Written::Json(json) => serde_json::from_str(json).ok()?,
-            };
-            attributes.insert(key.into_owned(), value);
-        }
-        Some(attributes)
     }
 }
-
-/// The value of an attribute, as it is written.
-enum Written<'j> {
-    /// A text, unescaped.
-    Text(Cow<'j, str>),
-    /// A list of numbers that is kept as text.
-    Numbers(&'j str),
-    /// Anything else.
-    Json(&'j str),
-}
-
-/// Whether the attributes have the engine's tokens of both prompt and answer.
-fn knows_tokens(attributes: &[(Cow<'_, str>, Written<'_>)]) -> bool {
-    [semconv::PROMPT_TOKEN_IDS, semconv::RESPONSE_TOKEN_IDS].iter().all(|ids| {
-        attributes
-            .iter()
-            .any(|(key, value)| key == ids && matches!(value, Written::Numbers(ids) if *ids != "[]"))
-    })
-}
-
-/// Whether a message of the prompt may have parts other than words: those are groups of their own, or JSON text.
-fn may_show(attributes: &[(Cow<'_, str>, Written<'_>)]) -> bool {
-    attributes.iter().any(|(key, value)| {
-        let in_message = key.strip_prefix(PROMPT).and_then(|key| key.split_once('.'));
-        match (in_message, value) {
-            (Some((_, "content")), Written::Text(text)) => text.starts_with('['),
-            (Some((_, field)), _) => field.starts_with("content"),
-            (None, _) => false,
-        }
-    })
-}
-
-/// Whether the attribute is a prompt's words, or a parameter.
-fn is_of_words(key: &str) -> bool {
-    key.starts_with(PROMPT)
-        || (key.starts_with(REQUEST) && !matches!(&key[REQUEST.len()..], "model" | "type"))
-}
-
-const PROMPT: &str = "gen_ai.prompt.";
-const REQUEST: &str = "gen_ai.request.";
 
 #[cfg(test)]
 mod tests {
@@ -247,6 +354,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn read(rest: &str, purpose: Lean) -> Option<Span> {
+        let mut span = blank(0);
+        Reader::default().read(rest, purpose, &mut span).map(|()| span)
+    }
 
     fn lean(span: &Span) -> Span {
         read(&WrittenSpan::of(span).unwrap().rest, Lean::Words).unwrap()
@@ -332,9 +444,14 @@ mod tests {
         };
         assert_eq!(keys(&call).len(), 7, "the answer's tokens are not known");
         let known = call.clone().with_attribute("response_token_ids", json!([2]));
-        let left =
-            ["gen_ai.request.model", "gen_ai.completion.0.content", "prompt_token_ids", "response_token_ids"];
-        assert_eq!(keys(&known), left);
+        assert_eq!(keys(&known), ["gen_ai.request.model", "prompt_token_ids", "response_token_ids"]);
+        for key in ["gen_ai.completion.1.content", "agentlightning.gateway.choices.0.logprobs"] {
+            let more = keys(&known.clone().with_attribute(key, "b"));
+            assert!(
+                more.contains(&"gen_ai.completion.0.content".to_owned()),
+                "{key} tells more of the answers"
+            );
+        }
         let empty = call.with_attribute("response_token_ids", json!([]));
         assert_eq!(keys(&empty).len(), 8);
         for (key, value) in [

@@ -27,6 +27,6 @@ pub use feed::Subscription;
 pub use idempotency::IdempotencyKey;
 pub use lean::Lean;
 pub use memory::MemoryStore;
-pub use raw::RawSpan;
+pub use raw::{AttemptSpans, Look, RawSpan};
 pub use sqlite::{SqliteOptions, SqliteStore, Sync, maintenance};
 pub use store::{Capabilities, PassedOver, Retention, SpanDraft, Statistics, Store, WrittenDraft};

@@ -57,6 +57,7 @@ pub struct Memory {
 
 impl Backend for Memory {
     const NAME: &'static str = "InMemoryLightningStore";
+    const READS_APART: bool = false;
 
     async fn write<T, F>(&self, _lane: Lane, operation: F) -> Result<T, Error>
     where

@@ -2,6 +2,7 @@
 
 use agl_types::{Span, WrittenSpan, write_place};
 
+use crate::lean::{Reader, blank};
 use crate::{Error, Lean};
 
 /// A kept span.
@@ -31,8 +32,9 @@ impl RawSpan {
     /// # Errors
     /// Those of [`RawSpan::parse`].
     pub fn parse_lean(&self, purpose: Lean) -> Result<Span, Error> {
-        match crate::lean::read(&self.rest, purpose) {
-            Some(span) => Ok(span.placed(&self.rollout_id, &self.attempt_id, self.sequence_id)),
+        let mut span = blank(self.sequence_id);
+        match Reader::default().read(&self.rest, purpose, &mut span) {
+            Some(()) => Ok(span.placed(&self.rollout_id, &self.attempt_id, self.sequence_id)),
             None => self.parse(),
         }
     }
@@ -67,6 +69,31 @@ impl TryFrom<&Span> for RawSpan {
     fn try_from(span: &Span) -> Result<Self, Error> {
         Ok(Self::from(&write_out(span)?))
     }
+}
+
+/// The spans of attempts while they are at hand.
+pub trait AttemptSpans {
+    /// Those of the attempt of this number among those asked for, in the order of sequence ids, as
+    /// [`RawSpan::parse_lean`] reads them; none of an attempt that is unknown or whose spans were removed.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] when what is kept is damaged, or cannot be got at.
+    fn read(&self, number: usize, purpose: Lean) -> Result<Vec<Span>, Error>;
+}
+
+/// What is done with the spans of attempts while they are at hand; see [`Store::look_at_spans`](crate::Store::look_at_spans).
+pub type Look = Box<dyn FnOnce(&dyn AttemptSpans) + Send>;
+
+impl AttemptSpans for Vec<Vec<RawSpan>> {
+    fn read(&self, number: usize, purpose: Lean) -> Result<Vec<Span>, Error> {
+        self.get(number).into_iter().flatten().map(|span| span.parse_lean(purpose)).collect()
+    }
+}
+
+/// Has a thread that may be kept busy look at spans that were fetched.
+pub(crate) async fn look_elsewhere(spans: Vec<Vec<RawSpan>>, look: Look) -> Result<(), Error> {
+    let looked = tokio::task::spawn_blocking(move || look(&spans)).await;
+    looked.map_err(|error| Error::backend(format!("spans could not be looked at: {error}")))
 }
 
 /// Writes a span out.

@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Error, IdempotencyKey, RawSpan, Subscription};
+use crate::raw::look_elsewhere;
+use crate::{Error, IdempotencyKey, Look, RawSpan, Subscription};
 
 /// What a store can do; the names are those of the Python interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -312,6 +313,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
             });
         }
         Ok(found)
+    }
+
+    /// Has `look` at the spans of many attempts, as of [`Store::spans_of_attempts`], on a thread that may be kept busy and as
+    /// near to where they are kept as can be: spans that are read at once need not be copied first.
+    async fn look_at_spans(&self, attempts: Vec<(String, String)>, look: Look) -> Result<(), Error> {
+        look_elsewhere(self.spans_of_attempts(attempts).await?, look).await
     }
 
     /// Training data of many rollouts, as a stream in Arrow's IPC format, made where the spans are; `request` is that of

@@ -1,5 +1,7 @@
 //! One call of a language model, whatever recorded it.
 
+use std::collections::VecDeque;
+
 use agl_types::JsonMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -529,17 +531,19 @@ pub(crate) fn token_ids(value: &Value) -> Option<Vec<TokenId>> {
 /// Johnny Lee, "Fast numeric string to int" (2016), for the digits of a word; a list that is not as close as ours are
 /// written goes to the JSON parser.
 fn token_ids_of_text(text: &str) -> Option<Vec<TokenId>> {
-    plain_token_ids(text).or_else(|| serde_json::from_str(text).ok())
+    let plain = || {
+        let rest = text.strip_prefix('[')?;
+        let mut ids = Vec::with_capacity(rest.len() / 5 + 1);
+        (rest == "]" || read_plain_ids(rest.as_bytes(), &mut ids).is_some()).then_some(ids)
+    };
+    plain().or_else(|| serde_json::from_str(text).ok())
 }
 
-/// Whole numbers of seven digits at most between brackets and commas, without spaces; none of anything else.
-fn plain_token_ids(text: &str) -> Option<Vec<TokenId>> {
+/// Reads whole numbers of seven digits at most between commas, without spaces, up to the bracket that ends the text; none of
+/// anything else.
+fn read_plain_ids(text: &[u8], ids: &mut Vec<TokenId>) -> Option<()> {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    let mut rest = text.strip_prefix('[')?.as_bytes();
-    let mut ids = Vec::with_capacity(rest.len() / 5 + 1);
-    if rest == b"]" {
-        return Some(ids);
-    }
+    let mut rest = text;
     loop {
         let mut word = [b']'; 8];
         match rest.first_chunk() {
@@ -561,9 +565,77 @@ fn plain_token_ids(text: &str) -> Option<Vec<TokenId>> {
         ids.push(TokenId::try_from(low.wrapping_add(high) >> 32).ok()?);
         match *rest.get(digits as usize..)? {
             [b',', ..] => rest = &rest[digits as usize + 1..],
-            [b']'] => return Some(ids),
+            [b']'] => return Some(()),
             _ => return None,
         }
+    }
+}
+
+/// Lists of token ids that were read from text, the newest ones of an attempt: most prompts begin with the tokens of an
+/// earlier prompt and of its answer, which then need not be read again.
+#[derive(Default)]
+pub(crate) struct KnownIds<'t> {
+    newest: VecDeque<KnownCall<'t>>,
+}
+
+/// Prompt and answer of a call.
+struct KnownCall<'t> {
+    prompt: &'t str,
+    response: &'t str,
+    /// The tokens of both.
+    ids: Vec<TokenId>,
+    /// How many of them are the prompt's.
+    of_prompt: usize,
+}
+
+impl<'t> KnownIds<'t> {
+    /// As many as may well go on side by side.
+    const AT_MOST: usize = 4;
+
+    /// What [`token_ids`] reads.
+    pub(crate) fn token_ids(&self, list: &Value) -> Option<Vec<TokenId>> {
+        let known =
+            list.as_str().and_then(|text| self.newest.iter().rev().find_map(|known| known.read(text)));
+        known.or_else(|| token_ids(list))
+    }
+
+    /// Remembers a call whose token ids were read from these lists.
+    pub(crate) fn add(
+        &mut self,
+        prompt: &'t Value,
+        response: &'t Value,
+        ids: &[TokenId],
+        of_response: &[TokenId],
+    ) {
+        let (Value::String(prompt), Value::String(response)) = (prompt, response) else { return };
+        if self.newest.len() == Self::AT_MOST {
+            self.newest.pop_front();
+        }
+        let known = KnownCall { prompt, response, ids: [ids, of_response].concat(), of_prompt: ids.len() };
+        self.newest.push_back(known);
+    }
+}
+
+impl KnownCall<'_> {
+    /// Reads a list that begins with this prompt; none of any other.
+    fn read(&self, text: &str) -> Option<Vec<TokenId>> {
+        let rest = text.strip_prefix(self.prompt.strip_suffix(']')?)?;
+        let answer = self.response.strip_prefix('[').and_then(|answer| answer.strip_suffix(']'));
+        let after_answer =
+            || rest.strip_prefix(',')?.strip_prefix(answer.filter(|answer| !answer.is_empty())?);
+        // Where the last number ends there, it is the whole number.
+        let ends = |rest: &&str| rest.starts_with([',', ']']);
+        let (known, rest) = match after_answer().filter(ends) {
+            Some(rest) => (self.ids.as_slice(), rest),
+            None => (&self.ids[..self.of_prompt], rest),
+        };
+        let mut ids = Vec::with_capacity(known.len() + rest.len() / 5 + 1);
+        ids.extend_from_slice(known);
+        match rest.strip_prefix(',') {
+            Some(more) => read_plain_ids(more.as_bytes(), &mut ids)?,
+            None => (rest == "]").then_some(())?,
+        }
+        Some(ids)
     }
 }
 
@@ -641,6 +713,44 @@ mod tests {
         assert_eq!(token_ids(&json!([1, -22])), None);
         assert_eq!(logprobs(&"[-0.5, -1]".into()), [-0.5, -1.0]);
         assert!(logprobs(&"nothing".into()).is_empty());
+    }
+
+    /// What is known of earlier calls changes how a list is read, never what is read of it.
+    #[test]
+    fn token_ids_are_read_on_from_earlier_calls() {
+        let texts = ["[1,2,3]", "[4,5]", "[]", "[1, 2]", "[12,3]"].map(Value::from);
+        let mut known = KnownIds::default();
+        for (prompt, response) in [(0, 2), (0, 3), (3, 1), (4, 1), (0, 1)] {
+            let ids = |text: usize| token_ids(&texts[text]).unwrap();
+            known.add(&texts[prompt], &texts[response], &ids(prompt), &ids(response));
+        }
+        for text in [
+            "[1,2,3]",
+            "[1,2,3,4,5]",
+            "[1,2,3,4,5,6,12345678]",
+            "[1,2,3,4,56]",
+            "[1,2,3,4]",
+            "[1,2,34]",
+            "[1,2,3,6, 7]",
+            "[1, 2,4,5,6]",
+            "[1, 2]",
+            "[12,3,4]",
+            "[12,34,5]",
+            "[1,2,3,]",
+            "[1,2,3,4,5,]",
+            "[1,2,3,4,5",
+            "[1,2,3,-1]",
+            "[1,2,3",
+            "[]",
+            "",
+        ] {
+            assert_eq!(known.token_ids(&text.into()), token_ids(&text.into()), "{text}");
+        }
+        assert!(known.newest.len() == KnownIds::AT_MOST, "the newest are kept, and no others");
+        let read = |text: &str| known.newest.back()?.read(text);
+        assert_eq!(read("[1,2,3,4,5,6]"), Some(vec![1, 2, 3, 4, 5, 6]), "after prompt and answer");
+        assert_eq!(read("[1,2,3,4,56]"), Some(vec![1, 2, 3, 4, 56]), "after the prompt alone");
+        assert_eq!(read("[1,2,34]"), None);
     }
 
     #[test]

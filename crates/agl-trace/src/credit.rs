@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::attributes::below;
 use crate::reading::Reading;
-use crate::rewards::{RewardDimension, get_reward_value, get_rewards_from_span};
+use crate::rewards::{RewardDimension, get_reward_value, get_rewards_from_span, may_give_rewards};
 use crate::tree::NodeId;
 
 /// How calls come by their rewards.
@@ -69,7 +69,7 @@ pub struct RewardReport {
     pub matched: usize,
     /// Those that none was found for, and why.
     pub unmatched: Vec<Unmatched>,
-    /// Sequences that are not as long as there were steps.
+    /// Sequences that are not one for each step there was.
     pub mismatches: Vec<SequenceMismatch>,
 }
 
@@ -84,7 +84,7 @@ pub struct Unmatched {
     pub reason: String,
 }
 
-/// A sequence of rewards that is not as long as there were steps. Those that there are both of are matched.
+/// A sequence of rewards that is not one for each step there was. Those that there are both of are matched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceMismatch {
     /// The span that gave it.
@@ -108,27 +108,29 @@ pub(crate) struct Credit {
 /// Beginning of the name of a dimension that is the reward of one step, which its number follows.
 const STEP: &str = "step.";
 
-/// The steps' rewards, if the span gives a sequence: dimensions `step.0`, `step.1` and so on, or a list of numbers in
-/// `agentlightning.reward` or `agentlightning.reward.steps`.
+/// The steps' rewards, each with the number of its step, if the span gives any: dimensions `step.0`, `step.1` and so on, or a
+/// list of numbers in `agentlightning.reward` or `agentlightning.reward.steps`.
 #[must_use]
-pub fn step_rewards(span: &Span) -> Option<Vec<f64>> {
+pub fn step_rewards(span: &Span) -> Option<Vec<(usize, f64)>> {
     let dimensions = get_rewards_from_span(span);
-    let number = |dimension: &RewardDimension| dimension.name.strip_prefix(STEP)?.parse::<u64>().ok();
-    let mut steps: Vec<(u64, f64)> =
+    let number = |dimension: &RewardDimension| dimension.name.strip_prefix(STEP)?.parse().ok();
+    let mut steps: Vec<(usize, f64)> =
         dimensions.iter().filter_map(|dimension| Some((number(dimension)?, dimension.value))).collect();
     if !steps.is_empty() {
         steps.sort_by_key(|(number, _)| *number);
-        return Some(steps.into_iter().map(|(_, value)| value).collect());
+        return Some(steps);
     }
     ["agentlightning.reward.steps", semconv::REWARD].iter().find_map(|key| {
-        span.attributes.get(*key)?.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>()
+        let values: Option<Vec<f64>> =
+            span.attributes.get(*key)?.as_array()?.iter().map(Value::as_f64).collect();
+        Some(values?.into_iter().enumerate().collect())
     })
 }
 
 /// Whether a span gives a reward, or several, in any way that is read here.
 #[must_use]
 pub fn gives_rewards(span: &Span) -> bool {
-    get_reward_value(span).is_some() || step_rewards(span).is_some()
+    may_give_rewards(span) && (get_reward_value(span).is_some() || step_rewards(span).is_some())
 }
 
 /// The pairs of key and value that a span links to others by.
@@ -190,26 +192,26 @@ pub(crate) fn match_rewards(reading: &Reading<'_>, is_wanted: &[bool]) -> Credit
         let parent = tree.parent(node);
         if let Some(items) = step_rewards(span) {
             // What counts of a sequence where one number is asked for is its sum.
-            let mut whole = dimensions(span, items.iter().sum());
+            let mut whole = dimensions(span, items.iter().map(|(_, value)| value).sum());
             whole.retain(|dimension| !dimension.name.starts_with(STEP));
             credit.last = Some(whole);
             // The steps of the agent that was judged, if it was one.
             let scope = parent.filter(|&parent| wanted().any(|call| within(call, parent)));
             let steps: Vec<usize> =
                 wanted().filter(|&call| scope.is_none_or(|scope| within(call, scope))).collect();
-            if items.len() != steps.len() {
+            if !items.iter().map(|(number, _)| *number).eq(0..steps.len()) {
                 credit.report.mismatches.push(SequenceMismatch {
                     span_id: span.span_id.clone(),
                     rewards: items.len(),
                     steps: steps.len(),
                 });
             }
-            for (number, value) in items.iter().enumerate() {
+            for (number, value) in items {
                 match steps.get(number) {
-                    Some(&call) => credit.give(call, span, *value, MatchedBy::Step),
+                    Some(&call) => credit.give(call, span, value, MatchedBy::Step),
                     None => credit.pass_over(
                         span,
-                        *value,
+                        value,
                         format!("there is no call number {number} to be rewarded"),
                     ),
                 }

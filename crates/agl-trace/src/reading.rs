@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use agl_types::Span;
 
 use crate::Error;
-use crate::call::LlmCall;
-use crate::dialect::{Dialect, read_call};
+use crate::call::{KnownIds, LlmCall};
+use crate::dialect::{Dialect, read_call, read_call_after};
 use crate::llm::{agent_name, agent_role};
 use crate::rewards::is_reward_scope;
 use crate::tree::{NodeId, TraceTree};
@@ -65,12 +65,13 @@ fn find(tree: &TraceTree<'_>) -> Vec<Found> {
         outer: Option<usize>,
     }
     let mut found = Vec::new();
+    let mut known = KnownIds::default();
     let mut waiting = vec![(tree.root(), Scope::default())];
     while let Some((node, mut scope)) = waiting.pop() {
         let span = tree.span(node);
         let children: Vec<&Span> = tree.children(node).iter().map(|&child| tree.span(child)).collect();
         let name = agent_name(span);
-        if let Some(mut call) = read_call(span, &children) {
+        if let Some(mut call) = read_call_after(span, &children, &mut known) {
             // A call that nobody is around may say itself whose it is.
             call.agent = scope.agent.or(name).map(str::to_owned);
             call.role = scope.role.or_else(|| agent_role(span)).map(str::to_owned);

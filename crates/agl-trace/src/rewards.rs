@@ -63,6 +63,9 @@ pub fn get_rewards_from_span(span: &Span) -> Vec<RewardDimension> {
 /// search); the attribute `reward` of an `agentlightning.annotation` span, as 0.2 wrote it.
 #[must_use]
 pub fn get_reward_value(span: &Span) -> Option<f64> {
+    if !may_give_rewards(span) {
+        return None;
+    }
     if let Some(primary) = get_rewards_from_span(span).first() {
         return Some(primary.value);
     }
@@ -75,6 +78,16 @@ pub fn get_reward_value(span: &Span) -> Option<f64> {
         return span.attributes.get("reward").and_then(number);
     }
     None
+}
+
+/// Whether an attribute may be a reward. Most spans have none: a look at their keys is many times faster than asking for each
+/// of those.
+pub(crate) fn may_give_rewards(span: &Span) -> bool {
+    let may_be = |key: &String| {
+        key.starts_with(semconv::REWARD)
+            || matches!(key.as_str(), "agentops.task.output" | "agentops.entity.output" | "reward")
+    };
+    span.attributes.keys().any(may_be)
 }
 
 /// The value (null included) of an AgentOps output that says it is a reward.

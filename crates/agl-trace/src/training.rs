@@ -1,6 +1,6 @@
 //! Rollouts as training data: what to train on, how good it was, and an account of everything that was left out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use agl_types::{Attempt, AttemptStatus, Rollout, RolloutMode, RolloutStatus, Span};
 use serde::{Deserialize, Serialize};
@@ -716,14 +716,26 @@ impl Builder {
         self.used.extend(used);
     }
 
+    /// The rows made so far, whose tokens may be taken away: what is still to come, advantages and weights, does not depend on
+    /// them.
+    pub fn rows_mut(&mut self) -> &mut [Row] {
+        &mut self.rows
+    }
+
     /// The training data of all rollouts taken in.
     #[must_use]
     pub fn finish(self, options: &TrainingOptions) -> TrainingData {
+        self.finish_with_order(options).0
+    }
+
+    /// The training data of all rollouts taken in, and of each row how many were made before it.
+    #[must_use]
+    pub fn finish_with_order(self, options: &TrainingOptions) -> (TrainingData, Vec<usize>) {
         let Self { mut rows, mut report, used } = self;
         if let Some(estimator) = options.estimator {
             let groups: Vec<&str> = used.iter().map(|(_, group, _)| group.as_str()).collect();
             let rewards: Vec<Option<f64>> = used.iter().map(|(.., reward)| *reward).collect();
-            let of_rollout: BTreeMap<&str, Option<f64>> = used
+            let of_rollout: HashMap<&str, Option<f64>> = used
                 .iter()
                 .map(|(id, ..)| id.as_str())
                 .zip(advantages(estimator, &groups, &rewards))
@@ -739,14 +751,20 @@ impl Builder {
         for (row, weight) in rows.iter_mut().zip(weights) {
             row.weight = weight;
         }
-        let mut place: BTreeMap<String, usize> = BTreeMap::new();
-        for row in &rows {
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        let mut place: HashMap<&str, usize> = HashMap::new();
+        let places = rows.iter().map(|row| {
             let next = place.len();
-            place.entry(row.group.clone()).or_insert(next);
+            *place.entry(&row.group).or_insert(next)
+        });
+        let places: Vec<usize> = places.collect();
+        if !places.is_sorted() {
+            order.sort_by_key(|&row| places[row]);
+            let mut made: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+            rows = order.iter().filter_map(|&row| made[row].take()).collect();
         }
-        rows.sort_by_key(|row| place.get(&row.group).copied());
         report.count_reasons();
-        TrainingData { rows, report }
+        (TrainingData { rows, report }, order)
     }
 }
 

@@ -333,6 +333,15 @@ fn a_sequence_of_rewards_goes_to_the_steps_and_a_mismatch_is_told() {
     let mismatch = &data.reward_report.mismatches[0];
     assert_eq!((mismatch.rewards, mismatch.steps), (3, 2));
     assert_eq!(data.reward_report.unmatched[0].value, 0.3);
+
+    let one = json!({"agentlightning.reward.0.name": "step.1", "agentlightning.reward.0.value": 0.5});
+    let mut spans = steps(json!([]));
+    spans[2] = span("r", "", "agentlightning.annotation", 3, one);
+    let data = read_rollout(&trace(spans), &options(json!({"assigner": "matched"}))).unwrap();
+    let rewards: Vec<Option<f64>> = data.calls.iter().map(|judged| judged.reward).collect();
+    assert_eq!(rewards, [None, Some(0.5)], "a step is meant by its number, whatever others have none");
+    let mismatch = &data.reward_report.mismatches[0];
+    assert_eq!((mismatch.rewards, mismatch.steps), (1, 2));
 }
 
 #[test]
@@ -362,27 +371,52 @@ fn the_gateway_s_tokens_count_and_the_tracer_s_agent() {
             "prompt_token_ids": [9], "response_token_ids": [9],
         }),
     );
-    let gateway = span(
-        "g",
-        "",
-        "litellm_request",
-        1,
-        json!({
-            "agentlightning.gateway.outcome": "answered", "gen_ai.operation.name": "chat",
-            "gen_ai.response.id": "x", "prompt_token_ids": [1, 2], "response_token_ids": [3],
-            "gen_ai.completion.0.role": "assistant", "gen_ai.completion.1.role": "assistant",
-            "agentlightning.gateway.choices.0.token_ids": [3], "agentlightning.gateway.choices.0.logprobs": [-0.5],
-            "agentlightning.gateway.choices.1.token_ids": [4, 5],
-        }),
+    let gateway = json!({
+        "agentlightning.gateway.outcome": "answered", "gen_ai.operation.name": "chat",
+        "gen_ai.response.id": "x", "prompt_token_ids": [1, 2], "response_token_ids": [3],
+        "gen_ai.completion.0.role": "assistant", "gen_ai.completion.1.role": "assistant",
+        "agentlightning.gateway.choices.0.token_ids": [3], "agentlightning.gateway.choices.0.logprobs": [-0.5],
+        "agentlightning.gateway.choices.1.token_ids": [4, 5],
+    });
+    // Whoever of the two comes first.
+    for (place, outermost) in [(1, "g"), (4, "t")] {
+        let gateway = span("g", "", "litellm_request", place, gateway.clone());
+        let calls = read_calls(&[agent("A", "", 2, "A"), tracer.clone(), gateway]);
+        let [call] = calls.as_slice() else { panic!("{} calls", calls.len()) };
+        assert_eq!((call.dialect, call.agent.as_deref()), (Dialect::Gateway, Some("A")));
+        assert_eq!((call.prompt_token_ids.as_slice(), call.response_token_ids()), (&[1, 2][..], &[3][..]));
+        assert_eq!(call.choices[0].logprobs, [-0.5]);
+        assert_eq!(call.choices[1].token_ids, [4, 5], "of every choice");
+        assert_eq!(call.messages, [Message::text("user", "hi")]);
+        assert_eq!((call.span_id.as_str(), call.joined.len()), (outermost, 1));
+    }
+}
+
+#[test]
+fn calls_made_to_judge_are_left_out_and_told() {
+    let spans =
+        vec![call("a", "", 1, &[1], &[2]), reward("r", "", 2, 1.0), call("judge", "r", 3, &[3], &[4, 5])];
+    let data = made(&[trace(spans.clone())], json!({}));
+    let [dropped] = data.report.dropped.as_slice() else { panic!("{:?}", data.report.dropped) };
+    assert_eq!(
+        (data.rows.len(), dropped.reason, dropped.span_id.as_deref(), dropped.tokens),
+        (1, Reason::ForReward, Some("judge"), 2)
     );
-    let calls = read_calls(&[agent("A", "", 2, "A"), tracer, gateway]);
-    let [call] = calls.as_slice() else { panic!("{} calls", calls.len()) };
-    assert_eq!((call.dialect, call.agent.as_deref()), (Dialect::Gateway, Some("A")));
-    assert_eq!((call.prompt_token_ids.as_slice(), call.response_token_ids()), (&[1, 2][..], &[3][..]));
-    assert_eq!(call.choices[0].logprobs, [-0.5]);
-    assert_eq!(call.choices[1].token_ids, [4, 5], "of every choice");
-    assert_eq!(call.messages, [Message::text("user", "hi")]);
-    assert_eq!(call.joined.len(), 1);
+    let data = made(&[trace(spans)], json!({"exclude_llm_call_in_reward": false}));
+    assert_eq!((data.rows.len(), data.report.dropped.len()), (2, 0));
+}
+
+#[test]
+fn a_call_that_parts_with_the_one_before_is_counted_and_told() {
+    let spans = vec![
+        call("a", "", 1, &[1, 2], &[3, 4]),
+        call("b", "", 2, &[1, 2, 3, 9, 5], &[6]),
+        reward("r", "", 3, 1.0),
+    ];
+    let report = made(&[trace(spans)], json!({})).report;
+    let [mismatched] = report.mismatched.as_slice() else { panic!("{:?}", report.mismatched) };
+    assert_eq!((mismatched.span_id.as_str(), mismatched.after.as_str(), mismatched.common), ("b", "a", 3));
+    assert_eq!(report.mismatches, [(mismatched.kind, 1)].into());
 }
 
 #[test]

@@ -47,13 +47,15 @@ def as_spans(source: Sequence[Span | ReadableSpan]) -> list[Span]:
 
 def _raising(call: Callable[..., Any], *args: Any) -> Any:
     """What the Rust side answers, its failures as exceptions of ours."""
-    from agentlightning import _core
-    from agentlightning._native import as_exception
-
     try:
         return call(*args)
-    except _core.CoreError as error:
-        raise as_exception(*error.args) from None
+    except Exception as error:
+        from agentlightning import _core
+        from agentlightning._native import as_exception
+
+        if isinstance(error, _core.CoreError):
+            raise as_exception(*error.args) from None
+        raise
 
 
 class RewardMatchPolicy(str, Enum):
@@ -444,9 +446,6 @@ class TracerTraceToTriplet(TraceToTripletBase):
         Raises:
             ValueError: for an empty trace, or one that goes in circles.
         """
-        from agentlightning import _core
-        from agentlightning._native import encode
-
         if not source:
             raise ValueError("No spans provided: a trace without spans has no triplets.")
         spans = as_spans(source)
@@ -458,9 +457,13 @@ class TracerTraceToTriplet(TraceToTripletBase):
             "skip_empty_token_spans": self._skip_empty_token_spans,
         }
         if type(self).span_to_triplet is TracerTraceToTriplet.span_to_triplet:
+            from agentlightning import _core
+
             options["repair_hierarchy"] = self.repair_hierarchy
             # Writing them out takes as long as reading a small trace does.
             if self._written_options[0] != options:
+                from agentlightning._native import encode
+
                 self._written_options = (options, encode(options))
             found = _raising(_core.triplets_of_spans, spans, self._written_options[1])
             return _triplets.validate_python(found)

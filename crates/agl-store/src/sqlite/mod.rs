@@ -245,6 +245,7 @@ fn take_lock(path: &Path) -> Result<(File, Option<PathBuf>), Error> {
 
 impl Backend for Sqlite {
     const NAME: &'static str = "SqliteLightningStore";
+    const READS_APART: bool = true;
 
     async fn write<T, F>(&self, lane: Lane, operation: F) -> Result<T, Error>
     where

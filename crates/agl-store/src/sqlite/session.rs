@@ -3,24 +3,27 @@
 use agl_types::v1::{Control, Model, ModelKey, RolloutConfig};
 use agl_types::{
     Attempt, AttemptStatus, FilterLogic, ResourcesUpdate, Rollout, RolloutMode, RolloutStatus, RolloutView,
-    SortOrder, UNLIMITED, Worker, WorkerStatus, WrittenSpan,
+    SortOrder, Span, UNLIMITED, Worker, WorkerStatus, WrittenSpan,
 };
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params, params_from_iter};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Error;
 use crate::backend::{Counts, Found, Having, Part, Read, Receipt, Tx};
+use crate::lean::{Reader, blank};
 use crate::metrics;
 use crate::query::{Selection, Test};
 use crate::raw::RawSpan;
+use crate::{Error, Lean};
 
 const ROLLOUT: &str = "SELECT rollout_id, input, start_time, end_time, mode, resources_id, status, config, \
      metadata FROM rollouts JOIN rollout_bodies USING (seq)";
 const ATTEMPT: &str = "SELECT rollout_id, attempt_id, sequence_id, start_time, end_time, status, worker_id, \
      last_heartbeat_time, metadata FROM attempts";
 const SPAN: &str = "SELECT rollout_id, attempt_id, sequence_id, is_plain, body FROM spans";
+const SPANS_OF_ATTEMPT: &str = "SELECT rollout_id, attempt_id, sequence_id, is_plain, body FROM spans \
+     WHERE rollout_id = ? AND attempt_id = ? ORDER BY sequence_id, seq";
 const RESOURCES: &str = "SELECT resources_id, create_time, update_time, version, resources FROM resources";
 const WORKER: &str = "SELECT worker_id, status, heartbeat_stats, last_heartbeat_time, last_dequeue_time, \
      last_busy_time, last_idle_time, current_rollout_id, current_attempt_id FROM workers";
@@ -433,6 +436,27 @@ impl Read for Session<'_> {
         selection: &Selection,
     ) -> Result<Found<RawSpan>, Error> {
         self.select(&Source::spans(rollout_id, attempt_id), selection, read_span)
+    }
+
+    fn lean_spans(&self, rollout_id: &str, attempt_id: &str, purpose: Lean) -> Result<Vec<Span>, Error> {
+        let mut statement = self.connection.prepare_cached(SPANS_OF_ATTEMPT)?;
+        let mut rows = statement.query([rollout_id, attempt_id])?;
+        let mut reader = Reader::default();
+        let mut spans = Vec::with_capacity(16);
+        while let Some(row) = rows.next()? {
+            let rest = row.get_ref(4)?.as_str().map_err(|error| damaged(&error))?;
+            // A span is large: it is read where it stays.
+            spans.push(blank(row.get(2)?));
+            let Some(span) = spans.last_mut() else { continue };
+            match reader.read(rest, purpose, span) {
+                Some(()) => {
+                    rollout_id.clone_into(&mut span.rollout_id);
+                    attempt_id.clone_into(&mut span.attempt_id);
+                }
+                None => *span = read_span(row)?.parse()?,
+            }
+        }
+        Ok(spans)
     }
 
     fn select_resources(

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::attributes::{below, group, place as place_of, text};
-use crate::call::{Choice, LlmCall, Message, Part, Tool, logprobs, token_ids};
+use crate::call::{Choice, KnownIds, LlmCall, Message, Part, Tool, logprobs, token_ids};
 
 /// Who recorded a call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,10 +85,19 @@ const READERS: [(Dialect, Reader); 9] = [
 /// some conventions keep the tools that the model called.
 #[must_use]
 pub fn read_call(span: &Span, children: &[&Span]) -> Option<LlmCall> {
+    read_call_after(span, children, &mut KnownIds::default())
+}
+
+/// Likewise, with the token ids of the calls read before.
+pub(crate) fn read_call_after<'t>(
+    span: &'t Span,
+    children: &[&Span],
+    known: &mut KnownIds<'t>,
+) -> Option<LlmCall> {
     let (dialect, mut call) =
         READERS.iter().find_map(|(dialect, read)| Some((*dialect, read(span, children)?)))?;
     call.dialect = dialect;
-    place(&mut call, span);
+    place(&mut call, span, known);
     Some(call)
 }
 
@@ -96,18 +105,18 @@ pub fn read_call(span: &Span, children: &[&Span]) -> Option<LlmCall> {
 #[must_use]
 pub fn read_generic(span: &Span) -> Option<LlmCall> {
     let mut call = generic::read(span)?;
-    place(&mut call, span);
+    place(&mut call, span, &mut KnownIds::default());
     call.dialect = Dialect::Generic;
     Some(call)
 }
 
 /// Adds what is the same for all conventions.
-fn place(call: &mut LlmCall, span: &Span) {
+fn place<'t>(call: &mut LlmCall, span: &'t Span, known: &mut KnownIds<'t>) {
     call.span_id.clone_from(&span.span_id);
     call.sequence_id = span.sequence_id;
     call.start_time = span.start_time;
     call.end_time = span.end_time;
-    add_common(call, &span.attributes);
+    add_common(call, &span.attributes, known);
     if call.error.is_none() && span.status.status_code == StatusCode::Error {
         let description = span.status.description.clone().filter(|text| !text.is_empty());
         call.error = description.or_else(|| text(&span.attributes, "error.message").map(str::to_owned));
@@ -116,7 +125,7 @@ fn place(call: &mut LlmCall, span: &Span) {
 }
 
 /// Fills in what is written alike by whoever writes it at all, and only where the reader found nothing.
-fn add_common(call: &mut LlmCall, attributes: &Attributes) {
+fn add_common<'t>(call: &mut LlmCall, attributes: &'t Attributes, known: &mut KnownIds<'t>) {
     let string = |keys: &[&str]| keys.iter().find_map(|key| text(attributes, key)).map(str::to_owned);
     let count = |keys: &[&str]| keys.iter().find_map(|key| whole(attributes.get(*key)?));
     call.response_id = call.response_id.take().or_else(|| string(&[semconv::GEN_AI_RESPONSE_ID]));
@@ -128,16 +137,20 @@ fn add_common(call: &mut LlmCall, attributes: &Attributes) {
     usage.completion_tokens = usage
         .completion_tokens
         .or_else(|| count(&["gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"]));
-    let ids = |keys: &[&str]| keys.iter().find_map(|key| token_ids(attributes.get(*key)?));
-    if call.prompt_token_ids.is_empty()
-        && let Some(found) = ids(&[semconv::PROMPT_TOKEN_IDS])
-    {
+    let prompt = attributes.get(semconv::PROMPT_TOKEN_IDS).filter(|_| call.prompt_token_ids.is_empty());
+    if let Some(found) = prompt.and_then(|ids| known.token_ids(ids)) {
         call.prompt_token_ids = found;
     }
-    if call.response_token_ids().is_empty()
-        && let Some(found) = ids(&[semconv::RESPONSE_TOKEN_IDS])
+    let response =
+        attributes.get(semconv::RESPONSE_TOKEN_IDS).filter(|_| call.response_token_ids().is_empty());
+    if let Some(found) = response.and_then(token_ids)
         && !found.is_empty()
     {
+        if let (Some(prompt), Some(response)) = (prompt, response)
+            && !call.prompt_token_ids.is_empty()
+        {
+            known.add(prompt, response, &call.prompt_token_ids, &found);
+        }
         first_choice(call).token_ids = found;
     }
     if let Some(first) = call.choices.first_mut() {
@@ -151,11 +164,14 @@ fn add_common(call: &mut LlmCall, attributes: &Attributes) {
             first.logprobs.clear();
         }
     }
+    let is_told = |key: &str| ["model", "functions", "type"].contains(&key);
+    // As a rule there are no others, which is soon seen.
+    let are_told = |mut keys: std::iter::Peekable<_>| keys.peek().is_some() && keys.all(is_told);
     if call.parameters.is_empty()
+        && !are_told(below(attributes, semconv::GEN_AI_REQUEST).map(|(key, _)| key).peekable())
         && let Some(Value::Object(request)) = group(attributes, semconv::GEN_AI_REQUEST)
     {
-        let told = ["model", "functions", "type"];
-        call.parameters = request.into_iter().filter(|(key, _)| !told.contains(&key.as_str())).collect();
+        call.parameters = request.into_iter().filter(|(key, _)| !is_told(key)).collect();
     }
 }
 

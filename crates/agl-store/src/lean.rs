@@ -13,8 +13,8 @@ use serde_json::Value;
 pub enum Lean {
     /// Training data of any kind.
     Words,
-    /// Rows of tokens. A call whose token ids are known comes without its prompt's words and its parameters, unless the
-    /// prompt may have pictures.
+    /// Rows of tokens. A call whose token ids are known comes without its prompt's words, its parameters and, where it has one
+    /// answer, that answer's words, unless the prompt may have pictures.
     Tokens,
 }
 

@@ -58,7 +58,7 @@ impl Assembly {
                 "usage" => self.head.extend(value(text, member).map(|usage| ("usage".to_owned(), usage))),
                 name if self.head.contains_key(name) => {}
                 "prompt_token_ids" => {
-                    self.head.extend(ids(text, member).map(|ids| ("prompt_token_ids".to_owned(), ids)))
+                    self.head.extend(ids(text, member).map(|ids| ("prompt_token_ids".to_owned(), ids)));
                 }
                 name => self.head.extend(value(text, member).map(|value| (name.to_owned(), value))),
             }
@@ -156,7 +156,7 @@ impl Choice {
                     }
                 }
                 "prompt_token_ids" => {
-                    self.rest.extend(ids(text, field).map(|ids| ("prompt_token_ids".to_owned(), ids)))
+                    self.rest.extend(ids(text, field).map(|ids| ("prompt_token_ids".to_owned(), ids)));
                 }
                 name => self.rest.extend(value(text, field).map(|value| (name.to_owned(), value))),
             }

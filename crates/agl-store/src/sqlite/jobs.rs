@@ -532,7 +532,10 @@ mod tests {
             Err(Error::invalid("x", "no"))
         };
         assert_eq!(here(failed), Some(Err(Error::invalid("x", "no"))));
-        let panicked = here(|tx| insert(tx, "panicked").and_then(|()| panic!("a defect")));
+        let panicked = here(|tx| {
+            insert(tx, "panicked")?;
+            panic!("a defect")
+        });
         assert!(panicked.unwrap().unwrap_err().to_string().contains("a defect"));
         assert_eq!(here(|tx| insert(tx, "b")), Some(Ok(())));
 

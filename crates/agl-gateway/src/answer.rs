@@ -99,13 +99,8 @@ impl Choice {
             if member.name(text) == "logprobs" {
                 logprobs = None;
                 if text.get(at) == Some(&b'{') {
-                    let mut lists = Vec::new();
-                    member.value.end = json::walk_members(text, at, |key, at| {
-                        let value = at..json::end_of_value(text, at)?;
-                        let end = value.end;
-                        lists.push(Member { key, value });
-                        Some(end)
-                    })?;
+                    let (lists, end) = json::members_at(text, at)?;
+                    member.value.end = end;
                     logprobs = Some(lists);
                 }
             }

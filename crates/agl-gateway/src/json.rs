@@ -34,14 +34,19 @@ impl Member {
 /// The members of the object at `place`, in order; none when there is no object.
 pub(crate) fn members(text: &[u8], place: Range<usize>) -> Option<Vec<Member>> {
     let text = text.get(..place.end)?;
+    Some(members_at(text, blank(text, place.start))?.0)
+}
+
+/// The members of the object that begins at `at`, and where it ends.
+pub(crate) fn members_at(text: &[u8], at: usize) -> Option<(Vec<Member>, usize)> {
     let mut members = Vec::new();
-    walk_members(text, blank(text, place.start), |key, at| {
+    let end = walk_members(text, at, |key, at| {
         let value = at..end_of_value(text, at)?;
         let end = value.end;
         members.push(Member { key, value });
         Some(end)
     })?;
-    Some(members)
+    Some((members, end))
 }
 
 /// Goes through the object that begins at `at`, and returns where it ends. `value` is told where a name is and where

@@ -12,6 +12,7 @@ mod doctor;
 mod error;
 mod gateway;
 mod key;
+mod memory;
 mod model;
 mod queue;
 mod run;
@@ -50,6 +51,9 @@ where
 }
 
 fn execute(arguments: Arguments) -> Result<(), Error> {
+    if matches!(arguments.command, Command::Gateway(_) | Command::Serve(_)) {
+        memory::give_back_large_pieces();
+    }
     match arguments.command {
         Command::Store(options) => store::run(&options, None),
         Command::Gateway(options) => gateway::run(&options),

@@ -225,11 +225,23 @@ pub(crate) fn numbers(list: &str) -> Option<Vec<f64>> {
     tokens.into_iter().map(|token| token.logprob).collect()
 }
 
-/// A list of log-probs with nothing of each but its token and its number, and the numbers; none when one lacks either.
-pub(crate) fn shortened(list: &str) -> Option<(String, Vec<f64>)> {
-    let mut short = String::with_capacity(list.len() / 2);
-    let mut numbers = Vec::new();
+/// A list of log-probs with nothing of each but its token and its number, as what a span keeps of it: JSON text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shortened {
+    /// The list as a JSON string that has it inside.
+    pub(crate) content: String,
+    /// The list of the numbers.
+    pub(crate) numbers: String,
+    pub(crate) count: usize,
+}
+
+/// None when one lacks its token or its number.
+pub(crate) fn shortened(list: &str) -> Option<Shortened> {
     let text = list.as_bytes();
+    let mut short =
+        Shortened { content: String::with_capacity(list.len() / 2), numbers: String::new(), count: 0 };
+    short.content.push_str("\"[");
+    short.numbers.push('[');
     json::walk_items(text, json::blank(text, 0), |at| {
         let (mut token, mut logprob) = (None, None);
         let end = json::walk_members(text, at, |key, at| {
@@ -242,22 +254,54 @@ pub(crate) fn shortened(list: &str) -> Option<(String, Vec<f64>)> {
             }
             Some(end)
         })?;
-        let (token, logprob) = (token.filter(|token| is_string(token))?, logprob?);
-        numbers.push(serde_json::from_str(logprob).ok()?);
-        short.push(if short.is_empty() { '[' } else { ',' });
-        for part in ["{\"token\":", token, ",\"logprob\":", logprob, "}"] {
-            short.push_str(part);
-        }
+        short.add(token?, logprob?)?;
         Some(end)
     })?;
-    short.push_str(if short.is_empty() { "[]" } else { "]" });
-    Some((short, numbers))
+    short.content.push_str("]\"");
+    short.numbers.push(']');
+    Some(short)
 }
 
-/// Whether this is a JSON string, given that it is some JSON value as far as quotes tell.
-fn is_string(text: &str) -> bool {
-    let is_easy = text.starts_with('"') && text.bytes().all(|byte| byte >= b' ' && byte != b'\\');
-    is_easy || serde_json::from_str::<String>(text).is_ok()
+impl Shortened {
+    fn add(&mut self, token: &str, logprob: &str) -> Option<()> {
+        let Self { content, numbers, count } = self;
+        let is_easy = token.bytes().all(|byte| byte >= b' ' && byte != b'\\');
+        let inner = token.strip_prefix('"')?.strip_suffix('"')?;
+        if *count > 0 {
+            content.push(',');
+            numbers.push(',');
+        }
+        content.push_str(r#"{\"token\":\""#);
+        if is_easy {
+            content.push_str(inner);
+        } else {
+            serde_json::from_str::<String>(token).ok()?;
+            for letter in inner.chars() {
+                content.extend(matches!(letter, '"' | '\\').then_some('\\'));
+                content.push(letter);
+            }
+        }
+        content.push_str(r#"\",\"logprob\":"#);
+        content.push_str(logprob);
+        content.push('}');
+        numbers.push_str(logprob);
+        if !is_decimal(logprob) {
+            serde_json::from_str::<f64>(logprob).ok()?;
+            // Numbers without a point would be integers to who reads them.
+            if !logprob.contains(['.', 'e', 'E']) {
+                numbers.push_str(".0");
+            }
+        }
+        *count += 1;
+        Some(())
+    }
+}
+
+/// Whether this is a number as nearly all are: short, with one point, and no exponent.
+fn is_decimal(text: &str) -> bool {
+    let Some((whole, part)) = text.strip_prefix('-').unwrap_or(text).split_once('.') else { return false };
+    let are_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.len() < 64 && are_digits(whole) && are_digits(part) && (whole == "0" || !whole.starts_with('0'))
 }
 
 /// Appends a list to another; what is no list replaces it.
@@ -407,11 +451,14 @@ mod tests {
 
     #[test]
     fn a_shortened_list_keeps_tokens_and_numbers_to_the_letter() {
-        let list = r#"[ {"token":"caf\u00e9","bytes":[1],"logprob":-0.50,"top_logprobs":[{"token":"x","logprob":-9}]}, {"logprob":-1e-3,"token":" "} ]"#;
-        let (short, numbers) = shortened(list).unwrap();
-        assert_eq!(short, r#"[{"token":"caf\u00e9","logprob":-0.50},{"token":" ","logprob":-1e-3}]"#);
-        assert_eq!(numbers, [-0.5, -0.001]);
-        assert_eq!(shortened("[]").unwrap(), ("[]".to_owned(), Vec::new()));
+        let list = r#"[ {"token":"caf\u00e9 \"\\","bytes":[1],"logprob":-0.50,"top_logprobs":[{"token":"x","logprob":-9}]}, {"logprob":-1e-3,"token":"é"},{"token":"","logprob":-0} ]"#;
+        let Shortened { content, numbers, count } = shortened(list).unwrap();
+        let short: String = serde_json::from_str(&content).unwrap();
+        let expected = r#"[{"token":"caf\u00e9 \"\\","logprob":-0.50},{"token":"é","logprob":-1e-3},{"token":"","logprob":-0}]"#;
+        assert_eq!(short, expected);
+        assert_eq!((&*numbers, count), ("[-0.50,-1e-3,-0.0]", 3));
+        let Shortened { content, numbers, count } = shortened(" [ ]").unwrap();
+        assert_eq!((&*content, &*numbers, count), (r#""[]""#, "[]", 0));
         for odd in [
             r#"[{"logprob":-1}]"#,
             r#"[{"token":"x","logprob":null}]"#,
@@ -421,6 +468,10 @@ mod tests {
             r#"[{"token":"\q","logprob":-1}]"#,
             r#"[{"token":7,"logprob":-1}]"#,
             r#"[{"token":"x","logprob":-.5}]"#,
+            r#"[{"token":"x","logprob":01.5}]"#,
+            r#"[{"token":"x","logprob":1.}]"#,
+            r#"[{"token":"x","logprob":1e999}]"#,
+            "[{\"token\":\"a\nb\",\"logprob\":-1.5}]",
         ] {
             assert_eq!(shortened(odd), None, "{odd}");
         }

@@ -28,6 +28,8 @@ use crate::sessions::{Attempt, Named};
 use crate::stream;
 use crate::upstream::{self, LARGEST_ANSWER};
 
+/// Bytes of a request from which on it is worth being read twice for not being held twice.
+const LARGE: usize = 16 << 10;
 /// The pause before the first retry; it doubles with every one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
@@ -46,6 +48,7 @@ pub(crate) struct Call {
     pub(crate) kind: Kind,
     /// The request as it came.
     pub(crate) body: Bytes,
+    /// The same in JSON; null where it is let go of until it is needed again.
     pub(crate) request: Value,
     /// The request in chat completions, where somebody who may answer speaks nothing else.
     pub(crate) translated: Option<(Bytes, Value)>,
@@ -134,7 +137,9 @@ impl Call {
             () = reply.closed() => None,
         };
         // It is not sent again, and may have to wait for a while.
-        self.body = Bytes::new();
+        if !self.request.is_null() {
+            self.body = Bytes::new();
+        }
         if let Some((body, _)) = &mut self.translated {
             *body = Bytes::new();
         }
@@ -179,11 +184,29 @@ impl Call {
         }
     }
 
+    /// Lets go of the request as JSON while a model server works, which takes long, where it can be read again.
+    fn shrink(&mut self) {
+        if self.body.len() > LARGE && self.dialect == Dialect::OpenAi && self.translated.is_none() {
+            self.request = Value::Null;
+        }
+    }
+
+    /// Reads the request again.
+    fn grow(&mut self) {
+        if self.request.is_null() {
+            self.request = serde_json::from_slice(&self.body).unwrap_or_default();
+        }
+    }
+
     /// Sends the call until it is answered or there is no more to be tried.
-    async fn send(&self, progress: &mut Progress) -> Result<(Got, Option<OwnedSemaphorePermit>), Refusal> {
+    async fn send(
+        &mut self,
+        progress: &mut Progress,
+    ) -> Result<(Got, Option<OwnedSemaphorePermit>), Refusal> {
         let retries =
             self.choices.iter().map(|choice| choice.backend.entry.retries).max().unwrap_or_default();
         loop {
+            self.grow();
             let at = progress.tries as usize % self.choices.len();
             let Choice { backend, model } = &self.choices[at];
             let deadline = Duration::try_from_secs_f64(backend.entry.timeout).unwrap_or(Duration::MAX);
@@ -214,6 +237,8 @@ impl Call {
                 returns_ids,
             );
             let body = std::mem::take(&mut sent.body);
+            self.shrink();
+            let Choice { backend, model } = &self.choices[at];
             progress.sent = Some(sent);
             progress.is_translated = !is_native;
             progress.tries += 1;
@@ -267,7 +292,7 @@ impl Call {
     }
 
     /// Sends the call once. For a stream this returns with its first bytes, because until then it can be tried again.
-    async fn try_once(&self, backend: &Backend, endpoint: &str, body: Bytes) -> Result<Got, Trouble> {
+    async fn try_once(&self, backend: &Backend, endpoint: &str, body: Vec<Bytes>) -> Result<Got, Trouble> {
         let broken = |error: &Broken| {
             let problem = format!("{error}: {}", upstream::cause(error));
             Trouble { refusal: trouble(backend, StatusCode::BAD_GATEWAY, &problem), is_bad: true }
@@ -391,6 +416,8 @@ impl Call {
             }
             Capture::Async => {
                 let _ = reply.send(answer);
+                // The agent's connection, which may be what carries this out, comes first.
+                tokio::task::yield_now().await;
                 self.record_or_warn(progress, end).await;
             }
         }
@@ -418,21 +445,29 @@ impl Call {
     /// The span of the call and the files that it carries. The request is given up for it: what waits for the store
     /// should be no more than what goes there.
     fn span(&mut self, progress: &Progress, end: End) -> (Recorded, Vec<Blob>) {
-        let asked = std::mem::take(&mut self.request);
+        self.grow();
+        self.body = Bytes::new();
+        let mut asked = std::mem::take(&mut self.request);
         let translated = self.translated.take().filter(|_| progress.is_translated);
-        let before = translated.as_ref().map_or(&asked, |(_, chat)| chat);
-        let sent = progress.sent.as_ref().map(|sent| sent.request(before));
-        let sent = sent.as_ref().unwrap_or(&asked);
+        let told = end.told.as_ref();
+        let before = match translated {
+            Some((_, chat)) => chat,
+            None if told.is_some() => asked.clone(),
+            None => std::mem::take(&mut asked),
+        };
+        let sent = match &progress.sent {
+            Some(sent) => sent.request(before),
+            None => before,
+        };
         let is_foreign = self.dialect != Dialect::OpenAi && !progress.is_translated;
         // Recorded in one shape, whatever was spoken.
         let as_chat = is_foreign.then(|| match self.dialect {
-            Dialect::Messages => messages::to_chat(sent),
-            _ => responses::to_chat(sent),
+            Dialect::Messages => messages::to_chat(&sent),
+            _ => responses::to_chat(&sent),
         });
         let as_chat = as_chat.and_then(Result::ok);
-        let request = as_chat.as_ref().unwrap_or(sent);
+        let request = as_chat.as_ref().unwrap_or(&sent);
         let (short, blobs) = blobs::taken_out(request).unzip();
-        let told = end.told.as_ref();
         let short_asked = told.and_then(|_| Some(blobs::taken_out(&asked)?.0));
         let record = Record {
             kind: self.kind,

@@ -23,7 +23,8 @@ pub(crate) struct Added {
 /// A request as it goes up.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
-    pub(crate) body: Bytes,
+    /// In pieces, most of which are in the agent's request.
+    pub(crate) body: Vec<Bytes>,
     changes: Changes,
     pub(crate) added: Added,
     /// Whether token ids are asked for, by whomever.
@@ -90,7 +91,7 @@ pub(crate) fn for_backend(
 
 impl Sent {
     /// The request as it went up, made of what it was before.
-    pub(crate) fn request(&self, before: &Value) -> Value {
+    pub(crate) fn request(&self, before: Value) -> Value {
         self.changes.applied(before)
     }
 }
@@ -119,26 +120,25 @@ impl Changes {
         }
     }
 
-    fn applied(&self, request: &Value) -> Value {
-        let mut changed = request.clone();
-        if let Value::Object(fields) = &mut changed {
+    fn applied(&self, mut request: Value) -> Value {
+        if let Value::Object(fields) = &mut request {
             for name in &self.dropped {
                 fields.shift_remove(name);
             }
             fields.extend(self.set.iter().cloned());
         }
-        changed
+        request
     }
 
     /// The bytes of the request with the changes made.
-    fn made(&self, body: &Bytes, request: &Value) -> Bytes {
+    fn made(&self, body: &Bytes, request: &Value) -> Vec<Bytes> {
         let Self { set, dropped } = self;
         if set.is_empty() && dropped.is_empty() {
-            return body.clone();
+            return vec![body.clone()];
         }
         let Some(found) = members(body, 0..body.len()) else {
             // It is an object: it was parsed as one.
-            return self.applied(request).to_string().into();
+            return vec![self.applied(request.clone()).to_string().into()];
         };
         let is_dropped = |member: &Member| dropped.iter().any(|name| *name == member.name(body));
         let mut edits = Edits::default();
@@ -162,7 +162,7 @@ impl Changes {
         );
         edits.replace(first..first, new);
         edits.cut(cuts(&found, is_dropped));
-        edits.apply(body).into()
+        edits.pieces(body)
     }
 }
 
@@ -222,8 +222,9 @@ mod tests {
         let bytes = Bytes::from_static(body.as_bytes());
         let request = serde_json::from_str(body).unwrap();
         let sent = for_backend(&bytes, &request, Some(Kind::Chat), entry, "m", mode, returns_ids);
-        assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap(), sent.request(&request), "{body}");
-        (String::from_utf8(sent.body.to_vec()).unwrap(), sent)
+        let text = sent.body.concat();
+        assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), sent.request(request), "{body}");
+        (String::from_utf8(text).unwrap(), sent)
     }
 
     #[test]

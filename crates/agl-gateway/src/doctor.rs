@@ -114,7 +114,8 @@ impl Asked {
     async fn post(&self, endpoint: &str, body: &Value) -> Result<Bytes, String> {
         let headers = upstream::going_up(&HeaderMap::new());
         let call = async {
-            let sent = self.client.post(&self.backend, endpoint, &headers, body.to_string().into()).await;
+            let sent =
+                self.client.post(&self.backend, endpoint, &headers, vec![body.to_string().into()]).await;
             let answer = sent.map_err(|error| cause(&error))?;
             let status = answer.status;
             let bytes =

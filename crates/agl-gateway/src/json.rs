@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 
 /// A member of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,16 +166,38 @@ impl Edits {
     }
 
     /// Appends the text with the changes made.
-    pub(crate) fn write(mut self, text: &[u8], to: &mut impl BufMut) {
+    pub(crate) fn write(self, text: &[u8], to: &mut impl BufMut) {
+        for (kept, with) in self.in_order(text.len()) {
+            to.put_slice(text.get(kept).unwrap_or_default());
+            to.put_slice(with.as_bytes());
+        }
+    }
+
+    /// The text with the changes made, in pieces that share its memory.
+    pub(crate) fn pieces(self, text: &Bytes) -> Vec<Bytes> {
+        let mut pieces = Vec::with_capacity(2 * self.0.len() + 1);
+        for (kept, with) in self.in_order(text.len()) {
+            let kept = text.get(kept).map_or_else(Bytes::new, |kept| text.slice_ref(kept));
+            let with = match with {
+                Cow::Borrowed(with) => Bytes::from_static(with.as_bytes()),
+                Cow::Owned(with) => with.into(),
+            };
+            pieces.extend([kept, with].into_iter().filter(|piece| !piece.is_empty()));
+        }
+        pieces
+    }
+
+    /// What stays of a text of this length, and what comes behind each part of that.
+    fn in_order(mut self, length: usize) -> impl Iterator<Item = (Range<usize>, Cow<'static, str>)> {
         // Stable: what is put into one place stays in the order given.
         self.0.sort_by_key(|(place, _)| place.start);
         let mut from = 0;
-        for (place, with) in self.0 {
-            to.put_slice(text.get(from..place.start).unwrap_or_default());
-            to.put_slice(with.as_bytes());
+        let end = (length..length, Cow::Borrowed(""));
+        self.0.into_iter().chain([end]).map(move |(place, with)| {
+            let kept = from..place.start;
             from = place.end.max(from);
-        }
-        to.put_slice(text.get(from..).unwrap_or_default());
+            (kept, with)
+        })
     }
 }
 

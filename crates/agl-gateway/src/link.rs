@@ -2,6 +2,7 @@
 //! that would have to be woken for every piece of a stream.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,8 +13,7 @@ use std::time::{Duration, Instant};
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::{Bytes, BytesMut};
-use http_body_util::Full;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -50,12 +50,37 @@ impl Broken {
     }
 }
 
-type Driver = http1::Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Full<Bytes>>;
+/// The body of a request, in pieces that are sent as they are.
+#[derive(Debug)]
+struct Pieces(std::vec::IntoIter<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.next().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_slice().is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let length: usize = self.0.as_slice().iter().map(Bytes::len).sum();
+        u64::try_from(length).map(SizeHint::with_exact).unwrap_or_default()
+    }
+}
+
+type Driver = http1::Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Pieces>;
 
 /// A connection, and what is said on it.
 #[derive(Debug)]
 struct Link {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Pieces>,
     /// None when it has ended.
     driver: Option<Pin<Box<Driver>>>,
 }
@@ -79,8 +104,8 @@ impl Link {
     /// Sends a request. One that never left comes back with the error.
     async fn exchange(
         &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<axum::http::Response<Incoming>, (hyper::Error, Option<Request<Full<Bytes>>>)> {
+        request: Request<Pieces>,
+    ) -> Result<axum::http::Response<Incoming>, (hyper::Error, Option<Request<Pieces>>)> {
         let Self { sender, driver } = self;
         let mut answer = pin!(sender.try_send_request(request));
         let answered = poll_fn(|context| {
@@ -155,10 +180,10 @@ impl Links {
         method: Method,
         url: &Url,
         headers: HeaderMap,
-        body: Bytes,
+        body: Vec<Bytes>,
     ) -> Result<Answer, Broken> {
         let place = url[..url::Position::BeforePath].to_owned();
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(Pieces(body.into_iter()));
         *request.method_mut() = method;
         *request.headers_mut() = headers;
         let target = PathAndQuery::try_from(&url[url::Position::BeforePath..url::Position::AfterQuery]);

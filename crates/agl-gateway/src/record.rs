@@ -109,7 +109,7 @@ pub(crate) struct Record<'c> {
 #[derive(Debug)]
 pub(crate) struct Recorded {
     pub(crate) span: Span,
-    /// Attributes more, in JSON: token ids, which are never anything but text.
+    /// Attributes more, in JSON: token ids and log-probs, which are never anything but text.
     pub(crate) lists: Vec<(String, String)>,
 }
 
@@ -118,8 +118,8 @@ impl Record<'_> {
         let event = self.is_event.then(|| self.event().to_string());
         let short = self.shortens_logprobs;
         let choices = self.response.get_mut("choices").and_then(Value::as_array_mut);
-        let (mut texts, logprobs): (Vec<Value>, Vec<Value>) =
-            choices.into_iter().flatten().map(|choice| take_logprobs(choice, short)).unzip();
+        let logprobs: Vec<Logprobs> =
+            choices.into_iter().flatten().map(|choice| Logprobs::taken_from(choice, short)).collect();
         let mut ids = Ids::taken_from(&mut self.response);
         let untrainable = self.untrainable(&ids, &logprobs);
         let mut attributes = match self.kind {
@@ -128,7 +128,6 @@ impl Record<'_> {
             Kind::Embeddings => self.embedding_attributes(),
         };
         let mut put = |key: &str, value: Value| put(&mut attributes, key, value);
-        put(semconv::LOGPROBS_CONTENT, texts.first_mut().map(Value::take).unwrap_or_default());
         put("gen_ai.operation.name", self.kind.operation().into());
         put("gen_ai.usage.input_tokens", self.response["usage"]["prompt_tokens"].clone());
         put("gen_ai.usage.output_tokens", self.response["usage"]["completion_tokens"].clone());
@@ -159,9 +158,6 @@ impl Record<'_> {
         put(&name("model_version"), self.model_version.into());
         put(&name("time_to_first_token"), self.first_token.map_or(Value::Null, rounded));
         put(semconv::UNTRAINABLE, untrainable.into());
-        for (index, logprobs) in logprobs.into_iter().enumerate() {
-            put(&format!("{}.{index}.logprobs", name("choices")), logprobs);
-        }
         if let Some((request, response)) = self.exchange {
             put(&name("request"), request.to_string().into());
             put(&name("response"), response.to_string().into());
@@ -178,13 +174,23 @@ impl Record<'_> {
             put(semconv::EVENT_DATA, event.into());
         }
         let mut lists = Vec::new();
+        let mut hold = |key: String, held: Held| match held {
+            Held::Json(json) => {
+                attributes.shift_remove(&key);
+                lists.push((key, json));
+            }
+            Held::Value(value) => self::put(&mut attributes, &key, value),
+        };
+        for (index, Logprobs { content, numbers, .. }) in logprobs.into_iter().enumerate() {
+            if index == 0 {
+                hold(semconv::LOGPROBS_CONTENT.to_owned(), content);
+            }
+            hold(format!("{}.{index}.logprobs", name("choices")), numbers);
+        }
         if self.kind != Kind::Embeddings {
             let mut put = |key: String, ids: Value| match ids {
-                Value::String(list) => {
-                    attributes.shift_remove(&key);
-                    lists.push((key, list));
-                }
-                other => self::put(&mut attributes, &key, other),
+                Value::String(list) => hold(key, Held::Json(list)),
+                other => hold(key, other.into()),
             };
             // The first choice has the names that 0.3 knows; every one has those.
             put(semconv::RESPONSE_TOKEN_IDS.to_owned(), ids.responses.first().cloned().unwrap_or_default());
@@ -215,7 +221,7 @@ impl Record<'_> {
     }
 
     /// Why no training data can be made of this call, if that is so. `ids` and `logprobs` are those of its choices.
-    fn untrainable(&self, ids: &Ids, logprobs: &[Value]) -> Option<String> {
+    fn untrainable(&self, ids: &Ids, logprobs: &[Logprobs]) -> Option<String> {
         if self.kind == Kind::Embeddings {
             return Some("embeddings have no tokens that a policy chose".to_owned());
         }
@@ -246,10 +252,8 @@ impl Record<'_> {
             if prompt_count == 0 || count == 0 {
                 return Some("the model server returned an empty list of token ids".to_owned());
             }
-            if let Some(list) = probabilities.as_array()
-                && list.len() != count
-            {
-                return Some(format!("there are {count} token ids but {} log-probs", list.len()));
+            if let Some(probabilities) = probabilities.count.filter(|probabilities| *probabilities != count) {
+                return Some(format!("there are {count} token ids but {probabilities} log-probs"));
             }
             prompt = prompt_count;
             response += count;
@@ -386,26 +390,61 @@ impl Ids {
     }
 }
 
-/// The log-probs of a choice: of a chat the list of them, which is taken out, and their numbers, null when one is missing.
-fn take_logprobs(choice: &mut Value, short: bool) -> (Value, Value) {
-    let Some(Value::Object(logprobs)) = choice.get_mut("logprobs") else { return Default::default() };
-    let content = logprobs.get_mut("content").map(Value::take).unwrap_or_default();
-    let numbers: Option<Vec<f64>> = match (&content, logprobs.get("token_logprobs")) {
-        (Value::String(list), _) => {
-            if let Some((list, numbers)) = short.then(|| answer::shortened(list)).flatten() {
-                return (list.into(), numbers.into());
+/// What an attribute is to hold.
+#[derive(Debug)]
+enum Held {
+    Value(Value),
+    /// JSON of a plain value, which is long.
+    Json(String),
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::Value(Value::Null)
+    }
+}
+
+impl From<Value> for Held {
+    fn from(value: Value) -> Self {
+        Self::Value(value)
+    }
+}
+
+/// The log-probs of a choice.
+#[derive(Debug, Default)]
+struct Logprobs {
+    /// Of a chat the list of them as text.
+    content: Held,
+    /// The list of their numbers; null when one is missing.
+    numbers: Held,
+    /// How many numbers there are.
+    count: Option<usize>,
+}
+
+impl Logprobs {
+    /// Those of a choice, of which the list is taken out.
+    fn taken_from(choice: &mut Value, short: bool) -> Self {
+        let Some(Value::Object(logprobs)) = choice.get_mut("logprobs") else { return Self::default() };
+        let content = logprobs.get_mut("content").map(Value::take).unwrap_or_default();
+        let numbers: Option<Vec<f64>> = match (&content, logprobs.get("token_logprobs")) {
+            (Value::String(list), _) => {
+                if let Some(short) = short.then(|| answer::shortened(list)).flatten() {
+                    let (content, numbers) = (Held::Json(short.content), Held::Json(short.numbers));
+                    return Self { content, numbers, count: Some(short.count) };
+                }
+                let numbers = answer::numbers(list);
+                if numbers.is_none() && serde_json::from_str::<IgnoredAny>(list).is_err() {
+                    return Self::default();
+                }
+                numbers
             }
-            let numbers = answer::numbers(list);
-            if numbers.is_none() && serde_json::from_str::<IgnoredAny>(list).is_err() {
-                return Default::default();
-            }
-            numbers
-        }
-        (Value::Array(tokens), _) => tokens.iter().map(|token| token["logprob"].as_f64()).collect(),
-        (_, Some(Value::Array(numbers))) => numbers.iter().map(Value::as_f64).collect(),
-        _ => None,
-    };
-    (content, numbers.map_or(Value::Null, Value::from))
+            (Value::Array(tokens), _) => tokens.iter().map(|token| token["logprob"].as_f64()).collect(),
+            (_, Some(Value::Array(numbers))) => numbers.iter().map(Value::as_f64).collect(),
+            _ => None,
+        };
+        let count = numbers.as_ref().map(Vec::len);
+        Self { content: content.into(), numbers: numbers.map_or(Value::Null, Value::from).into(), count }
+    }
 }
 
 fn put(attributes: &mut Attributes, key: &str, value: Value) {

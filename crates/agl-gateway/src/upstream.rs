@@ -117,13 +117,13 @@ impl Client {
         tls.map(|tls| Self(Links::new(tls))).map_err(|error| Error::Client(error.to_string()))
     }
 
-    /// Sends a call. `headers` are those of [`going_up`].
+    /// Sends a call. `headers` are those of [`going_up`], `body` is in pieces.
     pub(crate) async fn post(
         &self,
         backend: &Backend,
         endpoint: &str,
         headers: &HeaderMap,
-        body: Bytes,
+        body: Vec<Bytes>,
     ) -> Result<Answer, Broken> {
         let mut headers = headers.clone();
         if backend.entry.api == Api::Anthropic {
@@ -139,7 +139,7 @@ impl Client {
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         authorize(&mut headers, backend);
         let listed = async {
-            let answer = self.0.send(Method::GET, url, headers, Bytes::new()).await?;
+            let answer = self.0.send(Method::GET, url, headers, Vec::new()).await?;
             Ok((answer.status, answer.whole(LARGEST_ANSWER).await?.unwrap_or_default()))
         };
         let listed = tokio::time::timeout(PROBE, listed).await;

@@ -44,27 +44,30 @@ impl WrittenSpan {
     /// # Errors
     /// When the span has no JSON.
     pub fn with(span: &Span, more: &[(String, String)]) -> Result<Self, Error> {
-        let mut json = serde_json::to_string(span)?;
+        let json = serde_json::to_string(span)?;
         let mut place = Vec::with_capacity(128);
         write_place(&span.rollout_id, &span.attempt_id, span.sequence_id, &mut place);
         debug_assert!(json.as_bytes().starts_with(&place), "the place of a span comes first");
-        let mut rest = json.split_off(place.len());
-        if !more.is_empty() {
-            // Whatever comes before is a number or a string, and in a string there would be a backslash.
-            let attributes = "\"attributes\":{";
-            let at = rest.find(attributes).map_or(rest.len(), |at| at + attributes.len());
-            let mut written = String::new();
-            for (name, value) in more {
-                written.push_str(&serde_json::to_string(name)?);
-                written.push(':');
-                written.push_str(value);
-                written.push(',');
+        let placeless = json.get(place.len()..).unwrap_or_default();
+        // Whatever comes before is a number or a string, and in a string there would be a backslash.
+        let attributes = "\"attributes\":{";
+        let at = match more {
+            [] => placeless.len(),
+            _ => placeless.find(attributes).map_or(placeless.len(), |at| at + attributes.len()),
+        };
+        let (before, behind) = placeless.split_at(at);
+        let length: usize = more.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
+        let mut rest = String::with_capacity(placeless.len() + length);
+        rest.push_str(before);
+        for (name, value) in more {
+            for part in [&serde_json::to_string(name)?, ":", value, ","] {
+                rest.push_str(part);
             }
-            if span.attributes.is_empty() {
-                written.pop();
-            }
-            rest.insert_str(at, &written);
         }
+        if !more.is_empty() && span.attributes.is_empty() {
+            rest.pop();
+        }
+        rest.push_str(behind);
         Ok(Self {
             rollout_id: span.rollout_id.clone(),
             attempt_id: span.attempt_id.clone(),

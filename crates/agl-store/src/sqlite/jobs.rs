@@ -263,8 +263,12 @@ pub(super) fn write_here(
         }
         (Err(_), _) => return Some(job),
     }
-    run_in_savepoint(connection, job.as_mut());
-    commit(connection, std::slice::from_mut(&mut job), started);
+    // It is alone in its transaction, and needs no savepoint.
+    if job.run(&mut Session::new(connection)) {
+        commit(connection, std::slice::from_mut(&mut job), started);
+    } else {
+        roll_back(connection, "ROLLBACK");
+    }
     place.left = Instant::now();
     drop(place);
     job.publish(signals);

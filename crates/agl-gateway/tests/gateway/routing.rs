@@ -23,7 +23,10 @@ async fn a_call_is_tried_again_and_the_tries_are_counted() {
     let served = Served::with(models, GatewayOptions::default()).await;
     let booked = served.book(None).await;
     let url = format!("{}/chat/completions", booked.base);
-    let response = post(&url, &chat("flaky")).await;
+    // So long that it is not held as JSON in between.
+    let mut long = chat("flaky");
+    long["messages"][0]["content"] = "a b ".repeat(10_000).into();
+    let response = post(&url, &long).await;
     assert_eq!(
         (response.status(), &response.headers()["x-agl-tries"]),
         (StatusCode::OK, &"3".parse().unwrap())
@@ -36,6 +39,8 @@ async fn a_call_is_tried_again_and_the_tries_are_counted() {
     assert_eq!(answer["error"]["message"], told);
     let spans = served.spans(&booked).await;
     assert_eq!((of(&spans[0], "tries"), of(&spans[0], "outcome")), (&json!(3), &json!("answered")));
+    assert_eq!(spans[0].attributes["gen_ai.prompt.0.content"], long["messages"][0]["content"]);
+    assert_eq!(spans[0].attributes["prompt_token_ids"].as_array().map(Vec::len), Some(20_000));
     assert_eq!((of(&spans[1], "tries"), of(&spans[1], "outcome")), (&json!(2), &json!("failed")));
 }
 

@@ -91,13 +91,18 @@ fn shows_key(text: &[u8], backend: &Backend) -> bool {
 
 /// Text without the backend's key, should it have come back in it.
 pub(crate) fn without_key(text: Bytes, backend: &Backend) -> Bytes {
-    let Some(key) = backend.key.as_ref().filter(|_| shows_key(&text, backend)) else { return text };
+    let Some(key) = &backend.key else { return text };
+    let key = key.reveal().as_bytes();
+    let mut places = memchr::memmem::find_iter(&text, key).peekable();
+    if places.peek().is_none() {
+        return text;
+    }
     let mut clean = Vec::with_capacity(text.len());
     let mut from = 0;
-    for at in memchr::memmem::find_iter(&text, key.reveal().as_bytes()) {
+    for at in places {
         clean.extend_from_slice(&text[from..at]);
         clean.extend_from_slice(b"***");
-        from = at + key.reveal().len();
+        from = at + key.len();
     }
     clean.extend_from_slice(&text[from..]);
     clean.into()

@@ -51,7 +51,7 @@ where
 }
 
 fn execute(arguments: Arguments) -> Result<(), Error> {
-    if matches!(arguments.command, Command::Gateway(_) | Command::Serve(_)) {
+    if matches!(arguments.command, Command::Gateway(_) | Command::Serve(_) | Command::Run(_)) {
         memory::give_back_large_pieces();
     }
     match arguments.command {

@@ -1,5 +1,6 @@
 //! The SQLite backend: one file, WAL, one writer thread with group commit, readers on connections of their own.
 
+mod gather;
 mod jobs;
 mod log;
 pub mod maintenance;

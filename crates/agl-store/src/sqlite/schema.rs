@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::gather;
 use super::{Sync, upgrade};
 use crate::Error;
 
@@ -39,7 +40,11 @@ struct Migration {
 pub(super) fn open_writer(path: &Path, sync: Sync) -> Result<Connection, Error> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    let connection = match gather::vfs() {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+        None => Connection::open_with_flags(path, flags),
+    };
+    let connection = connection.map_err(|error| cannot_open(path, &error))?;
     prepare(&connection).map_err(|error| cannot_open(path, &error))?;
     check_owner(&connection, path)?;
     set_up(&connection, sync).map_err(|error| cannot_open(path, &error))?;

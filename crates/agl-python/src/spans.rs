@@ -161,14 +161,12 @@ impl<'py> Source<'py> {
                 continue;
             }
             let key = key.to_str()?;
-            let value = if PROMPT_IDS.contains(&key) || RESPONSE_IDS.contains(&key) {
-                match whole_numbers(value).filter(|_| has_ids) {
-                    // Whether there are any is all that matters.
-                    Some(ids) if !ids.is_empty() => Value::Array(vec![0.into()]),
-                    _ => continue,
-                }
-            } else if shapes_trace(key) {
+            let value = if shapes_trace(key) {
                 copied(value)?
+            } else if has_ids && (PROMPT_IDS.contains(&key) || RESPONSE_IDS.contains(&key)) {
+                let Some(ids) = whole_numbers(value) else { continue };
+                // Whether there are any is all that matters.
+                Value::Array(if ids.is_empty() { Vec::new() } else { vec![0.into()] })
             } else {
                 continue;
             };
@@ -321,7 +319,7 @@ fn plain_messages<'k, 'py: 'k>(
         let name = names.get(py, field);
         match value.cast::<PyString>() {
             Ok(text) => {
-                has_parts |= field == "content" && may_be_list(text.to_str()?);
+                has_parts |= field == "content" && text.to_str().map_or(true, may_be_list);
                 message.set_item(name, text)?;
             }
             Err(_) => {

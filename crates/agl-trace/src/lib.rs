@@ -52,7 +52,7 @@ pub use rewards::{
 };
 pub use training::{
     Builder, Dropped, Identity, JudgedCall, Level, Outcome, Reason, Report, RolloutData, RolloutTrace, Row,
-    RowCall, TrainingData, TrainingOptions, read_rollout, training_data,
+    RowCall, Tokens, TrainingData, TrainingOptions, read_rollout, training_data,
 };
 pub use transition::{MissingTokenIds, Transition};
 pub use tree::{NodeId, TraceTree, tree_to_json};

@@ -271,8 +271,8 @@ impl<'k, 'py> Names<'k, 'py> {
             "content" => return intern!(py, "content"),
             _ => {}
         }
-        // A handful at most as a rule; beyond that, looking costs more than making.
-        let known = self.made.iter().take(8).position(|(known, _)| *known == name);
+        // A handful as a rule; beyond that, looking costs more than making.
+        let known = self.made.iter().take(16).position(|(known, _)| *known == name);
         let place = known.unwrap_or_else(|| {
             self.made.push((name, PyString::new(py, name)));
             self.made.len() - 1
@@ -293,11 +293,11 @@ type Member<'k, 'py> = (&'k str, &'k Bound<'py, PyAny>);
 /// between; and whether their words may have images in them. None of any other group.
 fn plain_messages<'k, 'py: 'k>(
     py: Python<'py>,
+    names: &mut Names<'k, 'py>,
     members: impl Iterator<Item = PyResult<Member<'k, 'py>>>,
 ) -> PyResult<Option<(Bound<'py, PyList>, bool)>> {
     let mut messages: Vec<Bound<'py, PyDict>> = Vec::new();
     let mut current = None;
-    let mut names = Names::default();
     let mut has_parts = false;
     for member in members {
         let (key, value) = member?;
@@ -365,7 +365,7 @@ impl<'k, 'py> Nested<'k, 'py> {
     }
 
     /// Groups whose keys are exactly `0..n-1` are lists.
-    fn into_python(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    fn into_python(self, py: Python<'py>, names: &mut Names<'k, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let entries = match self {
             Self::Leaf(value) => return Ok(listed(&value)),
             Self::Group(entries) => entries,
@@ -376,14 +376,15 @@ impl<'k, 'py> Nested<'k, 'py> {
             let mut items: Vec<Option<Bound<'py, PyAny>>> = vec![None; count];
             for (key, entry) in entries {
                 if let Some(place) = place(key) {
-                    items[place] = Some(entry.into_python(py)?);
+                    items[place] = Some(entry.into_python(py, names)?);
                 }
             }
             return Ok(PyList::new(py, items.into_iter().flatten())?.into_any());
         }
         let dict = PyDict::new(py);
         for (key, entry) in entries {
-            dict.set_item(key, entry.into_python(py)?)?;
+            let entry = entry.into_python(py, names)?;
+            dict.set_item(names.get(py, key), entry)?;
         }
         Ok(dict.into_any())
     }
@@ -397,14 +398,19 @@ struct Grouped<'py> {
 
 impl<'py> Grouped<'py> {
     /// The members of the group of this name, and where there are none, the attribute of that very name.
-    fn of(span: &Source<'py>, group: Group, name: &str) -> PyResult<Option<Self>> {
+    fn of<'k>(
+        span: &'k Source<'py>,
+        names: &mut Names<'k, 'py>,
+        group: Group,
+        name: &'k str,
+    ) -> PyResult<Option<Self>> {
         let py = span.attributes.py();
         let members = span.members(group, name);
         if members.clone().next().is_none() {
             let own = span.attributes.get_item(name)?;
             return Ok(own.map(|own| Self { value: listed(&own), may_have_images: true }));
         }
-        if let Some((messages, may_have_images)) = plain_messages(py, members.clone())? {
+        if let Some((messages, may_have_images)) = plain_messages(py, names, members.clone())? {
             return Ok(Some(Self { value: messages.into_any(), may_have_images }));
         }
         let mut nested = Nested::Group(Vec::new());
@@ -412,7 +418,7 @@ impl<'py> Grouped<'py> {
             let (key, value) = member?;
             nested.insert(key, value.clone());
         }
-        Ok(Some(Self { value: nested.into_python(py)?, may_have_images: true }))
+        Ok(Some(Self { value: nested.into_python(py, names)?, may_have_images: true }))
     }
 }
 
@@ -436,7 +442,12 @@ fn image_urls(messages: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
 }
 
 /// The triplet of a call as a dictionary: what `agl_trace::span_to_triplet` makes, with values by reference.
-fn triplet<'py>(span: &Source<'py>, agent: &str, reward: Option<f64>) -> PyResult<Bound<'py, PyDict>> {
+fn triplet<'k, 'py>(
+    span: &'k Source<'py>,
+    names: &mut Names<'k, 'py>,
+    agent: &str,
+    reward: Option<f64>,
+) -> PyResult<Bound<'py, PyDict>> {
     let attributes = &span.attributes;
     let py = attributes.py();
     let ids = |keys: &[&Bound<'py, PyString>]| -> PyResult<Bound<'py, PyList>> {
@@ -452,20 +463,21 @@ fn triplet<'py>(span: &Source<'py>, agent: &str, reward: Option<f64>) -> PyResul
         Ok(value.filter(|text| !text.is_empty().unwrap_or(true)))
     };
     // A call's group, or that of an operation, less some of its keys.
-    let either = |of_call: Group, of_operation: &str, less: &[&str]| -> PyResult<Option<Grouped<'py>>> {
-        if let Some(found) = Grouped::of(span, of_call, of_call.name())? {
-            return Ok(Some(found));
-        }
-        let found = Grouped::of(span, Group::Operation, of_operation)?;
-        if let Some(Ok(fields)) = found.as_ref().map(|found| found.value.cast::<PyDict>()) {
-            for key in less {
-                if fields.contains(key)? {
-                    fields.del_item(key)?;
+    let mut either =
+        |of_call: Group, of_operation: &'static str, less: &[&str]| -> PyResult<Option<Grouped<'py>>> {
+            if let Some(found) = Grouped::of(span, names, of_call, of_call.name())? {
+                return Ok(Some(found));
+            }
+            let found = Grouped::of(span, names, Group::Operation, of_operation)?;
+            if let Some(Ok(fields)) = found.as_ref().map(|found| found.value.cast::<PyDict>()) {
+                for key in less {
+                    if fields.contains(key)? {
+                        fields.del_item(key)?;
+                    }
                 }
             }
-        }
-        Ok(found)
-    };
+            Ok(found)
+        };
     let value = |found: Option<Grouped<'py>>| found.map(|found| found.value);
 
     let prompt = PyDict::new(py);
@@ -537,17 +549,18 @@ pub(crate) fn triplets_of_spans<'py>(
     }
     let calls = tree_calls(&tree, &options).map_err(Failure::from)?;
     let places = places(&skeletons);
+    let mut names = Names::default();
     calls
         .iter()
         .filter_map(|call| Some((places.get(&std::ptr::from_ref(tree.span(call.node)))?, call)))
-        .map(|(place, call)| triplet(&sources[*place], &call.agent, call.reward))
+        .map(|(place, call)| triplet(&sources[*place], &mut names, &call.agent, call.reward))
         .collect()
 }
 
 /// The triplet of one call, as a dictionary, without a reward.
 #[pyo3::pyfunction]
 pub(crate) fn triplet_of_span<'py>(span: &Bound<'py, PyAny>, agent: &str) -> PyResult<Bound<'py, PyDict>> {
-    triplet(&Source::of(span)?, agent, None)
+    triplet(&Source::of(span)?, &mut Names::default(), agent, None)
 }
 
 /// The nodes of a tree: the place of its span among those given, or the id and times of a made-up one; and its children.

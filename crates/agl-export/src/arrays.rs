@@ -1,6 +1,6 @@
 //! Rows as flat arrays, which numeric libraries take as they are.
 
-use agl_trace::{Report, Row};
+use agl_trace::{Report, Row, Tokens};
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float32Type, Float64Type, UInt8Type, UInt32Type};
@@ -41,72 +41,19 @@ pub struct Arrays {
     pub report: Value,
 }
 
-/// The tokens of rows, one row after the other.
-#[derive(Debug, Default)]
-pub(crate) struct Tokens {
-    /// Where each row's begin, and where the last one's end.
-    offsets: Vec<usize>,
-    ids: Vec<u32>,
-    mask: Vec<u8>,
-    logprobs: Vec<f32>,
-}
-
-impl Tokens {
-    /// Takes the tokens out of rows.
-    pub(crate) fn out_of(rows: &mut [Row]) -> Self {
-        let count = rows.iter().map(|row| row.token_ids.len()).sum();
-        let mut tokens = Self {
-            offsets: Vec::with_capacity(rows.len() + 1),
-            ids: Vec::with_capacity(count),
-            mask: Vec::with_capacity(count),
-            logprobs: Vec::with_capacity(count),
-        };
-        tokens.offsets.push(0);
-        for row in rows {
-            tokens.ids.append(&mut std::mem::take(&mut row.token_ids));
-            tokens.mask.append(&mut std::mem::take(&mut row.mask));
-            tokens.logprobs.append(&mut std::mem::take(&mut row.logprobs));
-            tokens.offsets.push(tokens.ids.len());
-        }
-        tokens
+/// Takes in the tokens of the next rows; `share` is how much of the whole that makes, if all is alike.
+pub(crate) fn append(whole: &mut Tokens, next: &Tokens, share: f64) {
+    let base = whole.token_ids.len();
+    let count = base + next.token_ids.len();
+    if count > whole.token_ids.capacity() {
+        // Room for all that is to come, with some to spare, so that nothing has to move.
+        let all = (count as f64 / share * 1.0625) as usize;
+        let more = all.clamp(count, count.saturating_mul(1 << 10)) - base;
+        reserve(&mut whole.token_ids, more);
+        reserve(&mut whole.mask, more);
+        reserve(&mut whole.logprobs, more);
     }
-
-    /// Takes in those of the next rows; `share` is how much of the whole that makes, if all is alike.
-    pub(crate) fn append(&mut self, next: &Self, share: f64) {
-        let base = self.ids.len();
-        let count = base + next.ids.len();
-        if count > self.ids.capacity() {
-            // Room for all that is to come, with some to spare, so that nothing has to move.
-            let whole = (count as f64 / share * 1.0625) as usize;
-            let more = whole.clamp(count, count.saturating_mul(1 << 10)) - base;
-            reserve(&mut self.ids, more);
-            reserve(&mut self.mask, more);
-            reserve(&mut self.logprobs, more);
-        }
-        if self.offsets.is_empty() {
-            self.offsets.push(0);
-        }
-        self.offsets.extend(next.offsets.iter().skip(1).map(|end| base + end));
-        self.ids.extend_from_slice(&next.ids);
-        self.mask.extend_from_slice(&next.mask);
-        self.logprobs.extend_from_slice(&next.logprobs);
-    }
-
-    /// Those of the same rows in another order.
-    fn in_order(self, order: &[usize]) -> Self {
-        if order.is_sorted() {
-            return self;
-        }
-        let mut ordered = Self { offsets: vec![0], ..Self::default() };
-        for &row in order {
-            let of_row = self.offsets[row]..self.offsets[row + 1];
-            ordered.ids.extend_from_slice(&self.ids[of_row.clone()]);
-            ordered.mask.extend_from_slice(&self.mask[of_row.clone()]);
-            ordered.logprobs.extend_from_slice(&self.logprobs[of_row]);
-            ordered.offsets.push(ordered.ids.len());
-        }
-        ordered
-    }
+    whole.append(next);
 }
 
 /// Makes room for so many more, in large pages where the system has them: most of what it costs to fill memory for the first
@@ -116,14 +63,16 @@ fn reserve<T>(column: &mut Vec<T>, more: usize) {
     #[cfg(target_os = "linux")]
     {
         const LARGE: usize = 2 << 20;
+        // With the beginning of the page that it begins in: a large page begins where a mapping does, which is where the
+        // allocator has its own note of it.
         let room = column.spare_capacity_mut();
-        let before = room.as_ptr().addr().wrapping_neg() % LARGE;
-        let length = size_of_val(room).saturating_sub(before) / LARGE * LARGE;
-        if length > 0 {
-            let start = room.as_mut_ptr().cast::<u8>().wrapping_add(before);
+        let before = room.as_ptr().addr() % rustix::param::page_size();
+        let length = before + size_of_val(room);
+        if length >= LARGE {
+            let start = room.as_mut_ptr().cast::<u8>().wrapping_sub(before);
             #[expect(unsafe_code, reason = "advice on memory is given by address")]
-            // SAFETY: the range is part of the vector's own memory, and what the advice asks for changes nothing but how that
-            // is mapped.
+            // SAFETY: each of the pages has some of the vector's own memory in it, so all are mapped, and what the advice asks
+            // for changes nothing but how they are.
             let advised =
                 unsafe { rustix::mm::madvise(start.cast(), length, rustix::mm::Advice::LinuxHugepage) };
             // Without, it only takes longer.
@@ -138,7 +87,13 @@ impl Arrays {
     /// # Errors
     /// [`Error::Json`] when the report has no JSON.
     pub fn of(mut rows: Vec<Row>, report: &Report) -> Result<Self, Error> {
-        let tokens = Tokens::out_of(&mut rows);
+        let mut tokens = Tokens::default();
+        for row in &mut rows {
+            tokens.token_ids.append(&mut row.token_ids);
+            tokens.mask.append(&mut row.mask);
+            tokens.logprobs.append(&mut row.logprobs);
+            tokens.ends.push(tokens.token_ids.len());
+        }
         let order: Vec<usize> = (0..rows.len()).collect();
         Self::with_tokens(rows, tokens, &order, report)
     }
@@ -150,18 +105,16 @@ impl Arrays {
         order: &[usize],
         report: &Report,
     ) -> Result<Self, Error> {
-        let Tokens { offsets, ids, mask, logprobs } = tokens.in_order(order);
+        let Tokens { ends, token_ids, mask, logprobs } = tokens.in_order(order);
+        let offsets = std::iter::once(0).chain(ends);
         let mut arrays = Self {
-            offsets: offsets.into_iter().map(|offset| i64::try_from(offset).unwrap_or(i64::MAX)).collect(),
-            token_ids: ids,
+            offsets: offsets.map(|offset| i64::try_from(offset).unwrap_or(i64::MAX)).collect(),
+            token_ids,
             mask,
             logprobs,
             report: serde_json::to_value(report)?,
             ..Self::default()
         };
-        if arrays.offsets.is_empty() {
-            arrays.offsets.push(0);
-        }
         for row in rows {
             arrays.rewards.push(row.reward.unwrap_or(f64::NAN));
             arrays.advantages.push(row.advantage.unwrap_or(f64::NAN));

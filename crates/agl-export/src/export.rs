@@ -177,13 +177,13 @@ async fn read_all(
     let training = Arc::new(options.training.clone());
     let is_of_rows = options.kind == Kind::Trajectories;
     let read = move |several: Vec<Kept<'_>>| {
-        let read = |kept: Kept<'_>| {
+        let read = |mut kept: Kept<'_>| {
             let data = if is_of_rows {
-                read_for_rows(&kept, &training)?
+                read_for_rows(&mut kept, &training)?
             } else {
-                read_rollout(&kept.trace(Lean::Words)?, &training)?
+                read_rollout(kept.trace(Lean::Words)?, &training)?
             };
-            Ok((data, kept.view.rollout.input))
+            Ok((data, kept.into_input()))
         };
         several.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
     };

@@ -2,20 +2,22 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agl_store::{AttemptSpans, Lean, Store};
 use agl_trace::attributes::below;
-use agl_trace::{Builder, Level, RolloutData, RolloutTrace, TrainingData, TrainingOptions, read_rollout};
+use agl_trace::{
+    Builder, Level, RolloutData, RolloutTrace, Tokens, TrainingData, TrainingOptions, read_rollout,
+};
 use agl_types::{Page, RolloutMode, RolloutQuery, RolloutStatus, RolloutView, Span, semconv};
 use futures_util::{Stream, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
-use crate::arrays::Tokens;
-use crate::{Arrays, Error, read_arrays, rows_to_ipc};
+use crate::{Arrays, Error, arrays, read_arrays, rows_to_ipc};
 
 /// How many rollouts are looked up at once.
 const PAGE: i64 = 128;
@@ -174,19 +176,24 @@ impl Rollouts {
 
 /// A rollout and the spans of its latest attempt, which are at hand.
 pub(crate) struct Kept<'s> {
-    pub(crate) view: RolloutView,
+    /// Without its spans, until they are read.
+    trace: RolloutTrace,
     spans: &'s dyn AttemptSpans,
     /// The number of the attempt among those whose spans are at hand, if there is one.
     number: Option<usize>,
 }
 
 impl Kept<'_> {
+    /// The rollout's input.
+    pub(crate) fn into_input(self) -> Value {
+        self.trace.rollout.map(|rollout| rollout.input).unwrap_or_default()
+    }
+
     /// Reads the spans.
-    pub(crate) fn trace(&self, purpose: Lean) -> Result<RolloutTrace, Error> {
+    pub(crate) fn trace(&mut self, purpose: Lean) -> Result<&RolloutTrace, Error> {
         let read = |number| self.spans.read(number, purpose);
-        let spans = self.number.map(read).transpose()?.unwrap_or_default();
-        let RolloutView { rollout, attempt } = self.view.clone();
-        Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
+        self.trace.spans = self.number.map(read).transpose()?.unwrap_or_default();
+        Ok(&self.trace)
     }
 }
 
@@ -207,9 +214,10 @@ pub(crate) fn read_ahead<'s, T: Send + 'static>(
             let (reply, answer) = oneshot::channel();
             let look = move |spans: &dyn AttemptSpans| {
                 let mut numbers = 0..;
-                let kept = |view: RolloutView| {
-                    let number = view.attempt.as_ref().and_then(|_| numbers.next());
-                    Kept { view, spans, number }
+                let kept = |RolloutView { rollout, attempt }: RolloutView| {
+                    let number = attempt.as_ref().and_then(|_| numbers.next());
+                    let trace = RolloutTrace { rollout: Some(rollout), attempt, spans: Vec::new() };
+                    Kept { trace, spans, number }
                 };
                 // Whoever stopped waiting does not want to know.
                 let _ = reply.send(work(views.into_iter().map(kept).collect()));
@@ -223,17 +231,17 @@ pub(crate) fn read_ahead<'s, T: Send + 'static>(
 
 /// Reads a rollout for rows to be made of it; its prompts' words only where they have to explain why a call does not go on
 /// where another one ended.
-pub(crate) fn read_for_rows(kept: &Kept<'_>, options: &TrainingOptions) -> Result<RolloutData, Error> {
+pub(crate) fn read_for_rows(kept: &mut Kept<'_>, options: &TrainingOptions) -> Result<RolloutData, Error> {
     let trace = kept.trace(Lean::Tokens)?;
     // A reward may link to its call by any attribute.
     let has_links = |span: &Span| below(&span.attributes, semconv::LINK).next().is_some();
     if !trace.spans.iter().any(has_links) {
-        let data = read_rollout(&trace, options)?;
+        let data = read_rollout(trace, options)?;
         if options.level == Level::Transition || data.is_one_thread() {
             return Ok(data);
         }
     }
-    Ok(read_rollout(&kept.trace(Lean::Words)?, options)?)
+    Ok(read_rollout(kept.trace(Lean::Words)?, options)?)
 }
 
 /// Training data of the rollouts selected, a few of which are in memory at a time beside the rows.
@@ -242,16 +250,17 @@ pub(crate) fn read_for_rows(kept: &Kept<'_>, options: &TrainingOptions) -> Resul
 /// [`Error::Store`] when the store fails, [`Error::Trace`] for options that make no sense.
 pub async fn training_data(store: Arc<dyn Store>, request: &TrainingRequest) -> Result<TrainingData, Error> {
     let mut whole = Builder::default();
-    build(store, request, Ok, |part, _| whole.append(part)).await?;
+    build(store, request, Builder::default, |part, _| whole.append(part)).await?;
     Ok(whole.finish(&request.options))
 }
 
-/// Has `take` take in the rows of the rollouts selected, a few rollouts at a time, as `finish` has left them.
-async fn build<T: Send + 'static>(
+/// Has `take` take in the rows of the rollouts selected, a few rollouts at a time in a builder that `begin` makes, and how much
+/// of the whole they are with those before, if all is alike.
+async fn build(
     store: Arc<dyn Store>,
     request: &TrainingRequest,
-    finish: fn(Builder) -> Result<T, Error>,
-    mut take: impl FnMut(T, f64),
+    begin: impl Fn() -> Builder + Clone + Send + 'static,
+    mut take: impl FnMut(Builder, f64),
 ) -> Result<(), Error> {
     let TrainingRequest { select, options, format: _ } = request;
     // Bad options are told before anything is fetched.
@@ -259,14 +268,14 @@ async fn build<T: Send + 'static>(
     let asked = Arc::new((select.clone(), options.clone()));
     let part = move |several: Vec<Kept<'_>>| {
         let (select, options) = &*asked;
-        let mut builder = Builder::default();
-        for kept in &several {
-            let data = read_for_rows(kept, options)?;
+        let mut builder = begin();
+        for mut kept in several {
+            let data = read_for_rows(&mut kept, options)?;
             if select.is_in_reward(data.identity.reward) {
                 builder.add(data, options);
             }
         }
-        finish(builder)
+        Ok(builder)
     };
     let whole = AtomicI64::new(0);
     let parts = select.pages(store.as_ref()).map_ok(|(page, count)| {
@@ -295,6 +304,11 @@ pub async fn training_arrow(store: Arc<dyn Store>, request: &TrainingRequest) ->
     rows_to_ipc(&data.rows, &data.report)
 }
 
+/// What a thread that panicked left is as good as what another one did.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The same as flat arrays.
 ///
 /// # Errors
@@ -304,15 +318,19 @@ pub async fn training_arrays(store: Arc<dyn Store>, request: &TrainingRequest) -
     if let Some(ipc) = store.remote_training_data(&serde_json::to_value(&asked)?).await? {
         return read_arrays(&ipc);
     }
-    // The tokens are laid out where they are read, and only copied from there.
-    let mut whole = (Builder::default(), Tokens::default());
-    let laid_out = |mut builder: Builder| {
-        let tokens = Tokens::out_of(builder.rows_mut());
-        Ok((builder, tokens))
+    // The tokens are laid out where they are read, and only copied from there: to memory that is used again, because it takes
+    // longer to get it than to fill it.
+    let used = Arc::new(Mutex::new(Vec::new()));
+    let begin = {
+        let used = Arc::clone(&used);
+        move || Builder::reusing(lock(&used).pop().unwrap_or_default())
     };
-    build(store, request, laid_out, |(builder, tokens), share| {
+    let mut whole = (Builder::default(), Tokens::default());
+    build(store, request, begin, |mut builder, share| {
+        let tokens = builder.take_tokens();
+        arrays::append(&mut whole.1, &tokens, share);
         whole.0.append(builder);
-        whole.1.append(&tokens, share);
+        lock(&used).push(tokens);
     })
     .await?;
     let (builder, tokens) = whole;

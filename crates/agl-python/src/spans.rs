@@ -1,9 +1,9 @@
 //! Python's spans, read where they are: no JSON in between. What decides the shape of a trace is copied; what a call said,
 //! and its token ids, are handed on by reference.
 
-use std::borrow::Cow;
-
-use agl_trace::{TraceTree, TripletOptions, prompt_image_urls, tree_calls};
+use agl_trace::{
+    PROMPT_IDS, RESPONSE_IDS, TraceTree, TripletOptions, prompt_image_urls, shapes_trace, tree_calls,
+};
 use agl_types::{Attributes, JsonMap, OtelResource, Span, StatusCode, TraceStatus, semconv};
 use pyo3::IntoPyObjectExt as _;
 use pyo3::intern;
@@ -14,128 +14,170 @@ use serde_json::{Number, Value};
 use crate::dispatch::read;
 use crate::failure::Failure;
 
-/// Attributes that say nothing about the shape of a trace, and are most of it.
-const SAID: [&str; 6] = [
-    "gen_ai.prompt.",
-    "gen_ai.completion.",
-    "gen_ai.request.",
-    "gen_ai.usage.",
-    "agentlightning.operation.input.messages.",
-    "logprobs.",
-];
-
-/// Where the token ids of a prompt may be; the first that is a list of whole numbers counts.
-const PROMPT_IDS: [&str; 2] = [semconv::PROMPT_TOKEN_IDS, "agentlightning.operation.output.prompt_token_ids"];
-
-/// Likewise of a response.
-const RESPONSE_IDS: [&str; 4] = [
-    semconv::RESPONSE_TOKEN_IDS,
-    "agentlightning.operation.output.response_token_ids.0",
-    "agentlightning.operation.output.choices.0.token_ids",
-    "agentlightning.operation.output.choices.0.provider_specific_fields.token_ids",
-];
-
 /// How deep dotted keys nest, as in agl-trace.
 const MAX_DEPTH: usize = 64;
 
-/// The fields of a span, which is a pydantic model.
-fn fields<'py>(span: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
-    Ok(span.getattr(intern!(span.py(), "__dict__"))?.cast_into::<PyDict>()?)
+/// A span of Python's, which is a pydantic model.
+struct Source<'py> {
+    fields: Bound<'py, PyDict>,
+    attributes: Bound<'py, PyDict>,
+    /// What is in the attributes, in order.
+    entries: Vec<Attribute<'py>>,
 }
 
-fn attributes_of<'py>(span: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
-    let attributes = fields(span)?.get_item(intern!(span.py(), "attributes"))?;
-    match attributes.filter(|attributes| !attributes.is_none()) {
-        Some(attributes) => Ok(attributes.cast_into::<PyDict>()?),
-        None => Ok(PyDict::new(span.py())),
+/// An attribute of a span.
+struct Attribute<'py> {
+    key: Bound<'py, PyString>,
+    value: Bound<'py, PyAny>,
+    group: Group,
+}
+
+/// The groups of attributes that a triplet is made of, by what their names begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Prompt,
+    Completion,
+    Request,
+    Response,
+    /// One of those of an operation, which are within each other.
+    Operation,
+    /// None of these.
+    Other,
+}
+
+impl Group {
+    /// The one that an attribute is in.
+    #[inline]
+    fn of(key: &str) -> Self {
+        let is_in = |group: Self| Self::tail(key, group.name()).is_some();
+        if key.starts_with("gen_ai.") {
+            // Most attributes are those of a long history.
+            let groups = [Self::Prompt, Self::Completion, Self::Request, Self::Response];
+            groups.into_iter().find(|group| is_in(*group)).unwrap_or(Self::Other)
+        } else if is_in(Self::Operation) {
+            Self::Operation
+        } else {
+            Self::Other
+        }
+    }
+
+    #[inline]
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => semconv::GEN_AI_PROMPT,
+            Self::Completion => semconv::GEN_AI_COMPLETION,
+            Self::Request => semconv::GEN_AI_REQUEST,
+            Self::Response => semconv::GEN_AI_RESPONSE,
+            Self::Operation => semconv::AGL_OPERATION,
+            Self::Other => "",
+        }
+    }
+
+    /// What follows the name of a group that an attribute is in.
+    #[inline]
+    fn tail<'k>(key: &'k str, name: &str) -> Option<&'k str> {
+        key.strip_prefix(name)?.strip_prefix('.')
     }
 }
 
-/// The attributes of a span, in order.
-struct Entries<'py>(Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)>);
-
-impl<'py> Entries<'py> {
+impl<'py> Source<'py> {
     fn of(span: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let attributes = attributes_of(span)?;
+        let py = span.py();
+        let fields = span.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+        let attributes = fields.get_item(intern!(py, "attributes"))?;
+        let attributes = match attributes.filter(|attributes| !attributes.is_none()) {
+            Some(attributes) => attributes.cast_into::<PyDict>()?,
+            None => PyDict::new(py),
+        };
         let mut entries = Vec::with_capacity(attributes.len());
         for (key, value) in &attributes {
-            entries.push((key.cast_into()?, value));
+            let key: Bound<'py, PyString> = key.cast_into()?;
+            let group = Group::of(key.to_str()?);
+            entries.push(Attribute { key, value, group });
         }
-        Ok(Self(entries))
+        Ok(Self { fields, attributes, entries })
     }
 
-    /// With their keys as text.
-    fn named(&self) -> PyResult<Vec<(&str, &Bound<'py, PyAny>)>> {
-        self.0.iter().map(|(key, value)| Ok((key.to_str()?, value))).collect()
-    }
-}
-
-/// The spans with everything that decides the shape of their trace.
-fn skeletons(spans: &Bound<'_, PyAny>) -> PyResult<Vec<Span>> {
-    spans.try_iter()?.map(|span| skeleton_of(&span?)).collect()
-}
-
-fn skeleton_of(span: &Bound<'_, PyAny>) -> PyResult<Span> {
-    skeleton(span, &Entries::of(span)?.named()?)
-}
-
-fn skeleton(span: &Bound<'_, PyAny>, attributes: &[(&str, &Bound<'_, PyAny>)]) -> PyResult<Span> {
-    let py = span.py();
-    let fields = fields(span)?;
-    let get = |name: &Bound<'_, PyString>| {
-        let value = fields.get_item(name)?;
-        PyResult::Ok(value.filter(|value| !value.is_none()).map(Bound::unbind))
-    };
-    let text = |name: &Bound<'_, PyString>| -> PyResult<Option<String>> {
-        get(name)?.map(|value| value.extract(py)).transpose()
-    };
-    let time = |name: &Bound<'_, PyString>| -> PyResult<Option<f64>> {
-        get(name)?.map(|value| value.extract(py)).transpose()
-    };
-    Ok(Span {
-        rollout_id: String::new(),
-        attempt_id: String::new(),
-        sequence_id: get(intern!(py, "sequence_id"))?
-            .map(|value| value.extract(py))
-            .transpose()?
-            .unwrap_or_default(),
-        trace_id: text(intern!(py, "trace_id"))?.unwrap_or_default(),
-        span_id: text(intern!(py, "span_id"))?.unwrap_or_default(),
-        parent_id: text(intern!(py, "parent_id"))?,
-        name: text(intern!(py, "name"))?.unwrap_or_default(),
-        status: TraceStatus::new(StatusCode::Unset),
-        attributes: shaping(attributes)?,
-        events: Vec::new(),
-        links: Vec::new(),
-        start_time: time(intern!(py, "start_time"))?,
-        end_time: time(intern!(py, "end_time"))?,
-        context: None,
-        parent: None,
-        resource: OtelResource::default(),
-        extra: JsonMap::new(),
-    })
-}
-
-/// The attributes that decide the shape of a trace.
-fn shaping(attributes: &[(&str, &Bound<'_, PyAny>)]) -> PyResult<Attributes> {
-    let mut read = Attributes::new();
-    for &(key, value) in attributes {
-        if SAID.iter().any(|said| key.starts_with(said)) {
-            continue;
-        }
-        let value = if PROMPT_IDS.contains(&key) || RESPONSE_IDS.contains(&key) {
-            // Whether there are any is all that matters.
-            match whole_numbers(value) {
-                Some(ids) if ids.is_empty() => Value::Array(Vec::new()),
-                Some(_) => Value::Array(vec![0.into()]),
-                None => Value::Null,
-            }
-        } else {
-            copied(value)?
+    /// The members of a group: what follows its name and a dot, and the value.
+    fn members<'s>(
+        &'s self,
+        group: Group,
+        name: &'s str,
+    ) -> impl Iterator<Item = PyResult<Member<'s, 'py>>> + Clone {
+        let of_group = self.entries.iter().filter(move |entry| entry.group == group);
+        let member = move |entry: &'s Attribute<'py>| {
+            let key = match entry.key.to_str() {
+                Ok(key) => key,
+                Err(error) => return Some(Err(error)),
+            };
+            Some(Ok((Group::tail(key, name)?, &entry.value)))
         };
-        read.insert(key.to_owned(), value);
+        of_group.filter_map(member)
     }
-    Ok(read)
+
+    /// The span with everything that decides the shape of its trace, and whether there are token ids where that counts.
+    fn skeleton(&self, has_ids: bool) -> PyResult<Span> {
+        let py = self.fields.py();
+        let get = |name: &Bound<'py, PyString>| {
+            let value = self.fields.get_item(name)?;
+            PyResult::Ok(value.filter(|value| !value.is_none()))
+        };
+        let text = |name: &Bound<'py, PyString>| -> PyResult<Option<String>> {
+            get(name)?.map(|value| value.extract()).transpose()
+        };
+        let time = |name: &Bound<'py, PyString>| -> PyResult<Option<f64>> {
+            get(name)?.map(|value| value.extract()).transpose()
+        };
+        Ok(Span {
+            rollout_id: String::new(),
+            attempt_id: String::new(),
+            sequence_id: get(intern!(py, "sequence_id"))?
+                .map(|value| value.extract())
+                .transpose()?
+                .unwrap_or_default(),
+            trace_id: text(intern!(py, "trace_id"))?.unwrap_or_default(),
+            span_id: text(intern!(py, "span_id"))?.unwrap_or_default(),
+            parent_id: text(intern!(py, "parent_id"))?,
+            name: text(intern!(py, "name"))?.unwrap_or_default(),
+            status: TraceStatus::new(StatusCode::Unset),
+            attributes: self.shaping(has_ids)?,
+            events: Vec::new(),
+            links: Vec::new(),
+            start_time: time(intern!(py, "start_time"))?,
+            end_time: time(intern!(py, "end_time"))?,
+            context: None,
+            parent: None,
+            resource: OtelResource::default(),
+            extra: JsonMap::new(),
+        })
+    }
+
+    /// The attributes that decide the shape of a trace.
+    fn shaping(&self, has_ids: bool) -> PyResult<Attributes> {
+        let mut read = Attributes::new();
+        for Attribute { key, value, group } in &self.entries {
+            // Messages do not, and are most of them.
+            if matches!(group, Group::Prompt | Group::Completion | Group::Request) {
+                continue;
+            }
+            let key = key.to_str()?;
+            let value = if shapes_trace(key) {
+                copied(value)?
+            } else if has_ids && (PROMPT_IDS.contains(&key) || RESPONSE_IDS.contains(&key)) {
+                let Some(ids) = whole_numbers(value) else { continue };
+                // Whether there are any is all that matters.
+                Value::Array(if ids.is_empty() { Vec::new() } else { vec![0.into()] })
+            } else {
+                continue;
+            };
+            read.insert(key.to_owned(), value);
+        }
+        Ok(read)
+    }
+}
+
+fn skeletons(spans: &Bound<'_, PyAny>, has_ids: bool) -> PyResult<Vec<Span>> {
+    spans.try_iter()?.map(|span| Source::of(&span?)?.skeleton(has_ids)).collect()
 }
 
 /// A value of Python's as JSON.
@@ -223,67 +265,76 @@ struct Names<'k, 'py> {
 
 impl<'k, 'py> Names<'k, 'py> {
     fn get(&mut self, py: Python<'py>, name: &'k str) -> &Bound<'py, PyString> {
-        // A handful at most as a rule; beyond that, looking costs more than making.
-        let known = self.made.iter().take(8).position(|(known, _)| *known == name);
+        // What messages say most of the time, whose hashes are known.
+        match name {
+            "role" => return intern!(py, "role"),
+            "content" => return intern!(py, "content"),
+            _ => {}
+        }
+        // A handful as a rule; beyond that, looking costs more than making.
+        let known = self.made.iter().take(16).position(|(known, _)| *known == name);
         let place = known.unwrap_or_else(|| {
-            // What two messages say most of the time, whose hashes are known.
-            let made = match name {
-                "role" => intern!(py, "role").clone(),
-                "content" => intern!(py, "content").clone(),
-                _ => PyString::new(py, name),
-            };
-            self.made.push((name, made));
+            self.made.push((name, PyString::new(py, name)));
             self.made.len() - 1
         });
         &self.made[place].1
     }
 }
 
+/// Whether a text may be a list as JSON.
+fn may_be_list(text: &str) -> bool {
+    text.as_bytes().trim_ascii_start().first() == Some(&b'[')
+}
+
+/// A member of a group: what follows the group's name and a dot, and the value.
+type Member<'k, 'py> = (&'k str, &'k Bound<'py, PyAny>);
+
 /// The messages of a group whose keys are `{number}.{field}` in order, as they are written, without a tree of keys in
 /// between; and whether their words may have images in them. None of any other group.
-fn plain_messages<'py>(
+fn plain_messages<'k, 'py: 'k>(
     py: Python<'py>,
-    entries: &[(&str, &Bound<'py, PyAny>)],
+    names: &mut Names<'k, 'py>,
+    members: impl Iterator<Item = PyResult<Member<'k, 'py>>>,
 ) -> PyResult<Option<(Bound<'py, PyList>, bool)>> {
-    let messages = PyList::empty(py);
-    let mut names = Names::default();
-    let mut message: Option<(&str, Bound<'py, PyDict>)> = None;
+    let mut messages: Vec<Bound<'py, PyDict>> = Vec::new();
+    let mut current = None;
     let mut has_parts = false;
-    for (key, value) in entries {
+    for member in members {
+        let (key, value) = member?;
         // Both are short: to look for a dot byte by byte is the fastest.
         let Some(dot) = key.bytes().position(|byte| byte == b'.') else { return Ok(None) };
         let (number, field) = (&key[..dot], &key[dot + 1..]);
-        if field.bytes().any(|byte| byte == b'.') {
-            return Ok(None);
-        }
-        let current = match &message {
-            Some((current, message)) if *current == number => message,
-            _ => {
-                if place(number) != Some(messages.len()) {
-                    return Ok(None);
-                }
-                let made = PyDict::new(py);
-                messages.append(&made)?;
-                &message.insert((number, made)).1
+        if current != Some(number) {
+            if place(number) != Some(messages.len()) {
+                return Ok(None);
             }
-        };
-        if field == "content" {
-            let text = value.cast::<PyString>().ok().and_then(|text| text.to_str().ok());
-            has_parts |= text.is_none_or(|text| text.trim_start().starts_with('['));
+            messages.push(PyDict::new(py));
+            current = Some(number);
         }
         // Where fields are numbers too, messages are lists.
-        if field.starts_with(|first: char| first.is_ascii_digit()) {
+        if field.bytes().any(|byte| byte == b'.') || field.starts_with(|first: char| first.is_ascii_digit()) {
             return Ok(None);
         }
-        current.set_item(names.get(py, field), listed(value))?;
+        let Some(message) = messages.last() else { return Ok(None) };
+        let name = names.get(py, field);
+        match value.cast::<PyString>() {
+            Ok(text) => {
+                has_parts |= field == "content" && text.to_str().map_or(true, may_be_list);
+                message.set_item(name, text)?;
+            }
+            Err(_) => {
+                has_parts |= field == "content";
+                message.set_item(name, listed(value))?;
+            }
+        }
     }
-    Ok(Some((messages, has_parts)))
+    Ok(Some((PyList::new(py, messages)?, has_parts)))
 }
 
 /// Dotted keys, nested, with values by reference; the twin of `agl_trace::attributes::unflatten`.
 enum Nested<'k, 'py> {
     Leaf(Bound<'py, PyAny>),
-    Group(Vec<(Cow<'k, str>, Nested<'k, 'py>)>),
+    Group(Vec<(&'k str, Nested<'k, 'py>)>),
 }
 
 impl<'k, 'py> Nested<'k, 'py> {
@@ -305,16 +356,16 @@ impl<'k, 'py> Nested<'k, 'py> {
         }
         let Self::Group(entries) = self else { return self };
         // Keys come in order as a rule, so the last one is the likeliest.
-        let found = entries.iter().rposition(|(name, _)| name == key);
+        let found = entries.iter().rposition(|(name, _)| *name == key);
         let place = found.unwrap_or_else(|| {
-            entries.push((Cow::Borrowed(key), Self::Group(Vec::new())));
+            entries.push((key, Self::Group(Vec::new())));
             entries.len() - 1
         });
         &mut entries[place].1
     }
 
     /// Groups whose keys are exactly `0..n-1` are lists.
-    fn into_python(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    fn into_python(self, py: Python<'py>, names: &mut Names<'k, 'py>) -> PyResult<Bound<'py, PyAny>> {
         let entries = match self {
             Self::Leaf(value) => return Ok(listed(&value)),
             Self::Group(entries) => entries,
@@ -324,95 +375,50 @@ impl<'k, 'py> Nested<'k, 'py> {
         if count > 0 && entries.iter().all(|(key, _)| place(key).is_some()) {
             let mut items: Vec<Option<Bound<'py, PyAny>>> = vec![None; count];
             for (key, entry) in entries {
-                if let Some(place) = place(&key) {
-                    items[place] = Some(entry.into_python(py)?);
+                if let Some(place) = place(key) {
+                    items[place] = Some(entry.into_python(py, names)?);
                 }
             }
             return Ok(PyList::new(py, items.into_iter().flatten())?.into_any());
         }
         let dict = PyDict::new(py);
         for (key, entry) in entries {
-            dict.set_item(key.as_ref(), entry.into_python(py)?)?;
+            let entry = entry.into_python(py, names)?;
+            dict.set_item(names.get(py, key), entry)?;
         }
         Ok(dict.into_any())
     }
 }
 
-/// The groups of attributes that a triplet is made of; none of which there are no attributes.
-struct Groups<'py> {
-    /// In the order of [`GROUPS`].
-    found: [Option<Bound<'py, PyAny>>; GROUPS.len()],
-    /// Of each of them whether there may be images in it; where there are not, nobody needs to look.
-    may_have_images: [bool; GROUPS.len()],
+/// A group of attributes as a value of Python's, and whether there may be images in it.
+struct Grouped<'py> {
+    value: Bound<'py, PyAny>,
+    may_have_images: bool,
 }
 
-/// Prompt, completion, request and response, as OpenTelemetry's conventions have them and as an operation does.
-const GROUPS: [&str; 8] = [
-    semconv::GEN_AI_PROMPT,
-    "agentlightning.operation.input.messages",
-    semconv::GEN_AI_COMPLETION,
-    "agentlightning.operation.output.choices",
-    semconv::GEN_AI_REQUEST,
-    semconv::OPERATION_INPUT,
-    semconv::GEN_AI_RESPONSE,
-    semconv::OPERATION_OUTPUT,
-];
-
-/// What the names of all groups begin with, in turn.
-const GROUPED: [&str; 2] = ["gen_ai.", "agentlightning.operation."];
-
-impl<'py> Groups<'py> {
-    fn of(py: Python<'py>, attributes: &[(&str, &Bound<'py, PyAny>)]) -> PyResult<Self> {
-        // The members of each group, with what follows its name; and an attribute of the group's own name, which stands
-        // for a group of which there are none.
-        let mut members: [Vec<(&str, &Bound<'py, PyAny>)>; GROUPS.len()] = Default::default();
-        let mut own: [Option<&Bound<'py, PyAny>>; GROUPS.len()] = [None; GROUPS.len()];
-        for &(key, value) in attributes {
-            // Most keys are of one group or of none, which is soon told.
-            let Some(first) = GROUPED.iter().position(|grouped| key.starts_with(grouped)) else { continue };
-            for (place, prefix) in GROUPS.iter().enumerate().skip(first).step_by(GROUPED.len()) {
-                let Some(tail) = key.strip_prefix(prefix) else { continue };
-                if tail.is_empty() {
-                    own[place] = Some(value);
-                } else if let Some(tail) = tail.strip_prefix('.') {
-                    members[place].push((tail, value));
-                    // No group is within another one of those of models' calls.
-                    if first == 0 {
-                        break;
-                    }
-                }
-            }
+impl<'py> Grouped<'py> {
+    /// The members of the group of this name, and where there are none, the attribute of that very name.
+    fn of<'k>(
+        span: &'k Source<'py>,
+        names: &mut Names<'k, 'py>,
+        group: Group,
+        name: &'k str,
+    ) -> PyResult<Option<Self>> {
+        let py = span.attributes.py();
+        let members = span.members(group, name);
+        if members.clone().next().is_none() {
+            let own = span.attributes.get_item(name)?;
+            return Ok(own.map(|own| Self { value: listed(&own), may_have_images: true }));
         }
-        let mut groups = Self { found: Default::default(), may_have_images: [true; GROUPS.len()] };
-        for (place, (members, own)) in members.into_iter().zip(own).enumerate() {
-            if members.is_empty() {
-                groups.found[place] = own.map(listed);
-            } else if let Some((messages, has_parts)) = plain_messages(py, &members)? {
-                groups.found[place] = Some(messages.into_any());
-                groups.may_have_images[place] = has_parts;
-            } else {
-                let mut nested = Nested::Group(Vec::new());
-                members.into_iter().for_each(|(key, value)| nested.insert(key, value.clone()));
-                groups.found[place] = Some(nested.into_python(py)?);
-            }
+        if let Some((messages, may_have_images)) = plain_messages(py, names, members.clone())? {
+            return Ok(Some(Self { value: messages.into_any(), may_have_images }));
         }
-        Ok(groups)
-    }
-
-    /// The first of a pair; its second one, less some of its keys, if there is none.
-    fn either(&self, first: usize, less: &[&str]) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let [first, second] = [&self.found[first], &self.found[first + 1]];
-        if first.is_some() {
-            return Ok(first.clone());
+        let mut nested = Nested::Group(Vec::new());
+        for member in members {
+            let (key, value) = member?;
+            nested.insert(key, value.clone());
         }
-        if let Some(Ok(fields)) = second.as_ref().map(|second| second.cast::<PyDict>()) {
-            for key in less {
-                if fields.contains(key)? {
-                    fields.del_item(key)?;
-                }
-            }
-        }
-        Ok(second.clone())
+        Ok(Some(Self { value: nested.into_python(py, names)?, may_have_images: true }))
     }
 }
 
@@ -425,9 +431,8 @@ fn image_urls(messages: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
         let Ok(message) = message.cast_into::<PyDict>() else { continue };
         let Some(content) = message.get_item(intern!(messages.py(), "content"))? else { continue };
         // Words are no list of parts.
-        let is_words = content
-            .cast::<PyString>()
-            .is_ok_and(|text| text.to_str().is_ok_and(|text| !text.trim_start().starts_with('[')));
+        let is_words =
+            content.cast::<PyString>().is_ok_and(|text| text.to_str().is_ok_and(|text| !may_be_list(text)));
         if !is_words {
             let message = JsonMap::from_iter([("content".to_owned(), copied(&content)?)]);
             urls.extend(prompt_image_urls(&Value::Object(message)));
@@ -437,14 +442,14 @@ fn image_urls(messages: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
 }
 
 /// The triplet of a call as a dictionary: what `agl_trace::span_to_triplet` makes, with values by reference.
-fn triplet<'py>(
-    span: &Bound<'py, PyAny>,
-    entries: &[(&str, &Bound<'py, PyAny>)],
+fn triplet<'k, 'py>(
+    span: &'k Source<'py>,
+    names: &mut Names<'k, 'py>,
     agent: &str,
     reward: Option<f64>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let py = span.py();
-    let attributes = attributes_of(span)?;
+    let attributes = &span.attributes;
+    let py = attributes.py();
     let ids = |keys: &[&Bound<'py, PyString>]| -> PyResult<Bound<'py, PyList>> {
         for key in keys {
             if let Some(ids) = attributes.get_item(key)?.and_then(|value| whole_numbers(&value)) {
@@ -457,18 +462,33 @@ fn triplet<'py>(
         let value = attributes.get_item(key)?.and_then(|value| value.cast_into::<PyString>().ok());
         Ok(value.filter(|text| !text.is_empty().unwrap_or(true)))
     };
-    let groups = Groups::of(py, entries)?;
-    let messages = groups.either(0, &[])?;
+    // A call's group, or that of an operation, less some of its keys.
+    let mut either =
+        |of_call: Group, of_operation: &'static str, less: &[&str]| -> PyResult<Option<Grouped<'py>>> {
+            if let Some(found) = Grouped::of(span, names, of_call, of_call.name())? {
+                return Ok(Some(found));
+            }
+            let found = Grouped::of(span, names, Group::Operation, of_operation)?;
+            if let Some(Ok(fields)) = found.as_ref().map(|found| found.value.cast::<PyDict>()) {
+                for key in less {
+                    if fields.contains(key)? {
+                        fields.del_item(key)?;
+                    }
+                }
+            }
+            Ok(found)
+        };
+    let value = |found: Option<Grouped<'py>>| found.map(|found| found.value);
 
     let prompt = PyDict::new(py);
     prompt.set_item(
         intern!(py, "token_ids"),
         ids(&[intern!(py, PROMPT_IDS[0]), intern!(py, PROMPT_IDS[1])])?,
     )?;
-    let is_first = groups.found[0].is_some();
-    let images = messages.as_ref().filter(|_| groups.may_have_images[usize::from(!is_first)]);
-    prompt.set_item(intern!(py, "image_urls"), image_urls(images)?)?;
-    prompt.set_item(intern!(py, "raw_content"), messages)?;
+    let messages = either(Group::Prompt, "agentlightning.operation.input.messages", &[])?;
+    let pictured = messages.as_ref().filter(|messages| messages.may_have_images);
+    prompt.set_item(intern!(py, "image_urls"), image_urls(pictured.map(|messages| &messages.value))?)?;
+    prompt.set_item(intern!(py, "raw_content"), value(messages))?;
     let response = PyDict::new(py);
     let response_ids = [
         intern!(py, RESPONSE_IDS[0]),
@@ -477,16 +497,19 @@ fn triplet<'py>(
         intern!(py, RESPONSE_IDS[3]),
     ];
     response.set_item(intern!(py, "token_ids"), ids(&response_ids)?)?;
-    response.set_item(intern!(py, "raw_content"), groups.either(2, &[])?)?;
+    let choices = either(Group::Completion, "agentlightning.operation.output.choices", &[])?;
+    response.set_item(intern!(py, "raw_content"), value(choices))?;
     let logprobs = text(intern!(py, semconv::LOGPROBS_CONTENT))?;
     let logprobs = logprobs.map(|text| text.to_str().map(serde_json::from_str::<Value>)).transpose()?;
     if let Some(Ok(logprobs)) = logprobs {
         response.set_item(intern!(py, "logprobs"), to_python(py, &logprobs)?)?;
     }
     let metadata = PyDict::new(py);
-    metadata.set_item(intern!(py, "request"), groups.either(4, &["messages"])?)?;
+    let request = either(Group::Request, semconv::OPERATION_INPUT, &["messages"])?;
+    metadata.set_item(intern!(py, "request"), value(request))?;
     let less = ["choices", "prompt_token_ids", "response_token_ids"];
-    metadata.set_item(intern!(py, "response"), groups.either(6, &less)?)?;
+    let answer = either(Group::Response, semconv::OPERATION_OUTPUT, &less)?;
+    metadata.set_item(intern!(py, "response"), value(answer))?;
     let response_id = match text(intern!(py, semconv::GEN_AI_RESPONSE_ID))? {
         Some(id) => Some(id),
         None => text(intern!(py, "agentlightning.operation.output.id"))?,
@@ -516,28 +539,28 @@ pub(crate) fn triplets_of_spans<'py>(
 ) -> PyResult<Vec<Bound<'py, PyDict>>> {
     // What is wrong with them is told by the slower reader.
     let options: TripletOptions = serde_json::from_slice(options).or_else(|_| read(options))?;
-    // The attributes are gone through once for the shape of the trace and once for what the calls say.
-    let entries = spans.iter().map(|span| Entries::of(&span)).collect::<PyResult<Vec<_>>>()?;
-    let named = entries.iter().map(Entries::named).collect::<PyResult<Vec<_>>>()?;
-    let skeletons =
-        spans.iter().zip(&named).map(|(span, named)| skeleton(&span, named)).collect::<PyResult<Vec<_>>>()?;
+    // The attributes are gone through once for the shape of the trace, and those of calls once for what they say.
+    let sources = spans.iter().map(|span| Source::of(&span)).collect::<PyResult<Vec<_>>>()?;
+    let skeleton = |source: &Source<'py>| source.skeleton(options.skip_empty_token_spans);
+    let skeletons = sources.iter().map(skeleton).collect::<PyResult<Vec<_>>>()?;
     let mut tree = TraceTree::from_spans(&skeletons).map_err(Failure::from)?;
     if options.repair_hierarchy {
         tree.repair_hierarchy();
     }
     let calls = tree_calls(&tree, &options).map_err(Failure::from)?;
     let places = places(&skeletons);
+    let mut names = Names::default();
     calls
         .iter()
         .filter_map(|call| Some((places.get(&std::ptr::from_ref(tree.span(call.node)))?, call)))
-        .map(|(place, call)| triplet(&spans.get_item(*place)?, &named[*place], &call.agent, call.reward))
+        .map(|(place, call)| triplet(&sources[*place], &mut names, &call.agent, call.reward))
         .collect()
 }
 
 /// The triplet of one call, as a dictionary, without a reward.
 #[pyo3::pyfunction]
 pub(crate) fn triplet_of_span<'py>(span: &Bound<'py, PyAny>, agent: &str) -> PyResult<Bound<'py, PyDict>> {
-    triplet(span, &Entries::of(span)?.named()?, agent, None)
+    triplet(&Source::of(span)?, &mut Names::default(), agent, None)
 }
 
 /// The nodes of a tree: the place of its span among those given, or the id and times of a made-up one; and its children.
@@ -546,7 +569,7 @@ type Node = (Option<usize>, Option<(String, String, Option<f64>, Option<f64>)>, 
 /// The tree of a trace as its root and its nodes.
 #[pyo3::pyfunction]
 pub(crate) fn tree_of_spans(spans: &Bound<'_, PyAny>) -> PyResult<(usize, Vec<Node>)> {
-    let skeletons = skeletons(spans)?;
+    let skeletons = skeletons(spans, false)?;
     let tree = TraceTree::from_spans(&skeletons).map_err(Failure::from)?;
     // Of spans with one id the last counts.
     let place = places(&skeletons);
@@ -568,7 +591,7 @@ pub(crate) fn repaired_children(
     spans: &Bound<'_, PyAny>,
     parents: Vec<Option<usize>>,
 ) -> PyResult<Vec<Vec<usize>>> {
-    let skeletons = skeletons(spans)?;
+    let skeletons = skeletons(spans, false)?;
     let mut tree = TraceTree::of_shape(&skeletons, &parents).map_err(Failure::from)?;
     tree.repair_hierarchy();
     Ok((0..tree.len()).map(|node| tree.children(node).to_vec()).collect())
@@ -582,14 +605,15 @@ pub(crate) fn calls_of_tree(
     parents: Vec<Option<usize>>,
     options: &[u8],
 ) -> PyResult<Vec<(usize, String, Option<f64>)>> {
-    let skeletons = skeletons(spans)?;
+    let options = read::<TripletOptions>(options)?;
+    let skeletons = skeletons(spans, options.skip_empty_token_spans)?;
     let tree = TraceTree::of_shape(&skeletons, &parents).map_err(Failure::from)?;
-    let calls = tree_calls(&tree, &read::<TripletOptions>(options)?).map_err(Failure::from)?;
+    let calls = tree_calls(&tree, &options).map_err(Failure::from)?;
     Ok(calls.into_iter().map(|call| (call.node, call.agent, call.reward)).collect())
 }
 
 /// The name of the agent that a span stands for; none when it stands for none.
 #[pyo3::pyfunction]
 pub(crate) fn agent_of_span(span: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    Ok(agl_trace::agent_name(&skeleton_of(span)?).map(str::to_owned))
+    Ok(agl_trace::agent_name(&Source::of(span)?.skeleton(false)?).map(str::to_owned))
 }

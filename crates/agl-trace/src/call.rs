@@ -578,59 +578,55 @@ pub(crate) struct KnownIds<'t> {
     newest: VecDeque<KnownCall<'t>>,
 }
 
-/// Prompt and answer of a call.
+/// Prompt and answer of a call, as text.
 struct KnownCall<'t> {
     prompt: &'t str,
     response: &'t str,
-    /// The tokens of both.
-    ids: Vec<TokenId>,
-    /// How many of them are the prompt's.
-    of_prompt: usize,
+    /// Which call it is.
+    number: usize,
 }
 
 impl<'t> KnownIds<'t> {
     /// As many as may well go on side by side.
     const AT_MOST: usize = 4;
 
-    /// What [`token_ids`] reads.
-    pub(crate) fn token_ids(&self, list: &Value) -> Option<Vec<TokenId>> {
-        let known =
-            list.as_str().and_then(|text| self.newest.iter().rev().find_map(|known| known.read(text)));
-        known.or_else(|| token_ids(list))
+    /// What [`token_ids`] reads; `tokens` has those of prompt and answer of a call that is known.
+    pub(crate) fn token_ids<'c>(
+        &self,
+        list: &Value,
+        tokens: impl Fn(usize) -> [&'c [TokenId]; 2],
+    ) -> Option<Vec<TokenId>> {
+        let read = |text: &str| self.newest.iter().rev().find_map(|known| known.read(text, &tokens));
+        list.as_str().and_then(read).or_else(|| token_ids(list))
     }
 
-    /// Remembers a call whose token ids were read from these lists.
-    pub(crate) fn add(
-        &mut self,
-        prompt: &'t Value,
-        response: &'t Value,
-        ids: &[TokenId],
-        of_response: &[TokenId],
-    ) {
+    /// Remembers a call whose token ids were read from these lists, by its number.
+    pub(crate) fn add(&mut self, prompt: &'t Value, response: &'t Value, number: usize) {
         let (Value::String(prompt), Value::String(response)) = (prompt, response) else { return };
         if self.newest.len() == Self::AT_MOST {
             self.newest.pop_front();
         }
-        let known = KnownCall { prompt, response, ids: [ids, of_response].concat(), of_prompt: ids.len() };
-        self.newest.push_back(known);
+        self.newest.push_back(KnownCall { prompt, response, number });
     }
 }
 
 impl KnownCall<'_> {
     /// Reads a list that begins with this prompt; none of any other.
-    fn read(&self, text: &str) -> Option<Vec<TokenId>> {
+    fn read<'c>(&self, text: &str, tokens: impl Fn(usize) -> [&'c [TokenId]; 2]) -> Option<Vec<TokenId>> {
         let rest = text.strip_prefix(self.prompt.strip_suffix(']')?)?;
         let answer = self.response.strip_prefix('[').and_then(|answer| answer.strip_suffix(']'));
         let after_answer =
             || rest.strip_prefix(',')?.strip_prefix(answer.filter(|answer| !answer.is_empty())?);
         // Where the last number ends there, it is the whole number.
         let ends = |rest: &&str| rest.starts_with([',', ']']);
+        let [of_prompt, of_response] = tokens(self.number);
         let (known, rest) = match after_answer().filter(ends) {
-            Some(rest) => (self.ids.as_slice(), rest),
-            None => (&self.ids[..self.of_prompt], rest),
+            Some(rest) => ([of_prompt, of_response], rest),
+            None => ([of_prompt, &[]], rest),
         };
-        let mut ids = Vec::with_capacity(known.len() + rest.len() / 5 + 1);
-        ids.extend_from_slice(known);
+        let count: usize = known.iter().map(|part| part.len()).sum();
+        let mut ids = Vec::with_capacity(count + rest.len() / 5 + 1);
+        known.iter().for_each(|part| ids.extend_from_slice(part));
         match rest.strip_prefix(',') {
             Some(more) => read_plain_ids(more.as_bytes(), &mut ids)?,
             None => (rest == "]").then_some(())?,
@@ -720,10 +716,15 @@ mod tests {
     fn token_ids_are_read_on_from_earlier_calls() {
         let texts = ["[1,2,3]", "[4,5]", "[]", "[1, 2]", "[12,3]"].map(Value::from);
         let mut known = KnownIds::default();
-        for (prompt, response) in [(0, 2), (0, 3), (3, 1), (4, 1), (0, 1)] {
-            let ids = |text: usize| token_ids(&texts[text]).unwrap();
-            known.add(&texts[prompt], &texts[response], &ids(prompt), &ids(response));
+        let calls = [(0, 2), (0, 3), (3, 1), (4, 1), (0, 1)];
+        for (number, (prompt, response)) in calls.into_iter().enumerate() {
+            known.add(&texts[prompt], &texts[response], number);
         }
+        let ids = texts.each_ref().map(|text| token_ids(text).unwrap());
+        let tokens = |number: usize| {
+            let (prompt, response): (usize, usize) = calls[number];
+            [ids[prompt].as_slice(), ids[response].as_slice()]
+        };
         for text in [
             "[1,2,3]",
             "[1,2,3,4,5]",
@@ -744,10 +745,10 @@ mod tests {
             "[]",
             "",
         ] {
-            assert_eq!(known.token_ids(&text.into()), token_ids(&text.into()), "{text}");
+            assert_eq!(known.token_ids(&text.into(), tokens), token_ids(&text.into()), "{text}");
         }
         assert!(known.newest.len() == KnownIds::AT_MOST, "the newest are kept, and no others");
-        let read = |text: &str| known.newest.back()?.read(text);
+        let read = |text: &str| known.newest.back()?.read(text, tokens);
         assert_eq!(read("[1,2,3,4,5,6]"), Some(vec![1, 2, 3, 4, 5, 6]), "after prompt and answer");
         assert_eq!(read("[1,2,3,4,56]"), Some(vec![1, 2, 3, 4, 56]), "after the prompt alone");
         assert_eq!(read("[1,2,34]"), None);

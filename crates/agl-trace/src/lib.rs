@@ -52,11 +52,11 @@ pub use rewards::{
 };
 pub use training::{
     Builder, Dropped, Identity, JudgedCall, Level, Outcome, Reason, Report, RolloutData, RolloutTrace, Row,
-    RowCall, TrainingData, TrainingOptions, read_rollout, training_data,
+    RowCall, Tokens, TrainingData, TrainingOptions, read_rollout, training_data,
 };
 pub use transition::{MissingTokenIds, Transition};
 pub use tree::{NodeId, TraceTree, tree_to_json};
 pub use triplet::{
-    RewardMatchPolicy, TreeCall, TripletOptions, prompt_image_urls, prompt_token_ids, response_token_ids,
-    span_to_triplet, spans_to_triplets, tree_calls,
+    PROMPT_IDS, RESPONSE_IDS, RewardMatchPolicy, TreeCall, TripletOptions, prompt_image_urls,
+    prompt_token_ids, response_token_ids, shapes_trace, span_to_triplet, spans_to_triplets, tree_calls,
 };

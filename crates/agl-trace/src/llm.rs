@@ -89,6 +89,12 @@ fn may_name_agent(key: &str) -> bool {
     )
 }
 
+/// Whether [`agent_name`] may look at an attribute.
+pub(crate) fn is_about_agent(key: &str) -> bool {
+    may_name_agent(key)
+        || matches!(key, "operation.name" | "agentlightning.operation.input.name" | "traceloop.entity.name")
+}
+
 /// The name of the agent that the span stands for, as the various instrumentations write it.
 #[must_use]
 pub fn agent_name(span: &Span) -> Option<&str> {
@@ -126,11 +132,14 @@ pub fn agent_role(span: &Span) -> Option<&str> {
         .find_map(|key| text(&span.attributes, key))
 }
 
+/// Where an operation has that.
+pub(crate) const OPERATION_RESPONSE_ID: &str = "agentlightning.operation.output.id";
+
 /// The id that the model server gave to the call's response.
 #[must_use]
 pub fn response_id(span: &Span) -> Option<&str> {
     text(&span.attributes, semconv::GEN_AI_RESPONSE_ID)
-        .or_else(|| text(&span.attributes, "agentlightning.operation.output.id"))
+        .or_else(|| text(&span.attributes, OPERATION_RESPONSE_ID))
 }
 
 /// The calls that count, in pre-order, each response once.

@@ -71,7 +71,7 @@ fn find(tree: &TraceTree<'_>) -> Vec<Found> {
         let span = tree.span(node);
         let children: Vec<&Span> = tree.children(node).iter().map(|&child| tree.span(child)).collect();
         let name = agent_name(span);
-        if let Some(mut call) = read_call_after(span, &children, &mut known) {
+        if let Some(mut call) = read_call_after(span, &children, &mut known, &found) {
             // A call that nobody is around may say itself whose it is.
             call.agent = scope.agent.or(name).map(str::to_owned);
             call.role = scope.role.or_else(|| agent_role(span)).map(str::to_owned);

@@ -83,11 +83,13 @@ pub fn get_reward_value(span: &Span) -> Option<f64> {
 /// Whether an attribute may be a reward. Most spans have none: a look at their keys is many times faster than asking for each
 /// of those.
 pub(crate) fn may_give_rewards(span: &Span) -> bool {
-    let may_be = |key: &String| {
-        key.starts_with(semconv::REWARD)
-            || matches!(key.as_str(), "agentops.task.output" | "agentops.entity.output" | "reward")
-    };
-    span.attributes.keys().any(may_be)
+    span.attributes.keys().any(|key| may_be_reward(key))
+}
+
+/// Whether an attribute of this name may be one, or a part of one.
+pub(crate) fn may_be_reward(key: &str) -> bool {
+    key.starts_with(semconv::REWARD)
+        || matches!(key, "agentops.task.output" | "agentops.entity.output" | "reward")
 }
 
 /// The value (null included) of an AgentOps output that says it is a reward.

@@ -279,6 +279,59 @@ pub struct Row {
     pub weight: f64,
 }
 
+/// The tokens of rows, one row after the other; the fields are as those of a [`Row`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tokens {
+    /// Where each row's end.
+    pub ends: Vec<usize>,
+    /// Those of all rows.
+    pub token_ids: Vec<TokenId>,
+    /// As long as `token_ids`.
+    pub mask: Vec<u8>,
+    /// As long as `token_ids`.
+    pub logprobs: Vec<f32>,
+}
+
+impl Tokens {
+    /// Where those of a row are.
+    #[must_use]
+    pub fn of_row(&self, row: usize) -> std::ops::Range<usize> {
+        row.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[row]
+    }
+
+    fn reserve(&mut self, more: usize) {
+        self.token_ids.reserve(more);
+        self.mask.reserve(more);
+        self.logprobs.reserve(more);
+    }
+
+    /// Adds those of the next rows.
+    pub fn append(&mut self, next: &Self) {
+        let base = self.token_ids.len();
+        self.ends.extend(next.ends.iter().map(|end| base + end));
+        self.token_ids.extend_from_slice(&next.token_ids);
+        self.mask.extend_from_slice(&next.mask);
+        self.logprobs.extend_from_slice(&next.logprobs);
+    }
+
+    /// Those of the same rows in another order: `order` has the place of each.
+    #[must_use]
+    pub fn in_order(self, order: &[usize]) -> Self {
+        if order.is_sorted() {
+            return self;
+        }
+        let mut ordered = Self::default();
+        for &row in order {
+            let of_row = self.of_row(row);
+            ordered.token_ids.extend_from_slice(&self.token_ids[of_row.clone()]);
+            ordered.mask.extend_from_slice(&self.mask[of_row.clone()]);
+            ordered.logprobs.extend_from_slice(&self.logprobs[of_row]);
+            ordered.ends.push(ordered.token_ids.len());
+        }
+        ordered
+    }
+}
+
 /// What was made of the rollouts, and what was not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Report {
@@ -528,7 +581,9 @@ pub fn training_data<'t>(
 /// Makes training data of rollouts that come one after the other, so that their spans need not be there all at once.
 #[derive(Debug, Default)]
 pub struct Builder {
+    /// Without their tokens.
     rows: Vec<Row>,
+    tokens: Tokens,
     report: Report,
     /// Group and reward of every rollout that was trained on.
     used: Vec<(String, String, Option<f64>)>,
@@ -621,7 +676,8 @@ impl Builder {
                 }
             }
         }
-        for (number, sequence) in sequences.into_iter().enumerate() {
+        self.tokens.reserve(sequences.iter().map(Sequence::len).sum());
+        for (number, sequence) in sequences.iter().enumerate() {
             self.add_pieces(identity, calls, options, number, sequence, &sampled, &origin);
         }
     }
@@ -633,11 +689,11 @@ impl Builder {
         calls: &[JudgedCall],
         options: &TrainingOptions,
         number: usize,
-        mut sequence: Sequence,
+        sequence: &Sequence,
         sampled: &[Sampled<'_>],
         origin: &[(usize, usize)],
     ) {
-        let (pieces, too_long) = split(&sequence, options.max_length.unwrap_or(usize::MAX));
+        let (pieces, too_long) = split(sequence, options.max_length.unwrap_or(usize::MAX));
         for segment in too_long {
             let segment = sequence.segments[segment];
             let call = &calls[origin[segment.sampled].0].call;
@@ -652,27 +708,27 @@ impl Builder {
             });
         }
         for (part, piece) in pieces.into_iter().enumerate() {
+            let segments = &sequence.segments[piece.segments];
+            let Some(last) = segments.last().map(|last| &calls[origin[last.sampled].0]) else { continue };
             let length = piece.end - piece.start;
-            // As a rule a sequence is one row.
-            let token_ids = if length == sequence.token_ids.len() {
-                std::mem::take(&mut sequence.token_ids)
-            } else {
-                sequence.token_ids[piece.start..piece.end].to_vec()
-            };
-            let mut mask = vec![0; length];
-            let mut logprobs = vec![0.0; length];
-            let mut row_calls = Vec::with_capacity(piece.segments.len());
-            let mut last = None;
-            for segment in &sequence.segments[piece.segments] {
+            let tokens = &mut self.tokens;
+            let base = tokens.token_ids.len();
+            let told = sequence.tokens(sampled, piece.start..piece.end);
+            told.into_iter().for_each(|told| tokens.token_ids.extend_from_slice(told));
+            tokens.mask.resize(base + length, 0);
+            tokens.logprobs.resize(base + length, 0.0);
+            tokens.ends.push(base + length);
+            let mut row_calls = Vec::with_capacity(segments.len());
+            for segment in segments {
                 let (start, end) = (segment.start - piece.start, segment.end - piece.start);
-                mask[start..end].fill(1);
+                let trained = base + start..base + end;
+                tokens.mask[trained.clone()].fill(1);
+                let logprobs = &mut tokens.logprobs[trained];
                 let known = sampled[segment.sampled].logprobs;
-                for (at, slot) in logprobs[start..end].iter_mut().enumerate() {
-                    *slot = known.get(at).map_or(f32::NAN, |logprob| narrow(*logprob));
-                }
+                logprobs.fill(f32::NAN);
+                logprobs.iter_mut().zip(known).for_each(|(slot, logprob)| *slot = narrow(*logprob));
                 let (call, choice) = origin[segment.sampled];
                 let judged = &calls[call];
-                last = Some(judged);
                 row_calls.push(RowCall {
                     span_id: judged.call.span_id.clone(),
                     response_id: judged.call.response_id.clone(),
@@ -682,7 +738,6 @@ impl Builder {
                     reward: judged.reward,
                 });
             }
-            let Some(last) = last else { continue };
             let report = &mut self.report;
             report.calls += row_calls.len();
             report.rows += 1;
@@ -696,9 +751,9 @@ impl Builder {
                 model: model(&last.call).map(str::to_owned),
                 sequence: number,
                 part,
-                token_ids,
-                mask,
-                logprobs,
+                token_ids: Vec::new(),
+                mask: Vec::new(),
+                logprobs: Vec::new(),
                 calls: row_calls,
                 image_urls: last.call.image_urls().map(str::to_owned).collect(),
                 reward: identity.reward,
@@ -708,30 +763,49 @@ impl Builder {
         }
     }
 
+    /// One that uses the memory of tokens that are not needed any more.
+    #[must_use]
+    pub fn reusing(mut tokens: Tokens) -> Self {
+        tokens.ends.clear();
+        tokens.token_ids.clear();
+        tokens.mask.clear();
+        tokens.logprobs.clear();
+        Self { tokens, ..Self::default() }
+    }
+
     /// Takes in what another builder has, behind what is here.
     pub fn append(&mut self, other: Self) {
-        let Self { rows, report, used } = other;
+        let Self { rows, tokens, report, used } = other;
         self.rows.extend(rows);
+        self.tokens.append(&tokens);
         self.report.append(report);
         self.used.extend(used);
     }
 
-    /// The rows made so far, whose tokens may be taken away: what is still to come, advantages and weights, does not depend on
-    /// them.
-    pub fn rows_mut(&mut self) -> &mut [Row] {
-        &mut self.rows
+    /// Takes away the tokens of the rows made so far. What is still to come, advantages and weights, does not depend on them.
+    pub fn take_tokens(&mut self) -> Tokens {
+        std::mem::take(&mut self.tokens)
     }
 
     /// The training data of all rollouts taken in.
     #[must_use]
-    pub fn finish(self, options: &TrainingOptions) -> TrainingData {
-        self.finish_with_order(options).0
+    pub fn finish(mut self, options: &TrainingOptions) -> TrainingData {
+        let tokens = self.take_tokens();
+        let (mut data, order) = self.finish_with_order(options);
+        for (row, place) in data.rows.iter_mut().zip(order) {
+            let of_row = tokens.of_row(place);
+            row.token_ids = tokens.token_ids[of_row.clone()].to_vec();
+            row.mask = tokens.mask[of_row.clone()].to_vec();
+            row.logprobs = tokens.logprobs[of_row].to_vec();
+        }
+        data
     }
 
-    /// The training data of all rollouts taken in, and of each row how many were made before it.
+    /// The training data of all rollouts taken in, of which the tokens were taken away, and of each row how many were made
+    /// before it.
     #[must_use]
     pub fn finish_with_order(self, options: &TrainingOptions) -> (TrainingData, Vec<usize>) {
-        let Self { mut rows, mut report, used } = self;
+        let Self { mut rows, tokens: _, mut report, used } = self;
         if let Some(estimator) = options.estimator {
             let groups: Vec<&str> = used.iter().map(|(_, group, _)| group.as_str()).collect();
             let rewards: Vec<Option<f64>> = used.iter().map(|(.., reward)| *reward).collect();

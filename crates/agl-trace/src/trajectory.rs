@@ -114,15 +114,38 @@ pub fn merge(sampled: &[Sampled<'_>]) -> Vec<Sequence> {
     sequences
 }
 
-/// A sequence of each answer by itself.
-#[must_use]
-pub fn each_alone(sampled: &[Sampled<'_>]) -> Vec<Sequence> {
+/// A sequence of each answer by itself, without tokens of its own: they are those of its call.
+pub(crate) fn each_alone(sampled: &[Sampled<'_>]) -> Vec<Sequence> {
     let alone = |(index, call): (usize, &Sampled<'_>)| {
-        let token_ids = [call.prompt, call.response].concat();
-        let segment = Segment { sampled: index, context: 0, start: call.prompt.len(), end: token_ids.len() };
-        Sequence { token_ids, segments: vec![segment], forked_from: None }
+        let (start, end) = (call.prompt.len(), call.prompt.len() + call.response.len());
+        let segment = Segment { sampled: index, context: 0, start, end };
+        Sequence { segments: vec![segment], ..Sequence::default() }
     };
     sampled.iter().enumerate().map(alone).collect()
+}
+
+impl Sequence {
+    /// How many tokens it has.
+    pub(crate) fn len(&self) -> usize {
+        self.segments.last().map_or(0, |last| last.end)
+    }
+
+    /// Some of its tokens, in two parts.
+    pub(crate) fn tokens<'s>(
+        &'s self,
+        sampled: &[Sampled<'s>],
+        range: std::ops::Range<usize>,
+    ) -> [&'s [TokenId]; 2] {
+        match self.segments.as_slice() {
+            [only] if self.token_ids.is_empty() => {
+                let Sampled { prompt, response, .. } = sampled[only.sampled];
+                let cut = prompt.len();
+                let of_response = range.start.max(cut) - cut..range.end.max(cut) - cut;
+                [&prompt[range.start.min(cut)..range.end.min(cut)], &response[of_response]]
+            }
+            _ => [&self.token_ids[range], &[]],
+        }
+    }
 }
 
 fn hash_on(hash: u64, tokens: &[TokenId]) -> u64 {

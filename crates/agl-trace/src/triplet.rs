@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::attributes::{group, text};
-use crate::llm::{Call, Pattern, Selection, find_calls, response_id};
-use crate::rewards::get_reward_value;
+use crate::llm::{Call, OPERATION_RESPONSE_ID, Pattern, Selection, find_calls, is_about_agent, response_id};
+use crate::rewards::{get_reward_value, may_be_reward};
 use crate::tree::{NodeId, TraceTree};
 
 /// Which call a reward goes to.
@@ -264,24 +264,37 @@ pub fn span_to_triplet(span: &Span, agent: &str, reward: Option<f64>) -> Triplet
     Triplet { prompt, response, reward, metadata }
 }
 
+/// Where the token ids of a prompt may be; the first that is a list of whole numbers counts.
+pub const PROMPT_IDS: [&str; 2] =
+    [semconv::PROMPT_TOKEN_IDS, "agentlightning.operation.output.prompt_token_ids"];
+
+/// Likewise of a response.
+pub const RESPONSE_IDS: [&str; 4] = [
+    semconv::RESPONSE_TOKEN_IDS,
+    "agentlightning.operation.output.response_token_ids.0",
+    "agentlightning.operation.output.choices.0.token_ids",
+    "agentlightning.operation.output.choices.0.provider_specific_fields.token_ids",
+];
+
+/// Whether [`tree_calls`] and [`TraceTree`] may look at an attribute of this name. What others say can be left out before,
+/// but for [`PROMPT_IDS`] and [`RESPONSE_IDS`] where calls without token ids are.
+#[must_use]
+pub fn shapes_trace(key: &str) -> bool {
+    is_about_agent(key)
+        || may_be_reward(key)
+        || matches!(key, semconv::GEN_AI_RESPONSE_ID | OPERATION_RESPONSE_ID | semconv::OPERATION_NAME)
+}
+
 /// The token ids of the call's prompt, as the model server reported them; empty when it did not.
 #[must_use]
 pub fn prompt_token_ids(span: &Span) -> Vec<i64> {
-    token_ids(span, &[semconv::PROMPT_TOKEN_IDS, "agentlightning.operation.output.prompt_token_ids"])
+    token_ids(span, &PROMPT_IDS)
 }
 
 /// The token ids of the call's response, as the model server reported them; empty when it did not.
 #[must_use]
 pub fn response_token_ids(span: &Span) -> Vec<i64> {
-    token_ids(
-        span,
-        &[
-            semconv::RESPONSE_TOKEN_IDS,
-            "agentlightning.operation.output.response_token_ids.0",
-            "agentlightning.operation.output.choices.0.token_ids",
-            "agentlightning.operation.output.choices.0.provider_specific_fields.token_ids",
-        ],
-    )
+    token_ids(span, &RESPONSE_IDS)
 }
 
 /// The first of these attributes that is a list of integers.

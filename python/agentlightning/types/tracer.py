@@ -59,6 +59,9 @@ def _read_attributes(
     value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
 ) -> dict[str, Any]:
     """Takes the common case, in which nothing is to be converted, ten times faster than the union does."""
+    if info.context is STORED and type(value) is dict:
+        # Out of the store's JSON, which is nobody else's.
+        return value
     if type(value) is dict and all(type(key) is str for key in value):
         read: dict[str, Any] = {}
         for key, item in value.items():
@@ -71,8 +74,6 @@ def _read_attributes(
                 break
         else:
             return read
-        if info.context is STORED:
-            return value
     checked: dict[str, Any] = handler(value)
     return checked
 

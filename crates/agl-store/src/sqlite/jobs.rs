@@ -345,11 +345,14 @@ where
     Box::new(move |connection| {
         let look = || {
             // Read transactions see one state from their first statement to their end.
-            let transaction = connection.unchecked_transaction()?;
-            operation(&Session::new(&transaction))
+            command(connection, "BEGIN")?;
+            operation(&Session::new(connection))
         };
         let outcome =
             catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        if !connection.is_autocommit() {
+            roll_back(connection, "ROLLBACK");
+        }
         let _ = reply.send(outcome);
     })
 }

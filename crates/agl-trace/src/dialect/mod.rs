@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::attributes::{below, group, place as place_of, text};
 use crate::call::{Choice, KnownIds, LlmCall, Message, Part, Tool, logprobs, token_ids};
+use crate::reading::Found;
 
 /// Who recorded a call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,19 +86,20 @@ const READERS: [(Dialect, Reader); 9] = [
 /// some conventions keep the tools that the model called.
 #[must_use]
 pub fn read_call(span: &Span, children: &[&Span]) -> Option<LlmCall> {
-    read_call_after(span, children, &mut KnownIds::default())
+    read_call_after(span, children, &mut KnownIds::default(), &[])
 }
 
-/// Likewise, with the token ids of the calls read before.
+/// Likewise, after the calls that were read before: where their token ids were read is known.
 pub(crate) fn read_call_after<'t>(
     span: &'t Span,
     children: &[&Span],
     known: &mut KnownIds<'t>,
+    before: &[Found],
 ) -> Option<LlmCall> {
     let (dialect, mut call) =
         READERS.iter().find_map(|(dialect, read)| Some((*dialect, read(span, children)?)))?;
     call.dialect = dialect;
-    place(&mut call, span, known);
+    place(&mut call, span, known, before);
     Some(call)
 }
 
@@ -105,18 +107,18 @@ pub(crate) fn read_call_after<'t>(
 #[must_use]
 pub fn read_generic(span: &Span) -> Option<LlmCall> {
     let mut call = generic::read(span)?;
-    place(&mut call, span, &mut KnownIds::default());
+    place(&mut call, span, &mut KnownIds::default(), &[]);
     call.dialect = Dialect::Generic;
     Some(call)
 }
 
 /// Adds what is the same for all conventions.
-fn place<'t>(call: &mut LlmCall, span: &'t Span, known: &mut KnownIds<'t>) {
+fn place<'t>(call: &mut LlmCall, span: &'t Span, known: &mut KnownIds<'t>, before: &[Found]) {
     call.span_id.clone_from(&span.span_id);
     call.sequence_id = span.sequence_id;
     call.start_time = span.start_time;
     call.end_time = span.end_time;
-    add_common(call, &span.attributes, known);
+    add_common(call, &span.attributes, known, before);
     if call.error.is_none() && span.status.status_code == StatusCode::Error {
         let description = span.status.description.clone().filter(|text| !text.is_empty());
         call.error = description.or_else(|| text(&span.attributes, "error.message").map(str::to_owned));
@@ -125,7 +127,12 @@ fn place<'t>(call: &mut LlmCall, span: &'t Span, known: &mut KnownIds<'t>) {
 }
 
 /// Fills in what is written alike by whoever writes it at all, and only where the reader found nothing.
-fn add_common<'t>(call: &mut LlmCall, attributes: &'t Attributes, known: &mut KnownIds<'t>) {
+fn add_common<'t>(
+    call: &mut LlmCall,
+    attributes: &'t Attributes,
+    known: &mut KnownIds<'t>,
+    before: &[Found],
+) {
     let string = |keys: &[&str]| keys.iter().find_map(|key| text(attributes, key)).map(str::to_owned);
     let count = |keys: &[&str]| keys.iter().find_map(|key| whole(attributes.get(*key)?));
     call.response_id = call.response_id.take().or_else(|| string(&[semconv::GEN_AI_RESPONSE_ID]));
@@ -138,7 +145,11 @@ fn add_common<'t>(call: &mut LlmCall, attributes: &'t Attributes, known: &mut Kn
         .completion_tokens
         .or_else(|| count(&["gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"]));
     let prompt = attributes.get(semconv::PROMPT_TOKEN_IDS).filter(|_| call.prompt_token_ids.is_empty());
-    if let Some(found) = prompt.and_then(|ids| known.token_ids(ids)) {
+    let tokens = |number: usize| {
+        let call = &before[number].call;
+        [call.prompt_token_ids.as_slice(), call.response_token_ids()]
+    };
+    if let Some(found) = prompt.and_then(|ids| known.token_ids(ids, tokens)) {
         call.prompt_token_ids = found;
     }
     let response =
@@ -149,7 +160,7 @@ fn add_common<'t>(call: &mut LlmCall, attributes: &'t Attributes, known: &mut Kn
         if let (Some(prompt), Some(response)) = (prompt, response)
             && !call.prompt_token_ids.is_empty()
         {
-            known.add(prompt, response, &call.prompt_token_ids, &found);
+            known.add(prompt, response, before.len());
         }
         first_choice(call).token_ids = found;
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use agl_trace::trajectory::{Sampled, merge, split};
 use agl_trace::{
-    Reason, RolloutTrace, TraceTree, TrainingOptions, auto_triplets, read_calls, read_rollout,
-    spans_to_messages, training_data,
+    Reason, RolloutTrace, TraceTree, TrainingOptions, TripletOptions, auto_triplets, read_calls,
+    read_rollout, shapes_trace, spans_to_messages, training_data, tree_calls,
 };
 use agl_types::{Span, StatusCode};
 use serde_json::{Value, json};
@@ -104,11 +104,28 @@ pub(crate) fn check(spans: &[Span]) {
     assert_eq!(read_calls(&twice), calls, "a span that comes twice counts once");
     let _ = spans_to_messages(spans);
     let _ = auto_triplets(spans, &serde_json::from_value(json!({})).unwrap_or_default());
+    check_shape(spans);
     if let Ok(tree) = TraceTree::of_all(spans) {
         let ids: std::collections::HashSet<&str> = spans.iter().map(|span| span.span_id.as_str()).collect();
         let kept = tree.traverse().filter(|span| ids.contains(span.span_id.as_str())).count();
         assert_eq!(kept, ids.len(), "no span is lost");
     }
+}
+
+/// What is said not to shape a trace does not.
+fn check_shape(spans: &[Span]) {
+    let mut bare = spans.to_vec();
+    for span in &mut bare {
+        span.attributes.retain(|key, _| shapes_trace(key));
+    }
+    let options = TripletOptions { llm_call_match: String::new(), ..TripletOptions::default() };
+    let calls = |spans: &[Span]| {
+        let mut tree = TraceTree::from_spans(spans).ok()?;
+        tree.repair_hierarchy();
+        let nodes: Vec<Vec<usize>> = (0..tree.len()).map(|node| tree.children(node).to_vec()).collect();
+        Some((nodes, tree_calls(&tree, &options)))
+    };
+    assert_eq!(calls(&bare), calls(spans), "only what shapes a trace is looked at");
 }
 
 /// Every token that was sampled is trained on in one row, or said to be left out.

@@ -127,6 +127,7 @@ fn training(arguments: &TrainingArguments) -> TrainingOptions {
         let rule = |pattern: &String| AgentRule { matches: pattern.clone(), ..AgentRule::default() };
         patterns.iter().map(rule).collect()
     };
+    // Of rollouts whose spans are gone there is nothing, and the report says so.
     let every = [
         Outcome::Scored,
         Outcome::MissingReward,

@@ -48,7 +48,8 @@ impl Kind {
     /// nobody to have judged them.
     fn takes(self, outcome: Outcome, training: &TrainingOptions) -> bool {
         match self {
-            Self::Triplets | Self::Atif => true,
+            // There is nothing left to make a record of.
+            Self::Triplets | Self::Atif => outcome != Outcome::SpansPurged,
             Self::Messages | Self::Transitions if outcome == Outcome::MissingReward => true,
             _ => training.train_on.contains(&outcome),
         }

@@ -184,9 +184,10 @@ impl Kept<'_> {
     /// Reads the spans.
     pub(crate) fn trace(&self, purpose: Lean) -> Result<RolloutTrace, Error> {
         let read = |number| self.spans.read(number, purpose);
-        let spans = self.number.map(read).transpose()?.unwrap_or_default();
+        let spans = self.number.map(read).transpose()?.unwrap_or_else(|| Some(Vec::new()));
         let RolloutView { rollout, attempt } = self.view.clone();
-        Ok(RolloutTrace { rollout: Some(rollout), attempt, spans })
+        let spans_purged = spans.is_none();
+        Ok(RolloutTrace { rollout: Some(rollout), attempt, spans: spans.unwrap_or_default(), spans_purged })
     }
 }
 

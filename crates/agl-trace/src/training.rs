@@ -25,6 +25,8 @@ pub struct RolloutTrace {
     pub attempt: Option<Attempt>,
     /// Its spans, in any order.
     pub spans: Vec<Span>,
+    /// Whether its spans were removed from the store.
+    pub spans_purged: bool,
 }
 
 /// What becomes one row.
@@ -100,6 +102,8 @@ pub enum Outcome {
     AgentFailure,
     /// Something around the agent failed: it timed out, fell silent, was called off, or could not reach its model.
     InfrastructureFailure,
+    /// It has ended, and its spans were removed since: whatever they said is not known any more.
+    SpansPurged,
     /// It has not ended.
     Unfinished,
 }
@@ -124,6 +128,8 @@ pub enum Reason {
     AgentFailure,
     /// Something around the agent failed.
     InfrastructureFailure,
+    /// The spans of the rollout were removed from the store.
+    SpansPurged,
     /// The rollout has not ended.
     Unfinished,
     /// A call of the rollout was not captured whole.
@@ -424,6 +430,9 @@ fn outcome(trace: &RolloutTrace, is_judged: bool, lost_model: Option<String>) ->
     let status = trace.rollout.as_ref().map(|rollout| rollout.status);
     let of_attempt = |words: &str| (Outcome::InfrastructureFailure, words.to_owned());
     match (status, attempt) {
+        (Some(status), _) if trace.spans_purged && status.is_terminal() => {
+            (Outcome::SpansPurged, format!("its spans were purged; its status is {status}"))
+        }
         (Some(RolloutStatus::Succeeded) | None, _) if is_judged => (Outcome::Scored, String::new()),
         (Some(RolloutStatus::Succeeded) | None, _) => match lost_model {
             Some(error) => (Outcome::InfrastructureFailure, format!("its last call failed: {error}")),
@@ -851,6 +860,7 @@ impl Outcome {
             Self::MissingReward => Some(Reason::MissingReward),
             Self::AgentFailure => Some(Reason::AgentFailure),
             Self::InfrastructureFailure => Some(Reason::InfrastructureFailure),
+            Self::SpansPurged => Some(Reason::SpansPurged),
             Self::Unfinished => Some(Reason::Unfinished),
         }
     }

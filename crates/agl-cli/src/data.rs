@@ -131,6 +131,7 @@ fn training(arguments: &TrainingArguments) -> TrainingOptions {
     let every = [
         Outcome::Scored,
         Outcome::MissingReward,
+        Outcome::UnusableReward,
         Outcome::AgentFailure,
         Outcome::InfrastructureFailure,
         Outcome::Unfinished,

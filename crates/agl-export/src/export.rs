@@ -50,7 +50,11 @@ impl Kind {
         match self {
             // There is nothing left to make a record of.
             Self::Triplets | Self::Atif => outcome != Outcome::SpansPurged,
-            Self::Messages | Self::Transitions if outcome == Outcome::MissingReward => true,
+            Self::Messages | Self::Transitions
+                if matches!(outcome, Outcome::MissingReward | Outcome::UnusableReward) =>
+            {
+                true
+            }
             _ => training.train_on.contains(&outcome),
         }
     }

@@ -10,7 +10,7 @@ use crate::Error;
 use crate::advantage::{Estimator, advantages, rollout_weights};
 use crate::agents::{AgentOptions, AgentSelection};
 use crate::call::{LlmCall, TokenId};
-use crate::credit::{Assigner, CallReward, RewardReport, assign, match_rewards};
+use crate::credit::{Assigner, CallReward, RewardReport, assign, match_rewards, no_finite_number};
 use crate::reading;
 use crate::rewards::RewardDimension;
 use crate::trajectory::{Mismatch, Mismatched, Sampled, Sequence, each_alone, merge, mismatch, split};
@@ -98,6 +98,8 @@ pub enum Outcome {
     Scored,
     /// It ended well, and nothing judged it.
     MissingReward,
+    /// It ended well, and its reward is no finite number.
+    UnusableReward,
     /// The agent failed.
     AgentFailure,
     /// Something around the agent failed: it timed out, fell silent, was called off, or could not reach its model.
@@ -124,6 +126,8 @@ pub enum Reason {
     ResponseTooLong,
     /// Nothing judged the rollout.
     MissingReward,
+    /// The reward of the rollout is no finite number.
+    UnusableReward,
     /// The agent failed.
     AgentFailure,
     /// Something around the agent failed.
@@ -374,7 +378,7 @@ fn read_with(trace: &RolloutTrace, options: &TrainingOptions, selection: &AgentS
                 Ok(label) => {
                     lost_model = None;
                     let reward = rewards.last().and_then(|reward| {
-                        of_dimension(&reward.dimensions, options.dimension.as_deref())
+                        given_in(&reward.dimensions, options.dimension.as_deref())
                             .filter(|_| {
                                 reward.by != crate::credit::MatchedBy::Step || options.dimension.is_some()
                             })
@@ -390,8 +394,10 @@ fn read_with(trace: &RolloutTrace, options: &TrainingOptions, selection: &AgentS
         }
     }
 
-    let mut reward = of_dimension(&dimensions, options.dimension.as_deref());
-    let (outcome, detail) = outcome(trace, reward.is_some(), lost_model);
+    let given = given_in(&dimensions, options.dimension.as_deref());
+    dimensions.retain(|dimension| dimension.value.is_finite());
+    let (outcome, detail) = outcome(trace, given, lost_model);
+    let mut reward = given.filter(|value| value.is_finite());
     if outcome == Outcome::AgentFailure {
         // A reward from before it failed is none for the failure.
         reward = options.agent_failure_reward;
@@ -417,15 +423,16 @@ fn read_with(trace: &RolloutTrace, options: &TrainingOptions, selection: &AgentS
     RolloutData { identity, calls, dropped, reward_report }
 }
 
-fn of_dimension(dimensions: &[RewardDimension], name: Option<&str>) -> Option<f64> {
+/// The value of a dimension, the primary one for none.
+fn given_in(dimensions: &[RewardDimension], name: Option<&str>) -> Option<f64> {
     let dimension = match name {
         None => dimensions.first(),
         Some(name) => dimensions.iter().find(|dimension| dimension.name == name),
     };
-    dimension.map(|dimension| dimension.value).filter(|value| value.is_finite())
+    dimension.map(|dimension| dimension.value)
 }
 
-fn outcome(trace: &RolloutTrace, is_judged: bool, lost_model: Option<String>) -> (Outcome, String) {
+fn outcome(trace: &RolloutTrace, given: Option<f64>, lost_model: Option<String>) -> (Outcome, String) {
     let attempt = trace.attempt.as_ref().map(|attempt| attempt.status);
     let status = trace.rollout.as_ref().map(|rollout| rollout.status);
     let of_attempt = |words: &str| (Outcome::InfrastructureFailure, words.to_owned());
@@ -433,10 +440,13 @@ fn outcome(trace: &RolloutTrace, is_judged: bool, lost_model: Option<String>) ->
         (Some(status), _) if trace.spans_purged && status.is_terminal() => {
             (Outcome::SpansPurged, format!("its spans were purged; its status is {status}"))
         }
-        (Some(RolloutStatus::Succeeded) | None, _) if is_judged => (Outcome::Scored, String::new()),
-        (Some(RolloutStatus::Succeeded) | None, _) => match lost_model {
-            Some(error) => (Outcome::InfrastructureFailure, format!("its last call failed: {error}")),
-            None => (Outcome::MissingReward, "no span gives a reward".to_owned()),
+        (Some(RolloutStatus::Succeeded) | None, _) => match (given, lost_model) {
+            (Some(value), _) if value.is_finite() => (Outcome::Scored, String::new()),
+            (_, Some(error)) => (Outcome::InfrastructureFailure, format!("its last call failed: {error}")),
+            (Some(value), None) => {
+                (Outcome::UnusableReward, format!("its reward cannot be used: {}", no_finite_number(value)))
+            }
+            (None, None) => (Outcome::MissingReward, "no span gives a reward".to_owned()),
         },
         (Some(RolloutStatus::Cancelled), _) => of_attempt("it was cancelled"),
         (Some(RolloutStatus::Failed), Some(AttemptStatus::Timeout)) => of_attempt("it timed out"),
@@ -785,7 +795,8 @@ impl Report {
         *self.outcomes.entry(data.identity.outcome).or_default() += 1;
         self.dropped.append(&mut data.dropped);
         let rewards = std::mem::take(&mut data.reward_report);
-        if !rewards.unmatched.is_empty() || !rewards.mismatches.is_empty() {
+        let RewardReport { matched: _, unmatched, unusable, mismatches } = &rewards;
+        if !unmatched.is_empty() || !unusable.is_empty() || !mismatches.is_empty() {
             self.rewards.insert(data.identity.rollout_id.clone(), rewards);
         }
     }
@@ -858,6 +869,7 @@ impl Outcome {
         match self {
             Self::Scored => None,
             Self::MissingReward => Some(Reason::MissingReward),
+            Self::UnusableReward => Some(Reason::UnusableReward),
             Self::AgentFailure => Some(Reason::AgentFailure),
             Self::InfrastructureFailure => Some(Reason::InfrastructureFailure),
             Self::SpansPurged => Some(Reason::SpansPurged),

@@ -58,7 +58,8 @@ pub(crate) struct Call {
     pub(crate) expose: bool,
     pub(crate) started: Instant,
     pub(crate) started_at: f64,
-    pub(crate) _pass: Pass,
+    /// Held while it is under way.
+    pub(crate) pass: Option<Pass>,
 }
 
 /// How far a call has come.
@@ -108,6 +109,15 @@ impl End {
         }
     }
 
+    /// The agent left before a model server was asked.
+    pub(crate) fn aborted() -> Self {
+        Self {
+            outcome: Outcome::Aborted,
+            error: Some("the agent left before its call was sent on".to_owned()),
+            ..Self::disconnected(Value::Null, None)
+        }
+    }
+
     pub(crate) fn disconnected(response: Value, first_token: Option<f64>) -> Self {
         Self {
             response,
@@ -141,7 +151,9 @@ impl Call {
         let gateway = Arc::clone(&self.gateway);
         match got {
             None => {
-                self.record_or_warn(&progress, End::disconnected(Value::Null, None)).await;
+                let is_sent = progress.tries > 0;
+                let end = if is_sent { End::disconnected(Value::Null, None) } else { End::aborted() };
+                self.record_or_warn(&progress, end).await;
             }
             Some(Err(refusal)) => {
                 let end = End::failed(&refusal);

@@ -32,7 +32,7 @@ use crate::Error;
 use crate::access::{self, AttemptGrant, AttemptTokens};
 use crate::address::{self, Whose};
 use crate::blobs::{self, Kept};
-use crate::call::{Call, now, speaks};
+use crate::call::{Call, End, Progress, now, speaks};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
 use crate::dialect::{Dialect, messages, responses};
@@ -298,12 +298,12 @@ impl Inner {
         let translated = translated.map(|chat| (Bytes::from(chat.to_string()), chat));
         let headers = upstream::going_up(&parts.headers);
         let what =
-            || format!("rollout {} attempt {} model {}", attempt.rollout_id, attempt.attempt_id, wanted.name);
-        let pass = match self.gate.enter(what).await {
-            Ok(pass) => pass,
-            Err(HeldBack(pause)) => return Ok(held_back(&pause)),
-        };
+            format!("rollout {} attempt {} model {}", attempt.rollout_id, attempt.attempt_id, wanted.name);
         if endpoint == Endpoint::CountTokens {
+            let _pass = match self.gate.enter(|| what).await {
+                Ok(pass) => pass,
+                Err(HeldBack(pause)) => return Ok(held_back(&pause)),
+            };
             return self
                 .count(&choices[0], bytes, &request, translated.map(|(_, chat)| chat), &headers)
                 .await;
@@ -323,10 +323,10 @@ impl Inner {
             expose,
             started,
             started_at,
-            _pass: pass,
+            pass: None,
         };
         let (reply, mut answer) = oneshot::channel();
-        let mut carried = Carried::new(self.calls.clone(), call.run(reply));
+        let mut carried = Carried::new(self.calls.clone(), let_in(call, what, reply));
         let answered = poll_fn(|context| {
             carried.go_on(context);
             answer.poll_unpin(context)
@@ -556,6 +556,26 @@ impl Inner {
             return Ok(Json(card(&name)).into_response());
         }
         Err(Refusal::not_found(format!("there is no model {name:?}")))
+    }
+}
+
+/// Makes a call when it is let in. One that its agent gives up before that is recorded too.
+async fn let_in(mut call: Call, what: String, mut reply: oneshot::Sender<Response>) {
+    let entered = tokio::select! {
+        biased;
+        entered = call.gateway.gate.enter(|| what) => Some(entered),
+        () = reply.closed() => None,
+    };
+    match entered {
+        Some(Ok(pass)) => {
+            call.pass = Some(pass);
+            call.run(reply).await;
+        }
+        Some(Err(HeldBack(pause))) => {
+            // Nobody may be there to be told.
+            let _ = reply.send(held_back(&pause));
+        }
+        None => call.record_or_warn(&Progress::default(), End::aborted()).await,
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) enum Outcome {
     BrokenOff,
     /// The agent left before the end.
     Disconnected,
+    /// The agent left before the call was sent to a model server.
+    Aborted,
 }
 
 impl Outcome {
@@ -67,6 +69,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::BrokenOff => "broken_off",
             Self::Disconnected => "disconnected",
+            Self::Aborted => "aborted",
         }
     }
 }
@@ -226,6 +229,7 @@ impl Record<'_> {
                 return Some("the model server broke off in the middle of its answer".to_owned());
             }
             Outcome::Disconnected => return Some("the agent left before the end of the answer".to_owned()),
+            Outcome::Aborted => return Some("the agent left before its call was sent on".to_owned()),
         }
         if !self.wanted_ids {
             return Some("the model server returns no token ids".to_owned());

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use agl_gateway::{Gateway, GatewayOptions, ModelEntry, ModelList};
+use agl_gateway::{Capture, Gateway, GatewayOptions, ModelEntry, ModelList};
 use agl_types::ApiKey;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::common::{Served, client, json as read, list, of, post};
+use crate::common::{Booked, Served, at, client, json as read, list, of, post};
 use crate::engine::Engine;
 
 fn chat(model: &str) -> Value {
@@ -293,6 +293,55 @@ async fn no_call_is_parked_for_ever() {
     }
     assert_eq!(served.gateway.state().parked, 0);
     assert!(engine.seen().is_empty() && served.spans(&booked).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_before_it_is_sent_is_recorded_as_aborted() {
+    for capture in [Capture::Durable, Capture::Async] {
+        let engine = Engine::start().await;
+        let mut models = list(&engine.url, &["m", "waits"]);
+        models.models[1].max_concurrency = Some(1);
+        let served = Served::with(models, GatewayOptions { capture, ..GatewayOptions::default() }).await;
+        let call = async |path: &'static str, body: Value| {
+            let booked = served.book(None).await;
+            let url = format!("{}/{path}", booked.base);
+            (booked, tokio::spawn(async move { post(&url, &body).await.status() }))
+        };
+        let assert_aborted = async |booked: &Booked| {
+            let span = served.until(booked, 1).await.remove(0);
+            assert_eq!((of(&span, "outcome"), of(&span, "tries")), (&json!("aborted"), &json!(0)));
+            assert_eq!(at(&span, "gen_ai.prompt.0.role"), "user");
+            assert_eq!(span.status.status_code, agl_types::StatusCode::Error);
+        };
+        served.gateway.pause(agl_gateway::Pause::default());
+        let message = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]});
+        for (path, body) in [("chat/completions", chat("m")), ("messages", message)] {
+            let (booked, parked) = call(path, body).await;
+            while served.gateway.state().parked == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            parked.abort();
+            assert_aborted(&booked).await;
+            assert_eq!(served.gateway.state().parked, 0);
+        }
+        served.gateway.resume();
+        assert!(engine.seen().is_empty(), "nobody waits for these any more");
+
+        // Likewise while there is no room at the model server.
+        let (_, under_way) = call("chat/completions", chat("waits")).await;
+        while engine.seen().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let (booked, waiting) = call("chat/completions", chat("waits")).await;
+        while served.gateway.state().inflight < 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        waiting.abort();
+        assert_aborted(&booked).await;
+        engine.go();
+        assert_eq!(under_way.await.unwrap(), StatusCode::OK);
+        assert_eq!(engine.seen().len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ use crate::Error;
 use crate::access::{self, AttemptGrant, AttemptTokens};
 use crate::address::{self, Whose};
 use crate::blobs::{self, Kept};
-use crate::call::{Call, End, Progress, now, speaks};
+use crate::call::{Call, End, Progress, now, speaks, tried_so_often};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
 use crate::dialect::{Dialect, messages, responses};
@@ -433,24 +433,28 @@ impl Inner {
             }
         };
         let broken = |error: Broken| {
+            let cause = upstream::cause(&error);
             let message =
-                format!("the model server {} could not count: {}", backend.label(), upstream::cause(&error));
+                format!("the model server {} could not count: {cause} (tried once)", backend.label());
             Refusal::new(StatusCode::BAD_GATEWAY, message)
         };
+        let mut tries = 0;
         let deadline = Duration::try_from_secs_f64(backend.entry.timeout).unwrap_or(Duration::MAX);
         let counting = async {
             let _permit = backend.turn().await;
+            tries = 1;
             let answer = self.client.post(backend, endpoint, headers, body).await?;
             Ok((answer.status, answer.whole(LARGEST_ANSWER).await?.unwrap_or_default()))
         };
-        let counted = tokio::time::timeout(deadline, counting).await.map_err(|_| {
+        let Ok(counted) = tokio::time::timeout(deadline, counting).await else {
             let message = format!(
-                "the model server {} did not count within {} s",
+                "the model server {} did not count within {} s ({})",
                 backend.label(),
-                backend.entry.timeout
+                backend.entry.timeout,
+                tried_so_often(tries)
             );
-            Refusal::new(StatusCode::GATEWAY_TIMEOUT, message)
-        })?;
+            return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, message));
+        };
         let (status, bytes) = counted.map_err(broken)?;
         let counted: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let count = [&counted["input_tokens"], &counted["usage"]["prompt_tokens"]]
@@ -460,7 +464,11 @@ impl Inner {
             Some(count) if status.is_success() => Ok(Json(json!({"input_tokens": count})).into_response()),
             _ => {
                 let status = if status.is_success() { StatusCode::BAD_GATEWAY } else { status };
-                Err(Refusal::new(status, crate::record::error_text(&upstream::without_key(bytes, backend))))
+                let said = crate::record::error_text(&upstream::without_key(bytes, backend));
+                Err(Refusal::new(
+                    status,
+                    format!("{said} (the model server {}, tried once)", backend.label()),
+                ))
             }
         }
     }

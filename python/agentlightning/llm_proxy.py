@@ -51,8 +51,9 @@ class ModelConfig(TypedDict):
     """What agents ask for; one `*` stands for anything."""
     litellm_params: dict[str, Any]
     """`model` is `hosted_vllm/NAME`, `openai/NAME`, `anthropic/NAME`, …; `api_base` is the server's URL,
-    `api_key` its key, or `os.environ/VARIABLE`. Anything else is a parameter for requests that have none of
-    the name."""
+    `api_key` its key, or `os.environ/VARIABLE`. With `drop_hosted_tools` set to True, tools that only a
+    vendor's own servers have (Codex's `web_search`) are left out of requests that are translated. Anything
+    else is a parameter for requests that have none of the name."""
 
 
 class RolloutAttemptMiddleware(FormerPart):

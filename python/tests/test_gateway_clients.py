@@ -462,6 +462,16 @@ async def test_hosted_tools_are_refused_by_name_to_every_sdk(engine: FakeVLLM, p
             tools=[{"type": "web_search_20250305", "name": "web_search"}],
         )
     assert engine.requests == []
+    dropping = models(engine, "m")
+    dropping[0]["litellm_params"]["drop_hosted_tools"] = True
+    proxy.update_model_list(dropping)
+    rollout, url = await attempted(proxy)
+    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    answer = await client.responses.create(model="m", input="a b", tools=[{"type": "web_search"}])
+    assert answer.output_text == "b a"
+    assert "tools" not in engine.requests[0]
+    (span,) = await spans_of(proxy, rollout)
+    assert span.attributes[f"{GATEWAY}dropped_tools"] == ["web_search"]
 
 
 async def test_every_sdk_raises_when_a_stream_breaks_off(engine: FakeVLLM, proxy: LLMProxy) -> None:

@@ -50,6 +50,8 @@ pub(crate) struct Call {
     pub(crate) request: Value,
     /// The request in chat completions, where somebody who may answer speaks nothing else.
     pub(crate) translated: Option<(Bytes, Value)>,
+    /// The types of the tools that were left out of that.
+    pub(crate) dropped_tools: Vec<String>,
     pub(crate) span_id: String,
     /// What goes along.
     pub(crate) headers: HeaderMap,
@@ -487,6 +489,7 @@ impl Call {
             is_event: self.attempt.named == Named::Controlled,
             span_id: self.span_id.clone(),
             dialect: self.dialect,
+            dropped_tools: if translated.is_some() { &self.dropped_tools } else { &[] },
             exchange: told.map(|told| (short_asked.as_ref().unwrap_or(&asked), told)),
         };
         (record.into_span(), blobs.unwrap_or_default())

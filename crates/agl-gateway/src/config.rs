@@ -93,6 +93,10 @@ pub struct ModelEntry {
     /// Parameters that are taken out of requests.
     #[serde(default)]
     pub drop: Vec<String>,
+    /// Whether tools that only a vendor's own servers have (web search and the like) are left out of requests that are
+    /// translated; without it, such a request is refused.
+    #[serde(default)]
+    pub drop_hosted_tools: bool,
     /// Parameters for all requests of rollouts that train.
     #[serde(default)]
     pub train: JsonMap,
@@ -190,6 +194,7 @@ impl ModelEntry {
             defaults: JsonMap::new(),
             set: JsonMap::new(),
             drop: Vec::new(),
+            drop_hosted_tools: false,
             train: JsonMap::new(),
             val: JsonMap::new(),
             retries: two(),
@@ -300,6 +305,7 @@ const LITELLM_ONLY: &[&str] = &[
     "max_retries",
     "drop_params",
     "additional_drop_params",
+    "drop_hosted_tools",
     "tpm",
     "order",
     "custom_llm_provider",
@@ -390,6 +396,11 @@ fn of_litellm(index: usize, entry: &Value) -> Result<ModelEntry, Error> {
         .and_then(Value::as_array)
         .map(|names| names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
         .unwrap_or_default();
+    resolved.drop_hosted_tools = match params.get("drop_hosted_tools") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(drops)) => *drops,
+        Some(_) => return Err(wrong("litellm_params.drop_hosted_tools", "it has to be true or false")),
+    };
     for (key, value) in params.iter().filter(|(key, _)| !LITELLM_ONLY.contains(&key.as_str())) {
         if key == "extra_body" {
             resolved.set.extend(value.as_object().cloned().unwrap_or_default());
@@ -465,6 +476,13 @@ mod tests {
         assert_eq!((vllm.token_ids, vllm.requests_per_minute), (Some(true), Some(60)));
         assert_eq!(Value::Object(vllm.defaults), json!({"temperature": 0.5}));
         assert_eq!(Value::Object(vllm.set), json!({"top_k": 5}));
+        assert!(!vllm.drop_hosted_tools);
+        let dropping = json!({"model": "m", "api_base": "http://h", "drop_hosted_tools": true});
+        let dropping = of(&dropping).unwrap();
+        assert!(dropping.drop_hosted_tools && dropping.defaults.is_empty());
+        let wrong =
+            of(&json!({"model": "m", "api_base": "http://h", "drop_hosted_tools": "yes"})).unwrap_err();
+        assert!(wrong.to_string().contains("litellm_params.drop_hosted_tools"), "{wrong}");
         let openai = of(&json!({"model": "gpt-5", "api_key": "os.environ/OPENAI_API_KEY"})).unwrap();
         assert_eq!(openai.url, "https://api.openai.com/v1");
         assert_eq!(openai.api_key_env.as_deref(), Some("OPENAI_API_KEY"));

@@ -35,7 +35,7 @@ use crate::blobs::{self, Kept};
 use crate::call::{Call, End, Progress, now, speaks, tried_so_often};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
-use crate::dialect::{Dialect, messages, responses};
+use crate::dialect::{Dialect, messages, responses, without_hosted_tools};
 use crate::link::Broken;
 use crate::models::{Backend, Choice, Models};
 use crate::pause::{Gate, HeldBack, Pause, PauseState};
@@ -290,10 +290,17 @@ impl Inner {
         if is_translated {
             self.put_back(dialect, &mut request, &attempt).await?;
         }
+        // Whoever is asked may have to be asked in another's place.
+        let drops =
+            |choice: &Choice| speaks(&choice.backend, dialect) || choice.backend.entry.drop_hosted_tools;
+        let without =
+            (is_translated && choices.iter().all(drops)).then(|| without_hosted_tools(&request)).flatten();
+        let (said, dropped_tools) = without.unzip();
+        let said = said.as_ref().unwrap_or(&request);
         let translated = match dialect {
             _ if !is_translated => None,
-            Dialect::Responses => Some(responses::to_chat(&request)?),
-            _ => Some(messages::to_chat(&request)?),
+            Dialect::Responses => Some(responses::to_chat(said)?),
+            _ => Some(messages::to_chat(said)?),
         };
         let translated = translated.map(|chat| (Bytes::from(chat.to_string()), chat));
         let headers = upstream::going_up(&parts.headers);
@@ -317,6 +324,7 @@ impl Inner {
             body: bytes,
             request,
             translated,
+            dropped_tools: dropped_tools.unwrap_or_default(),
             span_id: ids::span_id(rand::random()),
             headers,
             choices,

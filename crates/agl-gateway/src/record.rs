@@ -104,6 +104,8 @@ pub(crate) struct Record<'c> {
     pub(crate) span_id: String,
     /// What the agent spoke.
     pub(crate) dialect: Dialect,
+    /// The types of the tools that the model server was not told of.
+    pub(crate) dropped_tools: &'c [String],
     /// The agent's own request and answer, where somebody will come back to them.
     pub(crate) exchange: Option<(&'c Value, &'c Value)>,
 }
@@ -161,6 +163,9 @@ impl Record<'_> {
         put(&name("backend"), self.backend.into());
         put(&name("model_version"), self.model_version.into());
         put(&name("time_to_first_token"), self.first_token.map_or(Value::Null, rounded));
+        if !self.dropped_tools.is_empty() {
+            put(&name("dropped_tools"), self.dropped_tools.into());
+        }
         put(semconv::UNTRAINABLE, untrainable.into());
         for (index, logprobs) in logprobs.into_iter().enumerate() {
             put(&format!("{}.{index}.logprobs", name("choices")), logprobs);

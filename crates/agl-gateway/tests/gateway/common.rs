@@ -1,6 +1,7 @@
 //! A gateway on a free port of this machine, and how to talk to it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agl_gateway::{Gateway, GatewayOptions, ModelEntry, ModelList};
 use agl_store::{MemoryStore, Store};
@@ -65,13 +66,16 @@ impl Served {
 
     /// The spans of an attempt once there are as many.
     pub(crate) async fn until(&self, booked: &Booked, count: usize) -> Vec<Span> {
-        loop {
-            let spans = self.spans(booked).await;
-            if spans.len() >= count {
-                return spans;
+        let there = async {
+            loop {
+                let spans = self.spans(booked).await;
+                if spans.len() >= count {
+                    return spans;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(60), there).await.expect("as many spans within a minute")
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// Who may answer, in the order in which they are tried; never empty.
     pub(crate) choices: Vec<Choice>,
+    /// Whether calls of tools are given back to the model as it spelled them.
+    pub(crate) restores: bool,
     /// Whether the agent gets to see what capture asked for.
     pub(crate) expose: bool,
     pub(crate) started: Instant,
@@ -433,9 +435,9 @@ impl Call {
         }
     }
 
-    /// Keeps what tools are called with as the model wrote it, where the agent will write it anew.
+    /// Keeps what tools are called with as the model wrote it, where the agent may write it anew.
     pub(crate) fn remember(&self, progress: &Progress, end: &End) {
-        if progress.is_translated {
+        if progress.is_translated || self.restores {
             self.gateway.written.add_answer(&self.attempt, &end.response);
         }
     }

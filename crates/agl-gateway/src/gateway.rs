@@ -35,7 +35,7 @@ use crate::blobs::{self, Kept};
 use crate::call::{Call, End, Progress, now, speaks, tried_so_often};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
-use crate::dialect::{Dialect, messages, responses, without_hosted_tools};
+use crate::dialect::{Dialect, chat, messages, responses, without_hosted_tools};
 use crate::link::Broken;
 use crate::models::{Backend, Choice, Models};
 use crate::pause::{Gate, HeldBack, Pause, PauseState};
@@ -283,6 +283,10 @@ impl Inner {
         if choices.is_empty() {
             return Err(wanted.models.unknown(&wanted.name));
         }
+        let restores = (dialect, kind) == (Dialect::OpenAi, Kind::Chat)
+            && attempt.named != Named::Otherwise
+            && choices.iter().all(|choice| choice.backend.entry.restore_tool_calls);
+        let bytes = if restores { self.respell(bytes, &mut request, &attempt).await } else { bytes };
         let is_translated = choices.iter().any(|choice| !speaks(&choice.backend, dialect));
         if dialect == Dialect::Responses && is_translated {
             self.recall(&mut request, &attempt).await?;
@@ -328,6 +332,7 @@ impl Inner {
             span_id: ids::span_id(rand::random()),
             headers,
             choices,
+            restores,
             expose,
             started,
             started_at,
@@ -381,27 +386,47 @@ impl Inner {
         attempt: &Attempt,
     ) -> Result<(), Refusal> {
         let each_call = if dialect == Dialect::Messages { messages::each_call } else { responses::each_call };
-        let mut unknown = Vec::new();
+        let mut ids = Vec::new();
         each_call(request, &mut |id, _| {
-            if !self.written.knows(attempt, id) {
-                unknown.push(id.to_owned());
-            }
+            ids.push(id.to_owned());
             None
         });
-        if !unknown.is_empty() {
-            let query = SpanQuery {
-                rollout_id: attempt.rollout_id.clone(),
-                attempt_id: Some(attempt.attempt_id.clone()),
-                name: Some(semconv::GATEWAY_CALL.to_owned()),
-                ..SpanQuery::default()
-            };
-            let found = self.store.query_spans(query).await.map_err(|error| Refusal::of_store(&error))?;
-            found.items.iter().for_each(|span| self.written.add_span(attempt, span));
-            unknown.retain(|id| !self.written.knows(attempt, id));
-            unknown.iter().for_each(|id| self.written.add(attempt, id, None));
-        }
+        self.look_up(ids, attempt).await.map_err(|error| Refusal::of_store(&error))?;
         each_call(request, &mut |id, given| self.written.original(attempt, id, given));
         Ok(())
+    }
+
+    /// Has the calls of these ids remembered, as far as the record of the attempt has them.
+    async fn look_up(&self, ids: Vec<String>, attempt: &Attempt) -> Result<(), agl_store::Error> {
+        let mut unknown = ids;
+        unknown.retain(|id| !self.written.knows(attempt, id));
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let query = SpanQuery {
+            rollout_id: attempt.rollout_id.clone(),
+            attempt_id: Some(attempt.attempt_id.clone()),
+            name: Some(semconv::GATEWAY_CALL.to_owned()),
+            ..SpanQuery::default()
+        };
+        let found = self.store.query_spans(query).await?;
+        found.items.iter().for_each(|span| self.written.add_span(attempt, span));
+        unknown.retain(|id| !self.written.knows(attempt, id));
+        unknown.iter().for_each(|id| self.written.add(attempt, id, None));
+        Ok(())
+    }
+
+    /// A chat in which calls of tools are spelled as the model spelled them; every other byte stays.
+    async fn respell(&self, body: Bytes, request: &mut Value, attempt: &Attempt) -> Bytes {
+        let ids: Vec<String> = chat::each_call(request).map(|(id, _)| id.to_owned()).collect();
+        if ids.is_empty() {
+            return body;
+        }
+        if let Err(error) = self.look_up(ids, attempt).await {
+            tracing::warn!(%error, "calls of tools stay spelled as the agent has them");
+        }
+        let spelling = |id: &str, given: &str| self.written.spelling(attempt, id, given);
+        chat::respelled(&body, request, spelling).unwrap_or(body)
     }
 
     /// A span of an attempt by its id.

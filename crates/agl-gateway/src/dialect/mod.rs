@@ -1,5 +1,6 @@
 //! What agents speak, and how it is said in chat completions where a model server speaks nothing else.
 
+pub(crate) mod chat;
 pub(crate) mod messages;
 pub(crate) mod responses;
 

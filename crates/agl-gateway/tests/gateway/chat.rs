@@ -256,3 +256,60 @@ async fn an_answer_that_cannot_be_kept_is_not_given() {
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(answer["error"]["message"].as_str().unwrap().contains("could not be recorded"), "{answer}");
 }
+
+#[tokio::test]
+async fn what_a_model_called_a_tool_with_comes_back_as_it_spelled_it() {
+    let engine = Engine::start().await;
+    let mut models = list(&engine.url, &["m", "as-is"]);
+    models.models[1].restore_tool_calls = false;
+    let store: std::sync::Arc<dyn agl_store::Store> = std::sync::Arc::new(agl_store::MemoryStore::new());
+    let start = || Served::over(store.clone(), models.clone(), GatewayOptions::default());
+    let served = start().await;
+    let asked = |model: &str, stream: bool| {
+        let tool = json!({"type": "function", "function": {"name": "f", "parameters": {}}});
+        let messages = json!([{"role": "user", "content": "a"}]);
+        json!({"model": model, "messages": messages, "tools": [tool], "stream": stream})
+    };
+    // What the model server is told when the agent gives back a call so.
+    let told = async |base: &str, model: &str, id: &str, arguments: &str| {
+        let call = json!({"id": id, "type": "function", "function": {"name": "f", "arguments": arguments}});
+        let messages = json!([
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": id, "content": "so it is"},
+        ]);
+        let body = json!({"model": model, "messages": messages});
+        assert_eq!(post(&format!("{base}/chat/completions"), &body).await.status(), StatusCode::OK);
+        let mut sent = engine.last().body["messages"].clone();
+        let function = &mut sent[1]["tool_calls"][0]["function"];
+        let written = function["arguments"].as_str().unwrap().to_owned();
+        function["arguments"] = arguments.into();
+        assert_eq!(sent, messages, "nothing else is touched");
+        written
+    };
+    let (written, anew) = ("{\"x\": 1}", "{\"x\":1}");
+    for stream in [false, true] {
+        let booked = served.book(None).await;
+        let base = &booked.base;
+        let answer = post(&format!("{base}/chat/completions"), &asked("m", stream)).await;
+        assert!(answer.text().await.unwrap().contains("call-0"));
+        assert_eq!(told(base, "m", "call-0", anew).await, written);
+        let span = served.until(&booked, 2).await.pop().unwrap();
+        assert_eq!(at(&span, "gen_ai.prompt.1.tool_calls.0.arguments"), written, "as the server got it");
+        for (model, id, arguments) in [
+            ("m", "call-0", written),
+            ("m", "call-0", "{\"x\":2}"),
+            ("m", "call-0", "{oops"),
+            ("m", "call-9", anew),
+            ("as-is", "call-0", anew),
+        ] {
+            assert_eq!(told(base, model, id, arguments).await, arguments, "{model} {id}");
+        }
+        let other = served.book(None).await;
+        assert_eq!(told(&other.base, "m", "call-0", anew).await, anew, "not of another attempt");
+        assert_eq!(told(&start().await.at(&booked), "m", "call-0", anew).await, written, "after a restart");
+    }
+    let nobodys = format!("{}/v1", served.root);
+    post(&format!("{nobodys}/chat/completions"), &asked("m", false)).await.text().await.unwrap();
+    assert_eq!(told(&nobodys, "m", "call-0", anew).await, anew, "who knows whose it is");
+}

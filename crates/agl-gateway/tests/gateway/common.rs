@@ -55,8 +55,13 @@ impl Served {
         let rollout = EnqueueRolloutRequest { mode, ..EnqueueRolloutRequest::new("task") };
         let started = self.store.start_rollout(StartRollout { rollout, worker_id: None }).await.unwrap();
         let (rollout_id, attempt_id) = (started.rollout.rollout_id, started.attempt.attempt_id);
-        let base = format!("{}/rollout/{rollout_id}/attempt/{attempt_id}/v1", self.root);
-        Booked { rollout_id, attempt_id, base }
+        let booked = Booked { rollout_id, attempt_id, base: String::new() };
+        Booked { base: self.at(&booked), ..booked }
+    }
+
+    /// Where 0.3's agents call for an attempt.
+    pub(crate) fn at(&self, booked: &Booked) -> String {
+        format!("{}/rollout/{}/attempt/{}/v1", self.root, booked.rollout_id, booked.attempt_id)
     }
 
     pub(crate) async fn spans(&self, booked: &Booked) -> Vec<Span> {

@@ -284,7 +284,7 @@ impl Inner {
             return Err(wanted.models.unknown(&wanted.name));
         }
         let restores = (dialect, kind) == (Dialect::OpenAi, Kind::Chat)
-            && attempt.named != Named::Otherwise
+            && attempt.session.is_none()
             && choices.iter().all(|choice| choice.backend.entry.restore_tool_calls);
         let bytes = if restores { self.respell(bytes, &mut request, &attempt).await } else { bytes };
         let is_translated = choices.iter().any(|choice| !speaks(&choice.backend, dialect));

@@ -1,6 +1,6 @@
 //! Chat completions that are not streams.
 
-use agl_gateway::{Capture, GatewayOptions};
+use agl_gateway::{AttemptGrant, Capture, GatewayOptions};
 use agl_types::StatusCode as SpanStatus;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -271,7 +271,7 @@ async fn what_a_model_called_a_tool_with_comes_back_as_it_spelled_it() {
         json!({"model": model, "messages": messages, "tools": [tool], "stream": stream})
     };
     // What the model server is told when the agent gives back a call so.
-    let told = async |base: &str, model: &str, id: &str, arguments: &str| {
+    let told_to = async |request: reqwest::RequestBuilder, model: &str, id: &str, arguments: &str| {
         let call = json!({"id": id, "type": "function", "function": {"name": "f", "arguments": arguments}});
         let messages = json!([
             {"role": "user", "content": "a"},
@@ -279,13 +279,16 @@ async fn what_a_model_called_a_tool_with_comes_back_as_it_spelled_it() {
             {"role": "tool", "tool_call_id": id, "content": "so it is"},
         ]);
         let body = json!({"model": model, "messages": messages});
-        assert_eq!(post(&format!("{base}/chat/completions"), &body).await.status(), StatusCode::OK);
+        assert_eq!(request.json(&body).send().await.unwrap().status(), StatusCode::OK);
         let mut sent = engine.last().body["messages"].clone();
         let function = &mut sent[1]["tool_calls"][0]["function"];
         let written = function["arguments"].as_str().unwrap().to_owned();
         function["arguments"] = arguments.into();
         assert_eq!(sent, messages, "nothing else is touched");
         written
+    };
+    let told = async |base: &str, model: &str, id: &str, arguments: &str| {
+        told_to(client().post(format!("{base}/chat/completions")), model, id, arguments).await
     };
     let (written, anew) = ("{\"x\": 1}", "{\"x\":1}");
     for stream in [false, true] {
@@ -310,6 +313,16 @@ async fn what_a_model_called_a_tool_with_comes_back_as_it_spelled_it() {
         assert_eq!(told(&start().await.at(&booked), "m", "call-0", anew).await, written, "after a restart");
     }
     let nobodys = format!("{}/v1", served.root);
+    let booked = served.book(None).await;
+    post(&format!("{}/chat/completions", booked.base), &asked("m", false)).await.text().await.unwrap();
+    let (rollout_id, attempt_id) = (booked.rollout_id.clone(), booked.attempt_id.clone());
+    let request = client().post(format!("{nobodys}/chat/completions"));
+    let by_headers = request.header("x-rollout-id", &rollout_id).header("x-attempt-id", &attempt_id);
+    assert_eq!(told_to(by_headers, "m", "call-0", anew).await, written);
+    let grant = AttemptGrant { rollout_id, attempt_id, may_reward: false, until: None };
+    let request = client().post(format!("{nobodys}/chat/completions"));
+    let by_key = request.bearer_auth(served.gateway.tokens().issue(&grant));
+    assert_eq!(told_to(by_key, "m", "call-0", anew).await, written);
     post(&format!("{nobodys}/chat/completions"), &asked("m", false)).await.text().await.unwrap();
     assert_eq!(told(&nobodys, "m", "call-0", anew).await, anew, "who knows whose it is");
 }

@@ -320,14 +320,14 @@ impl Call {
         &mut self,
         progress: &Progress,
         status: StatusCode,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: Bytes,
         reply: oneshot::Sender<Response>,
     ) {
-        let (headers, body) = if is_worth_another_try(status) {
-            self.with_account(status, headers, body, progress)
+        let body = if is_worth_another_try(status) {
+            self.with_account(status, &mut headers, &body, progress)
         } else {
-            (headers, body)
+            body
         };
         let outline = Outline::of(&body);
         let parsed = outline.as_ref().and_then(|outline| outline.read(&body)).unwrap_or_default();
@@ -386,21 +386,21 @@ impl Call {
     fn with_account(
         &self,
         status: StatusCode,
-        mut headers: HeaderMap,
-        body: Bytes,
+        headers: &mut HeaderMap,
+        body: &[u8],
         progress: &Progress,
-    ) -> (HeaderMap, Bytes) {
+    ) -> Bytes {
         let label = progress.backend.as_ref().map_or("", |backend| backend.label());
         let who = format!("the model server {label}, {}", tried_so_often(progress.tries));
-        if let Some((place, message)) = message_of(&body) {
+        if let Some((place, message)) = message_of(body) {
             let mut edits = Edits::default();
             edits.replace(place, Value::from(format!("{message} ({who})")).to_string());
-            return (headers, edits.apply(&body).into());
+            return edits.apply(body).into();
         }
-        let said = if body.is_empty() { status.to_string() } else { error_text(&body) };
+        let said = if body.is_empty() { status.to_string() } else { error_text(body) };
         let refusal = Refusal::new(status, format!("{said} ({who})"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        (headers, refusal.json(self.dialect.form()).to_string().into())
+        refusal.json(self.dialect.form()).to_string().into()
     }
 
     /// What a response repeats of its request.

@@ -84,7 +84,7 @@ fn is_hosted(kind: &str) -> bool {
     let begins = |hosted: &&str| {
         kind.strip_prefix(*hosted).is_some_and(|version| version.is_empty() || version.starts_with('_'))
     };
-    HOSTED.iter().any(|hosted| begins(hosted))
+    HOSTED.iter().any(begins)
 }
 
 /// 400: a tool that chat completions have no word for.

@@ -69,7 +69,7 @@ impl Served {
         self.store.query_spans(query).await.unwrap().items
     }
 
-    /// The spans of an attempt once there are as many.
+    /// The spans of an attempt once there are as many, within a minute.
     pub(crate) async fn until(&self, booked: &Booked, count: usize) -> Vec<Span> {
         let there = async {
             loop {
@@ -80,14 +80,17 @@ impl Served {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), there).await.expect("as many spans within a minute")
+        tokio::time::timeout(Duration::from_secs(60), there).await.unwrap()
     }
 }
 
 pub(crate) fn client() -> reqwest::Client {
     // It wants one even for plain HTTP; this fails where there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+    // What is never answered fails a test instead of keeping it.
+    let patience = Duration::from_secs(60);
+    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(patience);
+    builder.build().unwrap()
 }
 
 pub(crate) async fn post(url: &str, body: &Value) -> Response {

@@ -351,7 +351,11 @@ async fn a_call_that_is_given_up_before_it_is_sent_is_recorded_as_aborted() {
             let span = served.until(booked, 1).await.remove(0);
             assert_eq!((of(&span, "outcome"), of(&span, "tries")), (&json!("aborted"), &json!(0)));
             assert_eq!(at(&span, "gen_ai.prompt.0.role"), "user");
-            assert_eq!(agl_trace::read_calls(&[span.clone()])[0].gap, None, "the agent was given nothing");
+            assert_eq!(
+                agl_trace::read_calls(std::slice::from_ref(&span))[0].gap,
+                None,
+                "the agent was given nothing"
+            );
             assert_eq!(span.status.status_code, agl_types::StatusCode::Error);
         };
         served.gateway.pause(agl_gateway::Pause::default());

@@ -409,6 +409,12 @@ async fn a_token_calls_no_models_for_others() {
     assert_eq!((status, &answer["error"]["type"]), (StatusCode::FORBIDDEN, &json!("permission_error")));
     let named = [("x-rollout-id", own.as_str()), ("x-attempt-id", earlier.as_str())];
     assert_eq!(answer_to(format!("/v1/{CALL}"), &named).await.0, StatusCode::FORBIDDEN);
+    // The latest attempt is not that of the bearer of an earlier one's token.
+    let grant = AttemptGrant { attempt_id: earlier.clone(), ..setting.grant() };
+    let old = bearer(&setting.tokens.issue(&grant));
+    let latest = format!("/proxy/rollout/{own}/attempt/0/mode/train/openai/v1/{CALL}");
+    let (status, answer) = setting.raw("POST", &latest, &[("authorization", &old)], &chat()).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
     // Anthropic's SDK is told in its own form.
     let (status, answer) = setting
         .raw("POST", &format!("/rollout/{other}/attempt/{other_attempt}/v1/messages"), &headers, &chat())

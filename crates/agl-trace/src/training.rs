@@ -124,6 +124,8 @@ pub enum Reason {
     ForReward,
     /// The answer alone is longer than a row may be.
     ResponseTooLong,
+    /// The rollout has a reward, and `train_on` does not name such.
+    NotTrainedOn,
     /// Nothing judged the rollout.
     MissingReward,
     /// The reward of the rollout is no finite number.
@@ -567,16 +569,16 @@ impl Builder {
         let refused = if !options.train_on.contains(&identity.outcome) && !is_judged {
             Some((identity.outcome.reason(), identity.detail.clone()))
         } else if calls.is_empty() {
-            Some((Some(Reason::NoCalls), "no call of a model is wanted".to_owned()))
+            Some((Reason::NoCalls, "no call of a model is wanted".to_owned()))
         } else {
-            capture_gap(&calls).filter(|_| options.quarantine).map(|gap| (Some(Reason::CaptureGap), gap))
+            capture_gap(&calls).filter(|_| options.quarantine).map(|gap| (Reason::CaptureGap, gap))
         };
         if let Some((reason, detail)) = refused {
             report.dropped.push(Dropped {
                 rollout_id: identity.rollout_id,
                 span_id: None,
                 tokens: calls.iter().map(JudgedCall::sampled_tokens).sum(),
-                reason: reason.unwrap_or(Reason::MissingReward),
+                reason,
                 detail,
             });
             return;
@@ -808,8 +810,7 @@ impl Report {
 
     /// Says that a rollout was left out for how it came out.
     pub fn drop_rollout(&mut self, data: &RolloutData) {
-        let reason = data.identity.outcome.reason().unwrap_or(Reason::MissingReward);
-        self.drop_whole(data, reason, data.identity.detail.clone());
+        self.drop_whole(data, data.identity.outcome.reason(), data.identity.detail.clone());
     }
 
     /// Leaves a rollout out, and says so, if a call of it was not captured whole; whether it was.
@@ -865,15 +866,15 @@ impl Report {
 
 impl Outcome {
     /// Why a rollout that came out so is left out.
-    fn reason(self) -> Option<Reason> {
+    fn reason(self) -> Reason {
         match self {
-            Self::Scored => None,
-            Self::MissingReward => Some(Reason::MissingReward),
-            Self::UnusableReward => Some(Reason::UnusableReward),
-            Self::AgentFailure => Some(Reason::AgentFailure),
-            Self::InfrastructureFailure => Some(Reason::InfrastructureFailure),
-            Self::SpansPurged => Some(Reason::SpansPurged),
-            Self::Unfinished => Some(Reason::Unfinished),
+            Self::Scored => Reason::NotTrainedOn,
+            Self::MissingReward => Reason::MissingReward,
+            Self::UnusableReward => Reason::UnusableReward,
+            Self::AgentFailure => Reason::AgentFailure,
+            Self::InfrastructureFailure => Reason::InfrastructureFailure,
+            Self::SpansPurged => Reason::SpansPurged,
+            Self::Unfinished => Reason::Unfinished,
         }
     }
 }

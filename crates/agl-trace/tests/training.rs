@@ -175,6 +175,11 @@ fn failures_are_told_apart_and_are_no_zeros() {
     let rewards: Vec<(&str, Option<f64>, Option<f64>)> =
         data.rows.iter().map(|row| (row.rollout_id.as_str(), row.reward, row.advantage)).collect();
     assert_eq!(rewards, [("good", Some(1.0), Some(1.0)), ("failed", Some(-1.0), Some(-1.0))]);
+
+    let data = made(&traces, json!({"train_on": ["missing_reward"]}));
+    assert_eq!(data.rows.iter().map(|row| row.rollout_id.as_str()).collect::<Vec<_>>(), ["unjudged"]);
+    let good = data.report.dropped.iter().find(|dropped| dropped.rollout_id == "good").unwrap();
+    assert_eq!(good.reason, Reason::NotTrainedOn, "it misses no reward");
 }
 
 #[test]

@@ -51,8 +51,10 @@ class ModelConfig(TypedDict):
     """What agents ask for; one `*` stands for anything."""
     litellm_params: dict[str, Any]
     """`model` is `hosted_vllm/NAME`, `openai/NAME`, `anthropic/NAME`, …; `api_base` is the server's URL,
-    `api_key` its key, or `os.environ/VARIABLE`. Anything else is a parameter for requests that have none of
-    the name."""
+    `api_key` its key, or `os.environ/VARIABLE`. With `drop_hosted_tools` set to True, tools that only a
+    vendor's own servers have (Codex's `web_search`) are left out of requests that are translated; with
+    `restore_tool_calls` set to False, chats go up with the agent's spelling of what tools were called with.
+    Anything else is a parameter for requests that have none of the name."""
 
 
 class RolloutAttemptMiddleware(FormerPart):

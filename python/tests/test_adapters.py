@@ -235,6 +235,8 @@ def test_a_proxy_s_rewards_go_to_calls_before_them(caplog: pytest.LogCaptureFixt
     assert rewards(one, two, reward("r", 3, 0.1), reward("s", 4, 0.2)) == [0.2, 0.1]
     assert rewards(one, reward("r", 1, 0.5)) == [None]
     assert "no call came before the reward of span r" in caplog.text
+    assert rewards(one, reward("nan", 2, float("nan"))) == [None]
+    assert "the reward of span nan counts as none: nan is no finite number" in caplog.text
     late = raw("c", 2, "3")
     late.start_time = None
     assert len(LlmProxyTraceToTriplet().adapt([late, two])) == 2, "no time raises"

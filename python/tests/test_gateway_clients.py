@@ -298,6 +298,37 @@ async def test_an_agent_like_claude_code_makes_one_trajectory(
     assert blob.attributes["agentlightning.blob.data"] == IMAGE
 
 
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_chain_that_spells_calls_anew_makes_one_trajectory(
+    streams: bool, engine: FakeVLLM, proxy: LLMProxy
+) -> None:
+    script = Script(
+        {"content": "Let me see.", "tool_calls": [call_of("read", READ, "call-a")]},
+        {
+            "content": "And that.",
+            "tool_calls": [call_of("list", LIST, "call-b"), call_of("read", "{ }", "call-c")],
+        },
+        {"content": "Done."},
+    )
+    engine.speak = script
+    rollout, url = await attempted(proxy)
+    model = ChatOpenAI(model="m", base_url=url, api_key="none", max_retries=0, streaming=streams)  # type: ignore[arg-type]
+    chain = model.bind_tools([{"name": name, "parameters": {"type": "object"}} for name in ("read", "list")])
+    history: list[Any] = [HumanMessage("look")]
+    spelled_anew = 0
+    while True:
+        answer = await chain.ainvoke(history)
+        assert isinstance(answer, AIMessage)
+        history.append(answer)
+        if not answer.tool_calls:
+            break
+        # What LangChain makes of them, and sends.
+        spelled_anew += sum(json.dumps(call["args"]) not in (READ, LIST) for call in answer.tool_calls)
+        history += [ToolMessage("a.txt", tool_call_id=call["id"]) for call in answer.tool_calls]
+    assert (answer.text, spelled_anew) == ("Done.", 3)
+    script.is_one_trajectory(await spans_of(proxy, rollout))
+
+
 async def test_what_tools_were_called_with_is_found_again_after_a_restart(
     engine: FakeVLLM, proxy: LLMProxy
 ) -> None:
@@ -462,6 +493,16 @@ async def test_hosted_tools_are_refused_by_name_to_every_sdk(engine: FakeVLLM, p
             tools=[{"type": "web_search_20250305", "name": "web_search"}],
         )
     assert engine.requests == []
+    dropping = models(engine, "m")
+    dropping[0]["litellm_params"]["drop_hosted_tools"] = True
+    proxy.update_model_list(dropping)
+    rollout, url = await attempted(proxy)
+    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    answer = await client.responses.create(model="m", input="a b", tools=[{"type": "web_search"}])
+    assert answer.output_text == "b a"
+    assert "tools" not in engine.requests[0]
+    (span,) = await spans_of(proxy, rollout)
+    assert span.attributes[f"{GATEWAY}dropped_tools"] == ["web_search"]
 
 
 async def test_every_sdk_raises_when_a_stream_breaks_off(engine: FakeVLLM, proxy: LLMProxy) -> None:

@@ -127,9 +127,11 @@ fn training(arguments: &TrainingArguments) -> TrainingOptions {
         let rule = |pattern: &String| AgentRule { matches: pattern.clone(), ..AgentRule::default() };
         patterns.iter().map(rule).collect()
     };
+    // Of rollouts whose spans are gone there is nothing, and the report says so.
     let every = [
         Outcome::Scored,
         Outcome::MissingReward,
+        Outcome::UnusableReward,
         Outcome::AgentFailure,
         Outcome::InfrastructureFailure,
         Outcome::Unfinished,

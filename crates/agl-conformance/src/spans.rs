@@ -69,8 +69,8 @@ pub async fn written_spans_are_spans(s: &Subject) {
     assert_eq!(stored(s, &attempt.rollout_id).await, [first.clone(), second.clone()]);
 }
 
-/// Spans of many attempts come by attempt, in the order asked for, with nothing for those that have none; what is read of
-/// them to learn from is the same as what is read of them whole.
+/// Spans of many attempts come by attempt, in the order asked for, with an empty list for those that have none and nothing
+/// where they were purged; what is read of them to learn from is the same as what is read of them whole.
 pub async fn spans_of_many_attempts(s: &Subject) {
     let mut asked = Vec::new();
     let mut expected = Vec::new();
@@ -86,7 +86,7 @@ pub async fn spans_of_many_attempts(s: &Subject) {
             .collect();
         s.store.add_many_spans(spans.clone()).await.unwrap();
         asked.push((attempt.rollout_id, attempt.attempt_id));
-        expected.push(spans.into_iter().rev().collect::<Vec<_>>());
+        expected.push(Some(spans.into_iter().rev().collect::<Vec<_>>()));
     }
     let gone = s.start().await.attempt;
     s.store.add_span(span(&gone, 1, 1)).await.unwrap();
@@ -94,13 +94,20 @@ pub async fn spans_of_many_attempts(s: &Subject) {
     let purged =
         agl_types::PurgeRequest { rollout_id_in: Some(vec![gone.rollout_id.clone()]), ended_before: None };
     s.store.purge(purged).await.unwrap();
-    for nothing in [(gone.rollout_id, gone.attempt_id), (asked[0].0.clone(), "at-none".to_owned())] {
-        asked.insert(1, nothing);
-        expected.insert(1, Vec::new());
+    let bare = s.start().await.attempt;
+    let unknown = (asked[0].0.clone(), "at-none".to_owned());
+    for (attempt, spans) in [
+        ((gone.rollout_id, gone.attempt_id), None),
+        ((bare.rollout_id, bare.attempt_id), Some(Vec::new())),
+        (unknown, Some(Vec::new())),
+    ] {
+        asked.insert(1, attempt);
+        expected.insert(1, spans);
     }
     let found = s.store.spans_of_attempts(asked.clone()).await.unwrap();
-    let lean = |spans: &Vec<agl_store::RawSpan>| -> Vec<Span> {
-        spans.iter().map(|span| span.parse_lean(agl_store::Lean::Words).unwrap()).collect()
+    let lean = |spans: &Option<Vec<agl_store::RawSpan>>| -> Option<Vec<Span>> {
+        let parsed = |span: &agl_store::RawSpan| span.parse_lean(agl_store::Lean::Words).unwrap();
+        Some(spans.as_ref()?.iter().map(parsed).collect())
     };
     let (reply, answer) = std::sync::mpsc::channel();
     let count = asked.len();
@@ -110,12 +117,13 @@ pub async fn spans_of_many_attempts(s: &Subject) {
         reply.send((0..=count).map(read).collect::<Vec<_>>()).unwrap();
     };
     s.store.look_at_spans(asked, Box::new(look)).await.unwrap();
-    let at_hand: Vec<Vec<Span>> = found.iter().map(lean).chain([Vec::new()]).collect();
+    let at_hand: Vec<Option<Vec<Span>>> = found.iter().map(lean).chain([Some(Vec::new())]).collect();
     assert_eq!(answer.recv().unwrap(), at_hand, "where they are kept they are read alike");
-    let whole =
-        |spans: &Vec<agl_store::RawSpan>| spans.iter().map(|span| span.parse().unwrap()).collect::<Vec<_>>();
+    let whole = |spans: &Option<Vec<agl_store::RawSpan>>| -> Option<Vec<Span>> {
+        Some(spans.as_ref()?.iter().map(|span| span.parse().unwrap()).collect())
+    };
     assert_eq!(found.iter().map(whole).collect::<Vec<_>>(), expected);
-    for (lean, whole) in at_hand.iter().flatten().zip(expected.iter().flatten()) {
+    for (lean, whole) in at_hand.iter().flatten().flatten().zip(expected.iter().flatten().flatten()) {
         let ids = whole.attributes["prompt_token_ids"].to_string();
         let as_text = whole.clone().with_attribute("prompt_token_ids", ids);
         assert_eq!(lean.attributes, as_text.attributes);

@@ -48,8 +48,13 @@ impl Kind {
     /// nobody to have judged them.
     fn takes(self, outcome: Outcome, training: &TrainingOptions) -> bool {
         match self {
-            Self::Triplets | Self::Atif => true,
-            Self::Messages | Self::Transitions if outcome == Outcome::MissingReward => true,
+            // There is nothing left to make a record of.
+            Self::Triplets | Self::Atif => outcome != Outcome::SpansPurged,
+            Self::Messages | Self::Transitions
+                if matches!(outcome, Outcome::MissingReward | Outcome::UnusableReward) =>
+            {
+                true
+            }
             _ => training.train_on.contains(&outcome),
         }
     }

@@ -106,14 +106,21 @@ impl Selection {
         &'s self,
         store: &'s dyn Store,
     ) -> impl Stream<Item = Result<(Vec<RolloutView>, i64), Error>> + 's {
-        // What ends while they are looked through comes in between and moves others on, into a page that is still to come.
+        // What ends while they are looked through comes in between and moves others on, into a page that is still to come;
+        // what is started anew or deleted goes and moves others back, into a page that was. So a page begins with the last
+        // rollout of the one before, and where it does not, others were moved back, and those before it are looked at again.
         let seen: HashSet<String> = HashSet::new();
         stream::try_unfold(Some((0, seen)), move |state| async move {
             let Some((offset, mut seen)) = state else { return Ok(None) };
             let Page { mut items, total, .. } = store.query_rollouts(self.query(offset)).await?;
+            let follows = items.first().is_some_and(|view| seen.contains(&view.rollout.rollout_id));
+            if offset > 0 && !follows {
+                let before = (offset - PAGE).max(0);
+                return Ok(Some(((Vec::new(), total), Some((before, seen)))));
+            }
             let count = i64::try_from(items.len()).unwrap_or(i64::MAX);
-            items.retain(|view| self.is_in_time(view) && seen.insert(view.rollout.rollout_id.clone()));
-            let next = (count == PAGE).then(|| (offset.saturating_add(count), seen));
+            items.retain(|view| seen.insert(view.rollout.rollout_id.clone()) && self.is_in_time(view));
+            let next = (count == PAGE).then(|| (offset.saturating_add(PAGE - 1), seen));
             Ok(Some(((items, total), next)))
         })
     }
@@ -192,7 +199,9 @@ impl Kept<'_> {
     /// Reads the spans.
     pub(crate) fn trace(&mut self, purpose: Lean) -> Result<&RolloutTrace, Error> {
         let read = |number| self.spans.read(number, purpose);
-        self.trace.spans = self.number.map(read).transpose()?.unwrap_or_default();
+        let spans = self.number.map(read).transpose()?.unwrap_or_else(|| Some(Vec::new()));
+        self.trace.spans_purged = spans.is_none();
+        self.trace.spans = spans.unwrap_or_default();
         Ok(&self.trace)
     }
 }
@@ -216,7 +225,7 @@ pub(crate) fn read_ahead<'s, T: Send + 'static>(
                 let mut numbers = 0..;
                 let kept = |RolloutView { rollout, attempt }: RolloutView| {
                     let number = attempt.as_ref().and_then(|_| numbers.next());
-                    let trace = RolloutTrace { rollout: Some(rollout), attempt, spans: Vec::new() };
+                    let trace = RolloutTrace { rollout: Some(rollout), attempt, ..RolloutTrace::default() };
                     Kept { trace, spans, number }
                 };
                 // Whoever stopped waiting does not want to know.
@@ -371,5 +380,34 @@ mod tests {
             }
         }
         assert_eq!(found, ids[5..]);
+    }
+
+    /// A rollout that is started anew or deleted between two pages moves others from a page to come into one that was.
+    #[tokio::test]
+    async fn no_rollout_is_hidden_by_others_that_go_between_pages() {
+        let store = MemoryStore::new();
+        let mut ids = Vec::new();
+        for _ in 0..2 * PAGE + 50 {
+            ids.push(store.start_rollout(StartRollout::default()).await.unwrap().attempt.rollout_id);
+            end(&store, ids.last().unwrap()).await;
+        }
+        let selection = Selection::default();
+        let mut pages = pin!(selection.pages(&store));
+        let mut found = Vec::new();
+        // The last one of the first page among them, which the next would go on from.
+        let page = usize::try_from(PAGE).unwrap();
+        let going: Vec<&String> = ids[..page].iter().rev().step_by(2).collect();
+        let mut going = going.chunks(20);
+        while let Some((page, _)) = pages.try_next().await.unwrap() {
+            found.extend(page.into_iter().map(|view| view.rollout.rollout_id));
+            for (number, rollout_id) in going.next().unwrap_or_default().iter().enumerate() {
+                if number % 2 == 0 {
+                    store.start_attempt(rollout_id, None).await.unwrap();
+                } else {
+                    store.delete_rollout(rollout_id).await.unwrap();
+                }
+            }
+        }
+        assert_eq!(found, ids);
     }
 }

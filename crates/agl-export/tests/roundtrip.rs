@@ -17,8 +17,8 @@ use agl_trace::{
     LLM_CALL, Outcome, Reason, RolloutTrace, TrainingData, TrainingOptions, chat_attributes, read_rollout,
 };
 use agl_types::{
-    AttemptStatus, AttemptUpdate, EnqueueRolloutRequest, RolloutMode, RolloutQuery, Span, SpanQuery,
-    StartRollout,
+    AttemptStatus, AttemptUpdate, EnqueueRolloutRequest, PurgeRequest, RolloutMode, RolloutQuery, Span,
+    SpanQuery, StartRollout,
 };
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, UInt32Type};
@@ -364,7 +364,8 @@ async fn assert_rows_are_of_whole_spans(store: &Arc<dyn Store>, options: &Value)
     for view in store.query_rollouts(RolloutQuery::default()).await.unwrap().items {
         let query = SpanQuery { rollout_id: view.rollout.rollout_id.clone(), ..SpanQuery::default() };
         let spans = store.query_spans(query).await.unwrap().items;
-        whole.push(RolloutTrace { rollout: Some(view.rollout), attempt: view.attempt, spans });
+        let (rollout, attempt) = (Some(view.rollout), view.attempt);
+        whole.push(RolloutTrace { rollout, attempt, spans, ..RolloutTrace::default() });
     }
     let options: TrainingOptions = serde_json::from_value(options.clone()).unwrap();
     let request = TrainingRequest { options: options.clone(), ..TrainingRequest::default() };
@@ -383,6 +384,57 @@ fn stores() -> (tempfile::TempDir, [Arc<dyn Store>; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let kept = SqliteStore::open(folder.path().join("agl.db"), SqliteOptions::default()).unwrap();
     (folder, [Arc::new(MemoryStore::new()), Arc::new(kept)])
+}
+
+/// Nobody judged it, and nothing is left of it, are two things.
+#[tokio::test]
+async fn purged_spans_are_no_missing_reward() {
+    let (_folder, stores) = stores();
+    for store in stores {
+        let log = [logged(&[1], &[2], 1.0), logged(&[1], &[3], 0.0)].join("\n");
+        let made = import(Arc::clone(&store), ImportFormat::OpenaiLog, None, Cursor::new(log)).await.unwrap();
+        let unjudged = store.start_rollout(StartRollout::default()).await.unwrap().attempt.rollout_id;
+        let failed = store.start_rollout(StartRollout::default()).await.unwrap().attempt.rollout_id;
+        let restarted = store.start_rollout(StartRollout::default()).await.unwrap().attempt.rollout_id;
+        for (rollout_id, status) in [
+            (&unjudged, AttemptStatus::Succeeded),
+            (&failed, AttemptStatus::Failed),
+            (&restarted, AttemptStatus::Succeeded),
+        ] {
+            let update = AttemptUpdate { status: status.into(), ..AttemptUpdate::default() };
+            store.update_attempt(rollout_id, "latest", update).await.unwrap();
+        }
+        let gone = vec![made.rollout_ids[1].clone(), failed.clone(), restarted.clone()];
+        let purge = PurgeRequest { rollout_id_in: Some(gone.clone()), ended_before: None };
+        store.purge(purge).await.unwrap();
+        store.start_attempt(&restarted, None).await.unwrap();
+        let everything = Selection {
+            rollout_id_in: Some(
+                [made.rollout_ids, vec![unjudged.clone(), failed.clone(), restarted.clone()]].concat(),
+            ),
+            ..Selection::default()
+        };
+
+        let request = TrainingRequest { select: everything.clone(), ..TrainingRequest::default() };
+        let report = training_data(Arc::clone(&store), &request).await.unwrap().report;
+        assert_eq!(report.rollouts_used, 1);
+        let reasons: Vec<(&str, Reason)> =
+            report.dropped.iter().map(|dropped| (dropped.rollout_id.as_str(), dropped.reason)).collect();
+        let expected = [
+            (gone[0].as_str(), Reason::SpansPurged),
+            (&unjudged, Reason::MissingReward),
+            (&failed, Reason::SpansPurged),
+            (&restarted, Reason::Unfinished),
+        ];
+        assert_eq!(reasons, expected);
+        assert_eq!(report.dropped[2].detail, "its spans were purged; its status is failed");
+        assert_eq!(report.outcomes[&Outcome::SpansPurged], 2);
+
+        // A record of what happened says what there is none of, too.
+        let triplets = ExportOptions { select: everything, ..options(Kind::Triplets) };
+        let (triplets, report) = lines(&store, &triplets).await;
+        assert_eq!((triplets.len(), report.report.dropped_by_reason[&Reason::SpansPurged]), (1, 2));
+    }
 }
 
 /// Rows are made of spans that are read without their prompts' words where those decide nothing: nobody must notice.

@@ -1,5 +1,6 @@
 //! One call, from the request to the last byte of the answer and its record.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,16 +53,21 @@ pub(crate) struct Call {
     pub(crate) request: Value,
     /// The request in chat completions, where somebody who may answer speaks nothing else.
     pub(crate) translated: Option<(Bytes, Value)>,
+    /// The types of the tools that were left out of that.
+    pub(crate) dropped_tools: Vec<String>,
     pub(crate) span_id: String,
     /// What goes along.
     pub(crate) headers: HeaderMap,
     /// Who may answer, in the order in which they are tried; never empty.
     pub(crate) choices: Vec<Choice>,
+    /// Whether calls of tools are given back to the model as it spelled them.
+    pub(crate) restores: bool,
     /// Whether the agent gets to see what capture asked for.
     pub(crate) expose: bool,
     pub(crate) started: Instant,
     pub(crate) started_at: f64,
-    pub(crate) _pass: Pass,
+    /// Held while it is under way.
+    pub(crate) pass: Option<Pass>,
 }
 
 /// How far a call has come.
@@ -111,6 +117,15 @@ impl End {
         }
     }
 
+    /// The agent left before a model server was asked.
+    pub(crate) fn aborted() -> Self {
+        Self {
+            outcome: Outcome::Aborted,
+            error: Some("the agent left before its call was sent on".to_owned()),
+            ..Self::disconnected(Value::Null, None)
+        }
+    }
+
     pub(crate) fn disconnected(response: Value, first_token: Option<f64>) -> Self {
         Self {
             response,
@@ -146,7 +161,9 @@ impl Call {
         let gateway = Arc::clone(&self.gateway);
         match got {
             None => {
-                self.record_or_warn(&progress, End::disconnected(Value::Null, None)).await;
+                let is_sent = progress.tries > 0;
+                let end = if is_sent { End::disconnected(Value::Null, None) } else { End::aborted() };
+                self.record_or_warn(&progress, end).await;
             }
             Some(Err(refusal)) => {
                 let end = End::failed(&refusal);
@@ -213,9 +230,10 @@ impl Call {
             progress.backend = Some(Arc::clone(backend));
             let Ok(permit) = tokio::time::timeout(deadline, backend.turn()).await else {
                 return Err(Refusal::busy(format!(
-                    "the model server {} had no room for the call within {} s",
+                    "the model server {} had no room for the call within {} s{}",
                     backend.label(),
-                    backend.entry.timeout
+                    backend.entry.timeout,
+                    account(model, progress.tries)
                 )));
             };
             let is_native = speaks(backend, self.dialect);
@@ -274,8 +292,7 @@ impl Call {
                         backend.did_badly();
                     }
                     if is_last || !is_bad {
-                        let account = tried_so_often(progress.tries);
-                        refusal.message.push_str(&format!(" (model {model:?}, {account})"));
+                        refusal.message.push_str(&account(model, progress.tries));
                         return Err(refusal);
                     }
                     tracing::debug!(backend = backend.label(), problem = refusal.message, "trying again");
@@ -328,11 +345,15 @@ impl Call {
         &mut self,
         progress: &Progress,
         status: StatusCode,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: Bytes,
         reply: oneshot::Sender<Response>,
     ) {
-        let body = if is_worth_another_try(status) { with_account(body, progress) } else { body };
+        let body = if is_worth_another_try(status) {
+            self.with_account(status, &mut headers, &body, progress)
+        } else {
+            body
+        };
         let outline = Outline::of(&body);
         let parsed = outline.as_ref().and_then(|outline| outline.read(&body)).unwrap_or_default();
         let added = progress.sent.as_ref().map(|sent| sent.added).unwrap_or_default();
@@ -378,15 +399,33 @@ impl Call {
                 (status, headers, told).into_response()
             }
             (dialect, true) => {
-                let message = [&parsed["error"]["message"], &parsed["message"], &parsed["detail"]]
-                    .into_iter()
-                    .find_map(Value::as_str);
-                let message = message.map_or_else(|| error_text(&body), str::to_owned);
+                let message = message_of(&body).map_or_else(|| error_text(&body), |(_, message)| message);
                 let retry_after = retry_after(&headers).map(|wait| wait.as_secs());
                 Refusal { retry_after, ..Refusal::new(status, message) }.into_response(dialect.form())
             }
         };
         self.conclude(progress, end, reply, with_facts(answer, progress)).await;
+    }
+
+    /// The error of a server with who it was and how often it was asked in its message; in ours, where it has none.
+    fn with_account(
+        &self,
+        status: StatusCode,
+        headers: &mut HeaderMap,
+        body: &[u8],
+        progress: &Progress,
+    ) -> Bytes {
+        let label = progress.backend.as_ref().map_or("", |backend| backend.label());
+        let who = format!("the model server {label}, {}", tried_so_often(progress.tries));
+        if let Some((place, message)) = message_of(body) {
+            let mut edits = Edits::default();
+            edits.replace(place, Value::from(format!("{message} ({who})")).to_string());
+            return edits.apply(body).into();
+        }
+        let said = if body.is_empty() { status.to_string() } else { error_text(body) };
+        let refusal = Refusal::new(status, format!("{said} ({who})"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        refusal.json(self.dialect.form()).to_string().into()
     }
 
     /// What a response repeats of its request.
@@ -423,9 +462,9 @@ impl Call {
         }
     }
 
-    /// Keeps what tools are called with as the model wrote it, where the agent will write it anew.
+    /// Keeps what tools are called with as the model wrote it, where the agent may write it anew.
     pub(crate) fn remember(&self, progress: &Progress, end: &End) {
-        if progress.is_translated {
+        if progress.is_translated || self.restores {
             self.gateway.written.add_answer(&self.attempt, &end.response);
         }
     }
@@ -449,6 +488,7 @@ impl Call {
         self.body = Bytes::new();
         let mut asked = std::mem::take(&mut self.request);
         let translated = self.translated.take().filter(|_| progress.is_translated);
+        let dropped_tools: &[String] = if translated.is_some() { &self.dropped_tools } else { &[] };
         let told = end.told.as_ref();
         let before = match translated {
             Some((_, chat)) => chat,
@@ -487,6 +527,7 @@ impl Call {
             is_event: self.attempt.named == Named::Controlled,
             span_id: self.span_id.clone(),
             dialect: self.dialect,
+            dropped_tools,
             exchange: told.map(|told| (short_asked.as_ref().unwrap_or(&asked), told)),
         };
         (record.into_span(), blobs.unwrap_or_default())
@@ -573,22 +614,26 @@ fn is_worth_another_try(status: StatusCode) -> bool {
 }
 
 pub(crate) fn tried_so_often(tries: u32) -> String {
-    if tries == 1 { "tried once".to_owned() } else { format!("tried {tries} times") }
+    match tries {
+        0 => "not tried".to_owned(),
+        1 => "tried once".to_owned(),
+        tries => format!("tried {tries} times"),
+    }
 }
 
-/// The error of a server with who it was and how often it was asked in its message, where it has one.
-fn with_account(body: Bytes, progress: &Progress) -> Bytes {
+/// What was asked for and how often, behind what went wrong.
+fn account(model: &str, tries: u32) -> String {
+    format!(" (model {model:?}, {})", tried_so_often(tries))
+}
+
+/// Where the message of an error is that SDKs show, and what it says.
+fn message_of(body: &[u8]) -> Option<(Range<usize>, String)> {
     let all = 0..body.len();
-    let place = member(&body, all.clone(), "error")
-        .and_then(|error| member(&body, error, "message"))
-        .or_else(|| member(&body, all, "message"));
-    let (Some(place), Some(backend)) = (place, &progress.backend) else { return body };
-    let Ok(message) = serde_json::from_slice::<String>(&body[place.clone()]) else { return body };
-    let account =
-        format!("{message} (the model server {}, {})", backend.label(), tried_so_often(progress.tries));
-    let mut edits = Edits::default();
-    edits.replace(place, Value::from(account).to_string());
-    edits.apply(&body).into()
+    let error = member(body, all.clone(), "error");
+    let inner = error.clone().and_then(|error| member(body, error, "message"));
+    let outer = ["message", "detail"].into_iter().filter_map(|name| member(body, all.clone(), name));
+    let text = |place: Range<usize>| Some((place.clone(), serde_json::from_slice(body.get(place)?).ok()?));
+    inner.into_iter().chain(error).chain(outer).find_map(text)
 }
 
 /// How long the model server wants to be left alone.

@@ -93,6 +93,14 @@ pub struct ModelEntry {
     /// Parameters that are taken out of requests.
     #[serde(default)]
     pub drop: Vec<String>,
+    /// Whether tools that only a vendor's own servers have (web search and the like) are left out of requests that are
+    /// translated; without it, such a request is refused.
+    #[serde(default)]
+    pub drop_hosted_tools: bool,
+    /// Whether chats get back what tools were called with as the model spelled it, where an agent's history spells the same
+    /// JSON anew: of an attempt that the agent names, by the ids of the calls.
+    #[serde(default = "yes")]
+    pub restore_tool_calls: bool,
     /// Parameters for all requests of rollouts that train.
     #[serde(default)]
     pub train: JsonMap,
@@ -118,6 +126,10 @@ pub struct ModelEntry {
 
 fn one() -> f64 {
     1.0
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn two() -> u32 {
@@ -190,6 +202,8 @@ impl ModelEntry {
             defaults: JsonMap::new(),
             set: JsonMap::new(),
             drop: Vec::new(),
+            drop_hosted_tools: false,
+            restore_tool_calls: true,
             train: JsonMap::new(),
             val: JsonMap::new(),
             retries: two(),
@@ -300,6 +314,8 @@ const LITELLM_ONLY: &[&str] = &[
     "max_retries",
     "drop_params",
     "additional_drop_params",
+    "drop_hosted_tools",
+    "restore_tool_calls",
     "tpm",
     "order",
     "custom_llm_provider",
@@ -390,6 +406,15 @@ fn of_litellm(index: usize, entry: &Value) -> Result<ModelEntry, Error> {
         .and_then(Value::as_array)
         .map(|names| names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
         .unwrap_or_default();
+    let flag = |key: &str, field: &'static str| match params.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(wrong(field, "it has to be true or false")),
+    };
+    resolved.drop_hosted_tools =
+        flag("drop_hosted_tools", "litellm_params.drop_hosted_tools")?.unwrap_or(resolved.drop_hosted_tools);
+    resolved.restore_tool_calls = flag("restore_tool_calls", "litellm_params.restore_tool_calls")?
+        .unwrap_or(resolved.restore_tool_calls);
     for (key, value) in params.iter().filter(|(key, _)| !LITELLM_ONLY.contains(&key.as_str())) {
         if key == "extra_body" {
             resolved.set.extend(value.as_object().cloned().unwrap_or_default());
@@ -465,6 +490,15 @@ mod tests {
         assert_eq!((vllm.token_ids, vllm.requests_per_minute), (Some(true), Some(60)));
         assert_eq!(Value::Object(vllm.defaults), json!({"temperature": 0.5}));
         assert_eq!(Value::Object(vllm.set), json!({"top_k": 5}));
+        assert!(!vllm.drop_hosted_tools && vllm.restore_tool_calls);
+        let kept = json!({"model": "m", "api_base": "http://h", "restore_tool_calls": false});
+        assert!(!of(&kept).unwrap().restore_tool_calls);
+        let dropping = json!({"model": "m", "api_base": "http://h", "drop_hosted_tools": true});
+        let dropping = of(&dropping).unwrap();
+        assert!(dropping.drop_hosted_tools && dropping.defaults.is_empty());
+        let wrong =
+            of(&json!({"model": "m", "api_base": "http://h", "drop_hosted_tools": "yes"})).unwrap_err();
+        assert!(wrong.to_string().contains("litellm_params.drop_hosted_tools"), "{wrong}");
         let openai = of(&json!({"model": "gpt-5", "api_key": "os.environ/OPENAI_API_KEY"})).unwrap();
         assert_eq!(openai.url, "https://api.openai.com/v1");
         assert_eq!(openai.api_key_env.as_deref(), Some("OPENAI_API_KEY"));

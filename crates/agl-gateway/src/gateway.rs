@@ -32,10 +32,10 @@ use crate::Error;
 use crate::access::{self, AttemptGrant, AttemptTokens};
 use crate::address::{self, Whose};
 use crate::blobs::{self, Kept};
-use crate::call::{Call, now, speaks};
+use crate::call::{Call, End, Progress, now, speaks, tried_so_often};
 use crate::change;
 use crate::config::{ModelEntry, ModelList};
-use crate::dialect::{Dialect, messages, responses};
+use crate::dialect::{Dialect, chat, messages, responses, without_hosted_tools};
 use crate::link::Broken;
 use crate::models::{Backend, Choice, Models};
 use crate::pause::{Gate, HeldBack, Pause, PauseState};
@@ -283,6 +283,10 @@ impl Inner {
         if choices.is_empty() {
             return Err(wanted.models.unknown(&wanted.name));
         }
+        let restores = (dialect, kind) == (Dialect::OpenAi, Kind::Chat)
+            && attempt.session.is_none()
+            && choices.iter().all(|choice| choice.backend.entry.restore_tool_calls);
+        let bytes = if restores { self.respell(bytes, &mut request, &attempt).await } else { bytes };
         let is_translated = choices.iter().any(|choice| !speaks(&choice.backend, dialect));
         if dialect == Dialect::Responses && is_translated {
             self.recall(&mut request, &attempt).await?;
@@ -290,20 +294,27 @@ impl Inner {
         if is_translated {
             self.put_back(dialect, &mut request, &attempt).await?;
         }
+        // Whoever is asked may have to be asked in another's place.
+        let drops =
+            |choice: &Choice| speaks(&choice.backend, dialect) || choice.backend.entry.drop_hosted_tools;
+        let without =
+            (is_translated && choices.iter().all(drops)).then(|| without_hosted_tools(&request)).flatten();
+        let (said, dropped_tools) = without.unzip();
+        let said = said.as_ref().unwrap_or(&request);
         let translated = match dialect {
             _ if !is_translated => None,
-            Dialect::Responses => Some(responses::to_chat(&request)?),
-            _ => Some(messages::to_chat(&request)?),
+            Dialect::Responses => Some(responses::to_chat(said)?),
+            _ => Some(messages::to_chat(said)?),
         };
         let translated = translated.map(|chat| (Bytes::from(chat.to_string()), chat));
         let headers = upstream::going_up(&parts.headers);
         let what =
-            || format!("rollout {} attempt {} model {}", attempt.rollout_id, attempt.attempt_id, wanted.name);
-        let pass = match self.gate.enter(what).await {
-            Ok(pass) => pass,
-            Err(HeldBack(pause)) => return Ok(held_back(&pause)),
-        };
+            format!("rollout {} attempt {} model {}", attempt.rollout_id, attempt.attempt_id, wanted.name);
         if endpoint == Endpoint::CountTokens {
+            let _pass = match self.gate.enter(|| what).await {
+                Ok(pass) => pass,
+                Err(HeldBack(pause)) => return Ok(held_back(&pause)),
+            };
             return self
                 .count(&choices[0], bytes, &request, translated.map(|(_, chat)| chat), &headers)
                 .await;
@@ -317,16 +328,18 @@ impl Inner {
             body: bytes,
             request,
             translated,
+            dropped_tools: dropped_tools.unwrap_or_default(),
             span_id: ids::span_id(rand::random()),
             headers,
             choices,
+            restores,
             expose,
             started,
             started_at,
-            _pass: pass,
+            pass: None,
         };
         let (reply, mut answer) = oneshot::channel();
-        let mut carried = Carried::new(self.calls.clone(), call.run(reply));
+        let mut carried = Carried::new(self.calls.clone(), let_in(call, what, reply));
         let answered = poll_fn(|context| {
             carried.go_on(context);
             answer.poll_unpin(context)
@@ -373,27 +386,47 @@ impl Inner {
         attempt: &Attempt,
     ) -> Result<(), Refusal> {
         let each_call = if dialect == Dialect::Messages { messages::each_call } else { responses::each_call };
-        let mut unknown = Vec::new();
+        let mut ids = Vec::new();
         each_call(request, &mut |id, _| {
-            if !self.written.knows(attempt, id) {
-                unknown.push(id.to_owned());
-            }
+            ids.push(id.to_owned());
             None
         });
-        if !unknown.is_empty() {
-            let query = SpanQuery {
-                rollout_id: attempt.rollout_id.clone(),
-                attempt_id: Some(attempt.attempt_id.clone()),
-                name: Some(semconv::GATEWAY_CALL.to_owned()),
-                ..SpanQuery::default()
-            };
-            let found = self.store.query_spans(query).await.map_err(|error| Refusal::of_store(&error))?;
-            found.items.iter().for_each(|span| self.written.add_span(attempt, span));
-            unknown.retain(|id| !self.written.knows(attempt, id));
-            unknown.iter().for_each(|id| self.written.add(attempt, id, None));
-        }
+        self.look_up(ids, attempt).await.map_err(|error| Refusal::of_store(&error))?;
         each_call(request, &mut |id, given| self.written.original(attempt, id, given));
         Ok(())
+    }
+
+    /// Has the calls of these ids remembered, as far as the record of the attempt has them.
+    async fn look_up(&self, ids: Vec<String>, attempt: &Attempt) -> Result<(), agl_store::Error> {
+        let mut unknown = ids;
+        unknown.retain(|id| !self.written.knows(attempt, id));
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let query = SpanQuery {
+            rollout_id: attempt.rollout_id.clone(),
+            attempt_id: Some(attempt.attempt_id.clone()),
+            name: Some(semconv::GATEWAY_CALL.to_owned()),
+            ..SpanQuery::default()
+        };
+        let found = self.store.query_spans(query).await?;
+        found.items.iter().for_each(|span| self.written.add_span(attempt, span));
+        unknown.retain(|id| !self.written.knows(attempt, id));
+        unknown.iter().for_each(|id| self.written.add(attempt, id, None));
+        Ok(())
+    }
+
+    /// A chat in which calls of tools are spelled as the model spelled them; every other byte stays.
+    async fn respell(&self, body: Bytes, request: &mut Value, attempt: &Attempt) -> Bytes {
+        let ids: Vec<String> = chat::each_call(request).map(|(id, _)| id.to_owned()).collect();
+        if ids.is_empty() {
+            return body;
+        }
+        if let Err(error) = self.look_up(ids, attempt).await {
+            tracing::warn!(%error, "calls of tools stay spelled as the agent has them");
+        }
+        let spelling = |id: &str, given: &str| self.written.spelling(attempt, id, given);
+        chat::respelled(&body, request, spelling).unwrap_or(body)
     }
 
     /// A span of an attempt by its id.
@@ -433,24 +466,28 @@ impl Inner {
             }
         };
         let broken = |error: Broken| {
+            let cause = upstream::cause(&error);
             let message =
-                format!("the model server {} could not count: {}", backend.label(), upstream::cause(&error));
+                format!("the model server {} could not count: {cause} (tried once)", backend.label());
             Refusal::new(StatusCode::BAD_GATEWAY, message)
         };
+        let mut tries = 0;
         let deadline = Duration::try_from_secs_f64(backend.entry.timeout).unwrap_or(Duration::MAX);
         let counting = async {
             let _permit = backend.turn().await;
+            tries = 1;
             let answer = self.client.post(backend, endpoint, headers, body).await?;
             Ok((answer.status, answer.whole(LARGEST_ANSWER).await?.unwrap_or_default()))
         };
-        let counted = tokio::time::timeout(deadline, counting).await.map_err(|_| {
+        let Ok(counted) = tokio::time::timeout(deadline, counting).await else {
             let message = format!(
-                "the model server {} did not count within {} s",
+                "the model server {} did not count within {} s ({})",
                 backend.label(),
-                backend.entry.timeout
+                backend.entry.timeout,
+                tried_so_often(tries)
             );
-            Refusal::new(StatusCode::GATEWAY_TIMEOUT, message)
-        })?;
+            return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, message));
+        };
         let (status, bytes) = counted.map_err(broken)?;
         let counted: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let count = [&counted["input_tokens"], &counted["usage"]["prompt_tokens"]]
@@ -460,7 +497,11 @@ impl Inner {
             Some(count) if status.is_success() => Ok(Json(json!({"input_tokens": count})).into_response()),
             _ => {
                 let status = if status.is_success() { StatusCode::BAD_GATEWAY } else { status };
-                Err(Refusal::new(status, crate::record::error_text(&upstream::without_key(bytes, backend))))
+                let said = crate::record::error_text(&upstream::without_key(bytes, backend));
+                Err(Refusal::new(
+                    status,
+                    format!("{said} (the model server {}, tried once)", backend.label()),
+                ))
             }
         }
     }
@@ -556,6 +597,26 @@ impl Inner {
             return Ok(Json(card(&name)).into_response());
         }
         Err(Refusal::not_found(format!("there is no model {name:?}")))
+    }
+}
+
+/// Makes a call when it is let in. One that its agent gives up before that is recorded too.
+async fn let_in(mut call: Call, what: String, mut reply: oneshot::Sender<Response>) {
+    let entered = tokio::select! {
+        biased;
+        entered = call.gateway.gate.enter(|| what) => Some(entered),
+        () = reply.closed() => None,
+    };
+    match entered {
+        Some(Ok(pass)) => {
+            call.pass = Some(pass);
+            call.run(reply).await;
+        }
+        Some(Err(HeldBack(pause))) => {
+            // Nobody may be there to be told.
+            let _ = reply.send(held_back(&pause));
+        }
+        None => call.record_or_warn(&Progress::default(), End::aborted()).await,
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) enum Outcome {
     BrokenOff,
     /// The agent left before the end.
     Disconnected,
+    /// The agent left before the call was sent to a model server.
+    Aborted,
 }
 
 impl Outcome {
@@ -67,6 +69,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::BrokenOff => "broken_off",
             Self::Disconnected => "disconnected",
+            Self::Aborted => "aborted",
         }
     }
 }
@@ -101,6 +104,8 @@ pub(crate) struct Record<'c> {
     pub(crate) span_id: String,
     /// What the agent spoke.
     pub(crate) dialect: Dialect,
+    /// The types of the tools that the model server was not told of.
+    pub(crate) dropped_tools: &'c [String],
     /// The agent's own request and answer, where somebody will come back to them.
     pub(crate) exchange: Option<(&'c Value, &'c Value)>,
 }
@@ -157,6 +162,9 @@ impl Record<'_> {
         put(&name("backend"), self.backend.into());
         put(&name("model_version"), self.model_version.into());
         put(&name("time_to_first_token"), self.first_token.map_or(Value::Null, rounded));
+        if !self.dropped_tools.is_empty() {
+            put(&name("dropped_tools"), self.dropped_tools.into());
+        }
         put(semconv::UNTRAINABLE, untrainable.into());
         if let Some((request, response)) = self.exchange {
             put(&name("request"), request.to_string().into());
@@ -232,6 +240,7 @@ impl Record<'_> {
                 return Some("the model server broke off in the middle of its answer".to_owned());
             }
             Outcome::Disconnected => return Some("the agent left before the end of the answer".to_owned()),
+            Outcome::Aborted => return Some("the agent left before its call was sent on".to_owned()),
         }
         if !self.wanted_ids {
             return Some("the model server returns no token ids".to_owned());

@@ -3,7 +3,7 @@
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// In whose form an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,10 +82,11 @@ impl Refusal {
         }
     }
 
-    pub(crate) fn into_response(self, form: Form) -> Response {
+    /// What the agent's SDK reads.
+    pub(crate) fn json(&self, form: Form) -> Value {
         let kind = self.kind(form);
         // `detail` is where clients of 1.0 look.
-        let body = match form {
+        match form {
             Form::OpenAi => json!({
                 "error": {
                     "message": self.message, "type": kind, "param": self.param,
@@ -94,9 +95,12 @@ impl Refusal {
                 "detail": self.message,
             }),
             Form::Anthropic => json!({"type": "error", "error": {"type": kind, "message": self.message}}),
-        };
+        }
+    }
+
+    pub(crate) fn into_response(self, form: Form) -> Response {
         let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let mut response = (self.status, [json], body.to_string()).into_response();
+        let mut response = (self.status, [json], self.json(form).to_string()).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

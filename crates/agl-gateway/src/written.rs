@@ -55,24 +55,30 @@ impl Written {
 
     /// Remembers the calls in an answer of chat completions.
     pub(crate) fn add_answer(&self, attempt: &Attempt, chat: &Value) {
-        let message = &chat["choices"][0]["message"];
-        for call in list(&message["tool_calls"]) {
-            let arguments = text(&call["function"], "arguments");
-            self.add(attempt, text(call, "id"), Some((arguments, text(message, "content"))));
+        for message in list(&chat["choices"]).iter().map(|choice| &choice["message"]) {
+            for call in list(&message["tool_calls"]) {
+                let arguments = text(&call["function"], "arguments");
+                self.add(attempt, text(call, "id"), Some((arguments, text(message, "content"))));
+            }
         }
     }
 
     /// Remembers the calls that the record has of an answer.
     pub(crate) fn add_span(&self, attempt: &Attempt, span: &Span) {
-        let of = |part: &str| {
-            let key = format!("{}.0.{part}", semconv::GEN_AI_COMPLETION);
-            span.attributes.get(&key).and_then(Value::as_str)
-        };
-        let said = of("content").unwrap_or_default();
-        for number in 0.. {
-            let Some(id) = of(&format!("tool_calls.{number}.id")) else { return };
-            let arguments = of(&format!("tool_calls.{number}.arguments"));
-            self.add(attempt, id, arguments.map(|arguments| (arguments, said)));
+        for choice in 0.. {
+            let of = |part: &str| {
+                let key = format!("{}.{choice}.{part}", semconv::GEN_AI_COMPLETION);
+                span.attributes.get(&key).and_then(Value::as_str)
+            };
+            if of("role").is_none() {
+                return;
+            }
+            let said = of("content").unwrap_or_default();
+            for number in 0.. {
+                let Some(id) = of(&format!("tool_calls.{number}.id")) else { break };
+                let arguments = of(&format!("tool_calls.{number}.arguments"));
+                self.add(attempt, id, arguments.map(|arguments| (arguments, said)));
+            }
         }
     }
 
@@ -109,6 +115,19 @@ impl Written {
         let read: Value = serde_json::from_str(given).ok()?;
         let is_it = |written: &Original| *written.arguments == *given || says(&written.arguments, &read);
         texts.into_iter().rev().find(is_it)
+    }
+
+    /// How the model spelled the JSON that an agent gives back as `given`; none when it spelled it so, or wrote no such JSON.
+    pub(crate) fn spelling(&self, attempt: &Attempt, id: &str, given: &str) -> Option<Arc<str>> {
+        let texts = self.state(|state| state.calls.get(&Self::key(attempt, id)).cloned())?;
+        if texts.iter().any(|written| *written.arguments == *given) {
+            return None;
+        }
+        let read: Value = serde_json::from_str(given).ok()?;
+        let is_it = |written: &Original| {
+            serde_json::from_str(&written.arguments).is_ok_and(|written: Value| is_same(&written, &read))
+        };
+        texts.into_iter().rev().find(is_it).map(|written| written.arguments)
     }
 
     fn state<T>(&self, of: impl FnOnce(&mut State) -> T) -> T {
@@ -178,6 +197,18 @@ mod tests {
             assert!(found.is_none_or(|found| *found.said == *"said"));
         }
         assert_eq!(calls.original(&attempt("other"), "c", first), None);
+        for (given, spelled) in [
+            (first, None),
+            (r#"{"a":[9007199254740992,"\u00e4"],"b":1}"#, Some(first)),
+            (r#"{"b":2}"#, Some(r#"{"b": 2}"#)),
+            (r#"{"raw_arguments":"{oops"}"#, None),
+            ("{}", None),
+            ("{oops", None),
+            (r#"{"b":3}"#, None),
+        ] {
+            assert_eq!(calls.spelling(&at, "c", given).as_deref(), spelled, "{given}");
+        }
+        assert_eq!(calls.spelling(&attempt("other"), "c", r#"{"b":2}"#), None);
         assert_eq!(calls.original(&at, "d", first), None);
     }
 

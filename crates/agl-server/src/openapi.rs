@@ -23,14 +23,25 @@ const PAGE: &str = include_str!("openapi.html");
 const BEARER: &str = "bearer";
 const API_KEY: &str = "x-api-key";
 
-const DESCRIPTION: &str = "Rollouts, attempts, spans, resources and workers of Agent Lightning. \
+/// What a document is about: its title, and more about that.
+pub(crate) type About = (&'static str, &'static str);
+
+pub(crate) const STORE: About = (
+    "Agent Lightning store",
+    "Rollouts, attempts, spans, resources and workers of Agent Lightning. \
     All times are seconds since the Unix epoch. \
-    A list answers one page of its items; `total` counts all that match, and a `limit` of -1 asks for all.";
+    A list answers one page of its items; `total` counts all that match, and a `limit` of -1 asks for all.",
+);
+
+pub(crate) const GATEWAY: About = (
+    "Agent Lightning gateway",
+    "The way to models. Every call is passed on, and kept as a span in a store elsewhere.",
+);
 
 /// The document without any routes.
-pub(crate) fn blank() -> OpenApi {
-    let mut info = Info::new("Agent Lightning store", env!("CARGO_PKG_VERSION"));
-    info.description = Some(DESCRIPTION.to_owned());
+pub(crate) fn blank((title, description): About) -> OpenApi {
+    let mut info = Info::new(title, env!("CARGO_PKG_VERSION"));
+    info.description = Some(description.to_owned());
     let mut document = OpenApi::new(info, Paths::new());
     let schemes = &mut document.components.get_or_insert_default().security_schemes;
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));

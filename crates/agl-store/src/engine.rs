@@ -57,9 +57,11 @@ struct InTransaction<'r> {
 }
 
 impl AttemptSpans for InTransaction<'_> {
-    fn read(&self, number: usize, purpose: Lean) -> Result<Vec<Span>, Error> {
-        let Some((rollout_id, attempt_id)) = self.attempts.get(number) else { return Ok(Vec::new()) };
-        self.read.lean_spans(rollout_id, attempt_id, purpose)
+    fn read(&self, number: usize, purpose: Lean) -> Result<Option<Vec<Span>>, Error> {
+        let Some((rollout_id, attempt_id)) = self.attempts.get(number) else { return Ok(Some(Vec::new())) };
+        let found = self.read.lean_spans(rollout_id, attempt_id, purpose)?;
+        let is_gone = found.is_empty() && is_emptied(self.read, rollout_id)?;
+        Ok((!is_gone).then_some(found))
     }
 }
 
@@ -305,6 +307,11 @@ fn is_bare(read: &dyn Read, rollout_id: &str) -> Result<bool, Error> {
     Ok(read.select_spans(rollout_id, None, &Selection::spans(&count)?)?.1 == 0)
 }
 
+/// Whether the spans of a rollout were purged, and it has got no others since.
+fn is_emptied(read: &dyn Read, rollout_id: &str) -> Result<bool, Error> {
+    Ok(read.is_purged(rollout_id)? && is_bare(read, rollout_id)?)
+}
+
 /// Spans of one rollout, or of one of its attempts, unless they were purged.
 pub(crate) fn spans(
     read: &dyn Read,
@@ -313,7 +320,7 @@ pub(crate) fn spans(
     selection: &Selection,
 ) -> Result<Found<RawSpan>, Error> {
     let found = read.select_spans(rollout_id, attempt_id, selection)?;
-    if found.1 == 0 && read.is_purged(rollout_id)? && is_bare(read, rollout_id)? {
+    if found.1 == 0 && is_emptied(read, rollout_id)? {
         return Err(Error::Gone { message: format!("Spans for rollout {rollout_id} have been evicted") });
     }
     Ok(found)
@@ -566,11 +573,16 @@ impl<B: Backend> Store for LocalStore<B> {
         Ok(page(self.read("query_spans", select).await?, limit, offset))
     }
 
-    async fn spans_of_attempts(&self, attempts: Vec<(String, String)>) -> Result<Vec<Vec<RawSpan>>, Error> {
+    async fn spans_of_attempts(
+        &self,
+        attempts: Vec<(String, String)>,
+    ) -> Result<Vec<Option<Vec<RawSpan>>>, Error> {
         let selection = Selection::spans(&SpanQuery::default())?;
         let select = move |read: &dyn Read| {
             let spans_of = |(rollout_id, attempt_id): &(String, String)| {
-                Ok(read.select_spans(rollout_id, Some(attempt_id), &selection)?.0)
+                let (found, count) = read.select_spans(rollout_id, Some(attempt_id), &selection)?;
+                let is_gone = count == 0 && is_emptied(read, rollout_id)?;
+                Ok((!is_gone).then_some(found))
             };
             attempts.iter().map(spans_of).collect()
         };

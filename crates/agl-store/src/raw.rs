@@ -74,24 +74,26 @@ impl TryFrom<&Span> for RawSpan {
 /// The spans of attempts while they are at hand.
 pub trait AttemptSpans {
     /// Those of the attempt of this number among those asked for, in the order of sequence ids, as
-    /// [`RawSpan::parse_lean`] reads them; none of an attempt that is unknown or whose spans were removed.
+    /// [`RawSpan::parse_lean`] reads them; an empty list for an attempt that is unknown, none where they were purged.
     ///
     /// # Errors
     /// [`Error::Backend`] when what is kept is damaged, or cannot be got at.
-    fn read(&self, number: usize, purpose: Lean) -> Result<Vec<Span>, Error>;
+    fn read(&self, number: usize, purpose: Lean) -> Result<Option<Vec<Span>>, Error>;
 }
 
 /// What is done with the spans of attempts while they are at hand; see [`Store::look_at_spans`](crate::Store::look_at_spans).
 pub type Look = Box<dyn FnOnce(&dyn AttemptSpans) + Send>;
 
-impl AttemptSpans for Vec<Vec<RawSpan>> {
-    fn read(&self, number: usize, purpose: Lean) -> Result<Vec<Span>, Error> {
-        self.get(number).into_iter().flatten().map(|span| span.parse_lean(purpose)).collect()
+impl AttemptSpans for Vec<Option<Vec<RawSpan>>> {
+    fn read(&self, number: usize, purpose: Lean) -> Result<Option<Vec<Span>>, Error> {
+        let Some(of_attempt) = self.get(number) else { return Ok(Some(Vec::new())) };
+        let parsed = |spans: &Vec<RawSpan>| spans.iter().map(|span| span.parse_lean(purpose)).collect();
+        of_attempt.as_ref().map(parsed).transpose()
     }
 }
 
 /// Has a thread that may be kept busy look at spans that were fetched.
-pub(crate) async fn look_elsewhere(spans: Vec<Vec<RawSpan>>, look: Look) -> Result<(), Error> {
+pub(crate) async fn look_elsewhere(spans: Vec<Option<Vec<RawSpan>>>, look: Look) -> Result<(), Error> {
     let looked = tokio::task::spawn_blocking(move || look(&spans)).await;
     looked.map_err(|error| Error::backend(format!("spans could not be looked at: {error}")))
 }

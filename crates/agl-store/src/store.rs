@@ -300,15 +300,18 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         Ok(Page { items, limit, offset, total })
     }
 
-    /// The spans of many attempts, each a pair of the ids of rollout and attempt, in the order of sequence ids; none of
-    /// an attempt that is unknown or whose spans were removed. For those who read a great many of them.
-    async fn spans_of_attempts(&self, attempts: Vec<(String, String)>) -> Result<Vec<Vec<RawSpan>>, Error> {
+    /// The spans of many attempts, each a pair of the ids of rollout and attempt, in the order of sequence ids; an empty list
+    /// for an attempt that is unknown, none where they were purged. For those who read a great many of them.
+    async fn spans_of_attempts(
+        &self,
+        attempts: Vec<(String, String)>,
+    ) -> Result<Vec<Option<Vec<RawSpan>>>, Error> {
         let mut found = Vec::with_capacity(attempts.len());
         for (rollout_id, attempt_id) in attempts {
             let query = SpanQuery { rollout_id, attempt_id: Some(attempt_id), ..SpanQuery::default() };
             found.push(match self.query_raw_spans(query).await {
-                Ok(page) => page.items,
-                Err(Error::Gone { .. }) => Vec::new(),
+                Ok(page) => Some(page.items),
+                Err(Error::Gone { .. }) => None,
                 Err(error) => return Err(error),
             });
         }

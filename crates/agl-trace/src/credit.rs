@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::attributes::below;
 use crate::reading::Reading;
-use crate::rewards::{RewardDimension, get_reward_value, get_rewards_from_span, may_give_rewards};
+use crate::rewards::{RewardDimension, get_rewards_from_span, given_reward, may_give_rewards};
 use crate::tree::NodeId;
 
 /// How calls come by their rewards.
@@ -69,6 +69,8 @@ pub struct RewardReport {
     pub matched: usize,
     /// Those that none was found for, and why.
     pub unmatched: Vec<Unmatched>,
+    /// Those that nothing can be learned from, and why.
+    pub unusable: Vec<Unusable>,
     /// Sequences that are not one for each step there was.
     pub mismatches: Vec<SequenceMismatch>,
 }
@@ -81,6 +83,17 @@ pub struct Unmatched {
     /// Its value.
     pub value: f64,
     /// Why.
+    pub reason: String,
+}
+
+/// A reward that nothing can be learned from. It is none of any call's, and none of the attempt's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unusable {
+    /// The span that gave it.
+    pub span_id: String,
+    /// Its dimension.
+    pub dimension: String,
+    /// What is wrong with it.
     pub reason: String,
 }
 
@@ -100,7 +113,7 @@ pub struct SequenceMismatch {
 pub(crate) struct Credit {
     /// Those of each call, in the order in which they were given.
     pub(crate) of_call: Vec<Vec<CallReward>>,
-    /// The last one that was given.
+    /// The last one that was given, with what is unusable of it.
     pub(crate) last: Option<Vec<RewardDimension>>,
     pub(crate) report: RewardReport,
 }
@@ -130,7 +143,7 @@ pub fn step_rewards(span: &Span) -> Option<Vec<(usize, f64)>> {
 /// Whether a span gives a reward, or several, in any way that is read here.
 #[must_use]
 pub fn gives_rewards(span: &Span) -> bool {
-    may_give_rewards(span) && (get_reward_value(span).is_some() || step_rewards(span).is_some())
+    may_give_rewards(span) && (given_reward(span).is_some() || step_rewards(span).is_some())
 }
 
 /// The pairs of key and value that a span links to others by.
@@ -193,6 +206,7 @@ pub(crate) fn match_rewards(reading: &Reading<'_>, is_wanted: &[bool]) -> Credit
         if let Some(items) = step_rewards(span) {
             // What counts of a sequence where one number is asked for is its sum.
             let mut whole = dimensions(span, items.iter().map(|(_, value)| value).sum());
+            credit.tell_unusable(span, &whole);
             whole.retain(|dimension| !dimension.name.starts_with(STEP));
             credit.last = Some(whole);
             // The steps of the agent that was judged, if it was one.
@@ -208,6 +222,7 @@ pub(crate) fn match_rewards(reading: &Reading<'_>, is_wanted: &[bool]) -> Credit
             }
             for (number, value) in items {
                 match steps.get(number) {
+                    _ if !value.is_finite() => {}
                     Some(&call) => credit.give(call, span, value, MatchedBy::Step),
                     None => credit.pass_over(
                         span,
@@ -218,8 +233,13 @@ pub(crate) fn match_rewards(reading: &Reading<'_>, is_wanted: &[bool]) -> Credit
             }
             continue;
         }
-        let Some(value) = get_reward_value(span) else { continue };
-        credit.last = Some(dimensions(span, value));
+        let Some(value) = given_reward(span) else { continue };
+        let given = dimensions(span, value);
+        credit.tell_unusable(span, &given);
+        credit.last = Some(given);
+        if !value.is_finite() {
+            continue;
+        }
         let is_earlier = |call: &usize| came_before(reading, *call, span);
         let links = links(span);
         if !links.is_empty() {
@@ -288,11 +308,26 @@ fn dimensions(span: &Span, value: f64) -> Vec<RewardDimension> {
     dimensions
 }
 
+/// What is wrong with a reward of this value.
+pub(crate) fn no_finite_number(value: f64) -> String {
+    format!("{value} is no finite number")
+}
+
 impl Credit {
     fn give(&mut self, call: usize, span: &Span, value: f64, by: MatchedBy) {
         self.report.matched += 1;
-        let dimensions = dimensions(span, value);
+        let mut dimensions = dimensions(span, value);
+        dimensions.retain(|dimension| dimension.value.is_finite());
         self.of_call[call].push(CallReward { span_id: span.span_id.clone(), value, dimensions, by });
+    }
+
+    fn tell_unusable(&mut self, span: &Span, given: &[RewardDimension]) {
+        let unusable = given.iter().filter(|dimension| !dimension.value.is_finite());
+        self.report.unusable.extend(unusable.map(|RewardDimension { name, value }| Unusable {
+            span_id: span.span_id.clone(),
+            dimension: name.clone(),
+            reason: no_finite_number(*value),
+        }));
     }
 
     fn pass_over(&mut self, span: &Span, value: f64, reason: String) {

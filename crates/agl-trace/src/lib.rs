@@ -31,8 +31,8 @@ pub use agents::{AgentOptions, AgentRule, AgentSelection};
 pub use auto::{AutoOptions, AutoTriplets, auto_triplets, call_triplet};
 pub use call::{Choice, LlmCall, Message, Part, TokenId, Tool, ToolCall, Usage};
 pub use credit::{
-    Assigner, CallReward, MatchedBy, RewardReport, SequenceMismatch, Unmatched, assign, gives_rewards,
-    step_rewards,
+    Assigner, CallReward, MatchedBy, RewardReport, SequenceMismatch, Unmatched, Unusable, assign,
+    gives_rewards, step_rewards,
 };
 pub use dialect::litellm::opened as python_value;
 pub use dialect::{Dialect, chat_call, read_call, read_generic};

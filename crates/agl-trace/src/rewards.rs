@@ -60,9 +60,15 @@ pub fn get_rewards_from_span(span: &Span) -> Vec<RewardDimension> {
 ///
 /// In this order: [`get_rewards_from_span`]; AgentOps' `agentops.task.output`, then `agentops.entity.output`,
 /// as an object or as JSON text with `"type": "reward"` (where a null value means "no reward" and ends the
-/// search); the attribute `reward` of an `agentlightning.annotation` span, as 0.2 wrote it.
+/// search); the attribute `reward` of an `agentlightning.annotation` span, as 0.2 wrote it. None also for one that is no
+/// finite number: nothing can be learned from that.
 #[must_use]
 pub fn get_reward_value(span: &Span) -> Option<f64> {
+    given_reward(span).filter(|value| value.is_finite())
+}
+
+/// The span's reward, be it a finite number or not: JSON has none of the others, so they come as text.
+pub(crate) fn given_reward(span: &Span) -> Option<f64> {
     if !may_give_rewards(span) {
         return None;
     }
@@ -116,10 +122,10 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// Whether the span gives a reward.
+/// Whether the span gives a reward, be it one to learn from or not.
 #[must_use]
 pub fn is_reward_span(span: &Span) -> bool {
-    get_reward_value(span).is_some()
+    given_reward(span).is_some()
 }
 
 /// The spans that give a reward, in the order given.
@@ -128,10 +134,10 @@ pub fn find_reward_spans(spans: &[Span]) -> Vec<&Span> {
     spans.iter().filter(|span| is_reward_span(span)).collect()
 }
 
-/// The last reward in the order given (neither time nor sequence id is looked at).
+/// The last reward in the order given (neither time nor sequence id is looked at); none if that is no finite number.
 #[must_use]
 pub fn find_final_reward(spans: &[Span]) -> Option<f64> {
-    spans.iter().rev().find_map(get_reward_value)
+    spans.iter().rev().find_map(given_reward).filter(|value| value.is_finite())
 }
 
 /// Whether the span computes a reward or gives one: what happens below it is no work of the agent.
@@ -236,5 +242,8 @@ mod tests {
         assert_eq!(find_final_reward(&spans), Some(0.0));
         assert_eq!(find_reward_spans(&spans).len(), 2);
         assert_eq!(find_final_reward(&[]), None);
+        let unusable = span("x", &json!({"agentlightning.reward.0.value": "-Infinity"}));
+        assert_eq!((is_reward_span(&unusable), get_reward_value(&unusable)), (true, None));
+        assert_eq!(find_final_reward(&[reward(0.1), unusable]), None, "an earlier one is not the last");
     }
 }

@@ -10,7 +10,7 @@ use crate::Error;
 use crate::advantage::{Estimator, advantages, rollout_weights};
 use crate::agents::{AgentOptions, AgentSelection};
 use crate::call::{LlmCall, TokenId};
-use crate::credit::{Assigner, CallReward, RewardReport, assign, match_rewards};
+use crate::credit::{Assigner, CallReward, RewardReport, assign, match_rewards, no_finite_number};
 use crate::reading;
 use crate::rewards::RewardDimension;
 use crate::trajectory::{Mismatch, Mismatched, Sampled, Sequence, each_alone, merge, mismatch, split};
@@ -25,6 +25,8 @@ pub struct RolloutTrace {
     pub attempt: Option<Attempt>,
     /// Its spans, in any order.
     pub spans: Vec<Span>,
+    /// Whether its spans were removed from the store.
+    pub spans_purged: bool,
 }
 
 /// What becomes one row.
@@ -96,10 +98,14 @@ pub enum Outcome {
     Scored,
     /// It ended well, and nothing judged it.
     MissingReward,
+    /// It ended well, and its reward is no finite number.
+    UnusableReward,
     /// The agent failed.
     AgentFailure,
     /// Something around the agent failed: it timed out, fell silent, was called off, or could not reach its model.
     InfrastructureFailure,
+    /// It has ended, and its spans were removed since: whatever they said is not known any more.
+    SpansPurged,
     /// It has not ended.
     Unfinished,
 }
@@ -118,12 +124,18 @@ pub enum Reason {
     ForReward,
     /// The answer alone is longer than a row may be.
     ResponseTooLong,
+    /// The rollout has a reward, and `train_on` does not name such.
+    NotTrainedOn,
     /// Nothing judged the rollout.
     MissingReward,
+    /// The reward of the rollout is no finite number.
+    UnusableReward,
     /// The agent failed.
     AgentFailure,
     /// Something around the agent failed.
     InfrastructureFailure,
+    /// The spans of the rollout were removed from the store.
+    SpansPurged,
     /// The rollout has not ended.
     Unfinished,
     /// A call of the rollout was not captured whole.
@@ -421,7 +433,7 @@ fn read_with(trace: &RolloutTrace, options: &TrainingOptions, selection: &AgentS
                 Ok(label) => {
                     lost_model = None;
                     let reward = rewards.last().and_then(|reward| {
-                        of_dimension(&reward.dimensions, options.dimension.as_deref())
+                        given_in(&reward.dimensions, options.dimension.as_deref())
                             .filter(|_| {
                                 reward.by != crate::credit::MatchedBy::Step || options.dimension.is_some()
                             })
@@ -437,8 +449,10 @@ fn read_with(trace: &RolloutTrace, options: &TrainingOptions, selection: &AgentS
         }
     }
 
-    let mut reward = of_dimension(&dimensions, options.dimension.as_deref());
-    let (outcome, detail) = outcome(trace, reward.is_some(), lost_model);
+    let given = given_in(&dimensions, options.dimension.as_deref());
+    dimensions.retain(|dimension| dimension.value.is_finite());
+    let (outcome, detail) = outcome(trace, given, lost_model);
+    let mut reward = given.filter(|value| value.is_finite());
     if outcome == Outcome::AgentFailure {
         // A reward from before it failed is none for the failure.
         reward = options.agent_failure_reward;
@@ -464,23 +478,30 @@ fn read_with(trace: &RolloutTrace, options: &TrainingOptions, selection: &AgentS
     RolloutData { identity, calls, dropped, reward_report }
 }
 
-fn of_dimension(dimensions: &[RewardDimension], name: Option<&str>) -> Option<f64> {
+/// The value of a dimension, the primary one for none.
+fn given_in(dimensions: &[RewardDimension], name: Option<&str>) -> Option<f64> {
     let dimension = match name {
         None => dimensions.first(),
         Some(name) => dimensions.iter().find(|dimension| dimension.name == name),
     };
-    dimension.map(|dimension| dimension.value).filter(|value| value.is_finite())
+    dimension.map(|dimension| dimension.value)
 }
 
-fn outcome(trace: &RolloutTrace, is_judged: bool, lost_model: Option<String>) -> (Outcome, String) {
+fn outcome(trace: &RolloutTrace, given: Option<f64>, lost_model: Option<String>) -> (Outcome, String) {
     let attempt = trace.attempt.as_ref().map(|attempt| attempt.status);
     let status = trace.rollout.as_ref().map(|rollout| rollout.status);
     let of_attempt = |words: &str| (Outcome::InfrastructureFailure, words.to_owned());
     match (status, attempt) {
-        (Some(RolloutStatus::Succeeded) | None, _) if is_judged => (Outcome::Scored, String::new()),
-        (Some(RolloutStatus::Succeeded) | None, _) => match lost_model {
-            Some(error) => (Outcome::InfrastructureFailure, format!("its last call failed: {error}")),
-            None => (Outcome::MissingReward, "no span gives a reward".to_owned()),
+        (Some(status), _) if trace.spans_purged && status.is_terminal() => {
+            (Outcome::SpansPurged, format!("its spans were purged; its status is {status}"))
+        }
+        (Some(RolloutStatus::Succeeded) | None, _) => match (given, lost_model) {
+            (Some(value), _) if value.is_finite() => (Outcome::Scored, String::new()),
+            (_, Some(error)) => (Outcome::InfrastructureFailure, format!("its last call failed: {error}")),
+            (Some(value), None) => {
+                (Outcome::UnusableReward, format!("its reward cannot be used: {}", no_finite_number(value)))
+            }
+            (None, None) => (Outcome::MissingReward, "no span gives a reward".to_owned()),
         },
         (Some(RolloutStatus::Cancelled), _) => of_attempt("it was cancelled"),
         (Some(RolloutStatus::Failed), Some(AttemptStatus::Timeout)) => of_attempt("it timed out"),
@@ -603,16 +624,16 @@ impl Builder {
         let refused = if !options.train_on.contains(&identity.outcome) && !is_judged {
             Some((identity.outcome.reason(), identity.detail.clone()))
         } else if calls.is_empty() {
-            Some((Some(Reason::NoCalls), "no call of a model is wanted".to_owned()))
+            Some((Reason::NoCalls, "no call of a model is wanted".to_owned()))
         } else {
-            capture_gap(&calls).filter(|_| options.quarantine).map(|gap| (Some(Reason::CaptureGap), gap))
+            capture_gap(&calls).filter(|_| options.quarantine).map(|gap| (Reason::CaptureGap, gap))
         };
         if let Some((reason, detail)) = refused {
             report.dropped.push(Dropped {
                 rollout_id: identity.rollout_id,
                 span_id: None,
                 tokens: calls.iter().map(JudgedCall::sampled_tokens).sum(),
-                reason: reason.unwrap_or(Reason::MissingReward),
+                reason,
                 detail,
             });
             return;
@@ -850,7 +871,8 @@ impl Report {
         *self.outcomes.entry(data.identity.outcome).or_default() += 1;
         self.dropped.append(&mut data.dropped);
         let rewards = std::mem::take(&mut data.reward_report);
-        if !rewards.unmatched.is_empty() || !rewards.mismatches.is_empty() {
+        let RewardReport { matched: _, unmatched, unusable, mismatches } = &rewards;
+        if !unmatched.is_empty() || !unusable.is_empty() || !mismatches.is_empty() {
             self.rewards.insert(data.identity.rollout_id.clone(), rewards);
         }
     }
@@ -862,8 +884,7 @@ impl Report {
 
     /// Says that a rollout was left out for how it came out.
     pub fn drop_rollout(&mut self, data: &RolloutData) {
-        let reason = data.identity.outcome.reason().unwrap_or(Reason::MissingReward);
-        self.drop_whole(data, reason, data.identity.detail.clone());
+        self.drop_whole(data, data.identity.outcome.reason(), data.identity.detail.clone());
     }
 
     /// Leaves a rollout out, and says so, if a call of it was not captured whole; whether it was.
@@ -919,13 +940,15 @@ impl Report {
 
 impl Outcome {
     /// Why a rollout that came out so is left out.
-    fn reason(self) -> Option<Reason> {
+    fn reason(self) -> Reason {
         match self {
-            Self::Scored => None,
-            Self::MissingReward => Some(Reason::MissingReward),
-            Self::AgentFailure => Some(Reason::AgentFailure),
-            Self::InfrastructureFailure => Some(Reason::InfrastructureFailure),
-            Self::Unfinished => Some(Reason::Unfinished),
+            Self::Scored => Reason::NotTrainedOn,
+            Self::MissingReward => Reason::MissingReward,
+            Self::UnusableReward => Reason::UnusableReward,
+            Self::AgentFailure => Reason::AgentFailure,
+            Self::InfrastructureFailure => Reason::InfrastructureFailure,
+            Self::SpansPurged => Reason::SpansPurged,
+            Self::Unfinished => Reason::Unfinished,
         }
     }
 }

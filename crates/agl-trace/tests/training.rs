@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use agl_trace::{
-    Dialect, Message, Outcome, Reason, RolloutTrace, TrainingData, TrainingOptions, auto_triplets,
-    conversations, preference_pairs, read_calls, read_rollout, training_data,
+    Dialect, Message, Outcome, Reason, RolloutTrace, TrainingData, TrainingOptions, TripletOptions,
+    auto_triplets, conversations, preference_pairs, read_calls, read_rollout, spans_to_triplets,
+    training_data,
 };
 use agl_types::{Span, StatusCode};
 use serde_json::{Value, json};
@@ -53,6 +54,7 @@ fn ended(id: &str, input: &str, rollout: &str, attempt: &str, spans: Vec<Span>) 
         rollout: Some(serde_json::from_value(rollout).unwrap()),
         attempt: Some(serde_json::from_value(attempt).unwrap()),
         spans: spans.into_iter().zip(1..).map(|(span, place)| span.placed(id, "at", place)).collect(),
+        ..RolloutTrace::default()
     }
 }
 
@@ -173,6 +175,11 @@ fn failures_are_told_apart_and_are_no_zeros() {
     let rewards: Vec<(&str, Option<f64>, Option<f64>)> =
         data.rows.iter().map(|row| (row.rollout_id.as_str(), row.reward, row.advantage)).collect();
     assert_eq!(rewards, [("good", Some(1.0), Some(1.0)), ("failed", Some(-1.0), Some(-1.0))]);
+
+    let data = made(&traces, json!({"train_on": ["missing_reward"]}));
+    assert_eq!(data.rows.iter().map(|row| row.rollout_id.as_str()).collect::<Vec<_>>(), ["unjudged"]);
+    let good = data.report.dropped.iter().find(|dropped| dropped.rollout_id == "good").unwrap();
+    assert_eq!(good.reason, Reason::NotTrainedOn, "it misses no reward");
 }
 
 #[test]
@@ -342,6 +349,80 @@ fn a_sequence_of_rewards_goes_to_the_steps_and_a_mismatch_is_told() {
     assert_eq!(rewards, [None, Some(0.5)], "a step is meant by its number, whatever others have none");
     let mismatch = &data.reward_report.mismatches[0];
     assert_eq!((mismatch.rewards, mismatch.steps), (1, 2));
+}
+
+#[test]
+fn what_is_no_finite_number_is_no_reward() {
+    let judged = |attributes: Value| {
+        vec![
+            call("a", "", 1, &[1], &[2]),
+            reward("early", "", 2, 1.0),
+            call("b", "", 3, &[3], &[4]),
+            span("r", "", "agentlightning.annotation", 4, attributes),
+        ]
+    };
+    let primary = |value: &str| json!({"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": value});
+    for (attributes, value) in [
+        (primary("NaN"), "NaN"),
+        (primary(" nan "), "NaN"),
+        (primary("Infinity"), "inf"),
+        (primary("-inf"), "-inf"),
+        (primary("1e999"), "inf"),
+        (json!({"reward": "nan"}), "NaN"),
+        (json!({"agentops.task.output": r#"{"type": "reward", "value": "nan"}"#}), "NaN"),
+    ] {
+        let spans = judged(attributes);
+        for assigner in ["matched", "identical", "per_agent", "last_call"] {
+            let earned = earned(spans.clone(), json!({"assigner": assigner}));
+            // An earlier reward is not the final one because the final one is spoilt.
+            let first = if matches!(assigner, "matched" | "per_agent") { Some(1.0) } else { None };
+            let second = first.filter(|_| assigner == "per_agent");
+            assert_eq!(earned, pairs(&[("a", first), ("b", second)]), "{value} {assigner}");
+        }
+        let data = made(&[ended("ro", "x", "succeeded", "succeeded", spans.clone())], json!({}));
+        let [dropped] = data.report.dropped.as_slice() else { panic!("{:?}", data.report) };
+        let detail = format!("its reward cannot be used: {value} is no finite number");
+        assert_eq!((data.rows.len(), dropped.reason, &dropped.detail), (0, Reason::UnusableReward, &detail));
+        let [unusable] = data.report.rewards["ro"].unusable.as_slice() else { panic!("{:?}", data.report) };
+        assert_eq!((unusable.span_id.as_str(), unusable.dimension.as_str()), ("r", "primary"));
+        let options: TripletOptions = serde_json::from_value(json!({})).unwrap();
+        let triplets = spans_to_triplets(&spans, &options).unwrap();
+        assert_eq!(triplets.iter().map(|triplet| triplet.reward).collect::<Vec<_>>(), [Some(1.0), None]);
+        let mut again = spans;
+        again.push(reward("last", "", 5, 0.5));
+        assert_eq!(
+            made(&[trace(again)], json!({})).rows[0].reward,
+            Some(0.5),
+            "one that is given after it counts"
+        );
+    }
+
+    // What is usable of a reward stays so.
+    let mixed = json!({
+        "agentlightning.reward.0.name": "total", "agentlightning.reward.0.value": "NaN",
+        "agentlightning.reward.1.name": "style", "agentlightning.reward.1.value": 0.25,
+    });
+    let data = |given: Value| made(&[trace(judged(mixed.clone()))], given);
+    assert_eq!(data(json!({"dimension": "style"})).rows[0].reward, Some(0.25));
+    assert_eq!(
+        data(json!({})).report.dropped[0].reason,
+        Reason::UnusableReward,
+        "it is not another dimension's"
+    );
+    let steps = json!({
+        "agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": "NaN",
+        "agentlightning.reward.1.name": "step.0", "agentlightning.reward.1.value": 0.5,
+        "agentlightning.reward.2.name": "step.1", "agentlightning.reward.2.value": "NaN",
+    });
+    let data = read_rollout(&trace(judged(steps)), &options(json!({"assigner": "matched"}))).unwrap();
+    assert_eq!(data.identity.outcome, Outcome::UnusableReward);
+    assert_eq!(data.calls.iter().map(|judged| judged.reward).collect::<Vec<_>>(), [Some(0.5), None]);
+    assert_eq!(data.reward_report.unusable.len(), 2);
+    let of_calls = data.calls.iter().flat_map(|judged| &judged.rewards).flat_map(|reward| &reward.dimensions);
+    assert!(
+        of_calls.chain(&data.identity.dimensions).all(|dimension| dimension.value.is_finite()),
+        "{data:?}"
+    );
 }
 
 #[test]

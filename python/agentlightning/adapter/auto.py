@@ -90,6 +90,8 @@ class FrameworkAdapter(TraceToTripletBase):
         )
         for reward in found["reward_report"]["unmatched"]:
             logger.warning("the reward of span %s goes to no call: %s", reward["span_id"], reward["reason"])
+        for reward in found["reward_report"]["unusable"]:
+            logger.warning("the reward of span %s counts as none: %s", reward["span_id"], reward["reason"])
         for mismatch in found["reward_report"]["mismatches"]:
             logger.warning(
                 "span %s gives %d rewards for %d calls",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -543,10 +544,14 @@ class LlmProxyTraceToTriplet(TraceToTripletBase):
         return next((str(attributes[key]) for key in keys if attributes.get(key)), None)
 
     def _maybe_reward_value(self, span: Span) -> float | None:
-        """The reward that a span gives; None when it gives none."""
+        """The reward that a span gives; None when it gives none that can be learned from."""
         from agentlightning.emitter.reward import get_reward_value
 
-        return get_reward_value(span)
+        value = get_reward_value(span)
+        if value is None or _is_finite(value):
+            return value
+        logger.warning("the reward of span %s counts as none: %r is no finite number", span.span_id, value)
+        return None
 
     def adapt(self, source: Sequence[Span | ReadableSpan], /) -> list[Triplet]:
         """The triplets of a trace; none of an empty one."""
@@ -589,6 +594,13 @@ class LlmProxyTraceToTriplet(TraceToTripletBase):
             else:
                 call.reward = reward
         return [triplet for _, triplet in calls]
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
 
 
 def _whole_numbers(value: Any) -> list[int]:

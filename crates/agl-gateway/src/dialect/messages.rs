@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::{event, list, put_reasoning, reasoning, text, untranslatable};
+use super::{event, list, put_reasoning, reasoning, text, unknown_tool, untranslatable};
 use crate::answer;
 use crate::json::{Edits, items, member};
 use crate::refusal::Refusal;
@@ -212,7 +212,7 @@ fn written(input: &Value) -> String {
 
 fn tool(tool: &Value) -> Result<Value, Refusal> {
     if !matches!(&tool["type"], Value::Null) && tool["type"] != "custom" {
-        return Err(untranslatable("tools", &format!("the hosted tool {}", tool["type"])));
+        return Err(unknown_tool(text(tool, "type")));
     }
     let mut function = json!({"name": tool["name"], "parameters": tool["input_schema"]});
     if let Some(description) = tool.get("description") {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{event, list, put_reasoning, reasoning, text, untranslatable};
+use super::{event, list, put_reasoning, reasoning, text, unknown_tool, untranslatable};
 use crate::refusal::Refusal;
 use crate::written::Original;
 
@@ -274,7 +274,7 @@ fn tool(tool: &Value, name: Value) -> Result<Value, Refusal> {
             function.insert("description".to_owned(), text(tool, "description").into());
             function.insert("parameters".to_owned(), parameters);
         }
-        kind => return Err(untranslatable("tools", &format!("the hosted tool {kind:?}"))),
+        kind => return Err(unknown_tool(kind)),
     }
     Ok(json!({"type": "function", "function": function}))
 }

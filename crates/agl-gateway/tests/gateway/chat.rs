@@ -1,6 +1,6 @@
 //! Chat completions that are not streams.
 
-use agl_gateway::{Capture, GatewayOptions};
+use agl_gateway::{AttemptGrant, Capture, GatewayOptions};
 use agl_types::StatusCode as SpanStatus;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -255,4 +255,74 @@ async fn an_answer_that_cannot_be_kept_is_not_given() {
     let (status, answer) = read(post(&url, &chat("m", "a")).await).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(answer["error"]["message"].as_str().unwrap().contains("could not be recorded"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_a_model_called_a_tool_with_comes_back_as_it_spelled_it() {
+    let engine = Engine::start().await;
+    let mut models = list(&engine.url, &["m", "as-is"]);
+    models.models[1].restore_tool_calls = false;
+    let store: std::sync::Arc<dyn agl_store::Store> = std::sync::Arc::new(agl_store::MemoryStore::new());
+    let start = || Served::over(store.clone(), models.clone(), GatewayOptions::default());
+    let served = start().await;
+    let asked = |model: &str, stream: bool| {
+        let tool = json!({"type": "function", "function": {"name": "f", "parameters": {}}});
+        let messages = json!([{"role": "user", "content": "a"}]);
+        json!({"model": model, "messages": messages, "tools": [tool], "stream": stream})
+    };
+    // What the model server is told when the agent gives back a call so.
+    let told_to = async |request: reqwest::RequestBuilder, model: &str, id: &str, arguments: &str| {
+        let call = json!({"id": id, "type": "function", "function": {"name": "f", "arguments": arguments}});
+        let messages = json!([
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": id, "content": "so it is"},
+        ]);
+        let body = json!({"model": model, "messages": messages});
+        assert_eq!(request.json(&body).send().await.unwrap().status(), StatusCode::OK);
+        let mut sent = engine.last().body["messages"].clone();
+        let function = &mut sent[1]["tool_calls"][0]["function"];
+        let written = function["arguments"].as_str().unwrap().to_owned();
+        function["arguments"] = arguments.into();
+        assert_eq!(sent, messages, "nothing else is touched");
+        written
+    };
+    let told = async |base: &str, model: &str, id: &str, arguments: &str| {
+        told_to(client().post(format!("{base}/chat/completions")), model, id, arguments).await
+    };
+    let (written, anew) = ("{\"x\": 1}", "{\"x\":1}");
+    for stream in [false, true] {
+        let booked = served.book(None).await;
+        let base = &booked.base;
+        let answer = post(&format!("{base}/chat/completions"), &asked("m", stream)).await;
+        assert!(answer.text().await.unwrap().contains("call-0"));
+        assert_eq!(told(base, "m", "call-0", anew).await, written);
+        let span = served.until(&booked, 2).await.pop().unwrap();
+        assert_eq!(at(&span, "gen_ai.prompt.1.tool_calls.0.arguments"), written, "as the server got it");
+        for (model, id, arguments) in [
+            ("m", "call-0", written),
+            ("m", "call-0", "{\"x\":2}"),
+            ("m", "call-0", "{oops"),
+            ("m", "call-9", anew),
+            ("as-is", "call-0", anew),
+        ] {
+            assert_eq!(told(base, model, id, arguments).await, arguments, "{model} {id}");
+        }
+        let other = served.book(None).await;
+        assert_eq!(told(&other.base, "m", "call-0", anew).await, anew, "not of another attempt");
+        assert_eq!(told(&start().await.at(&booked), "m", "call-0", anew).await, written, "after a restart");
+    }
+    let nobodys = format!("{}/v1", served.root);
+    let booked = served.book(None).await;
+    post(&format!("{}/chat/completions", booked.base), &asked("m", false)).await.text().await.unwrap();
+    let (rollout_id, attempt_id) = (booked.rollout_id.clone(), booked.attempt_id.clone());
+    let request = client().post(format!("{nobodys}/chat/completions"));
+    let by_headers = request.header("x-rollout-id", &rollout_id).header("x-attempt-id", &attempt_id);
+    assert_eq!(told_to(by_headers, "m", "call-0", anew).await, written);
+    let grant = AttemptGrant { rollout_id, attempt_id, may_reward: false, until: None };
+    let request = client().post(format!("{nobodys}/chat/completions"));
+    let by_key = request.bearer_auth(served.gateway.tokens().issue(&grant));
+    assert_eq!(told_to(by_key, "m", "call-0", anew).await, written);
+    post(&format!("{nobodys}/chat/completions"), &asked("m", false)).await.text().await.unwrap();
+    assert_eq!(told(&nobodys, "m", "call-0", anew).await, anew, "who knows whose it is");
 }

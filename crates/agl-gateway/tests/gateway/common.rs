@@ -1,6 +1,7 @@
 //! A gateway on a free port of this machine, and how to talk to it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agl_gateway::{Gateway, GatewayOptions, ModelEntry, ModelList};
 use agl_store::{MemoryStore, Store};
@@ -54,8 +55,13 @@ impl Served {
         let rollout = EnqueueRolloutRequest { mode, ..EnqueueRolloutRequest::new("task") };
         let started = self.store.start_rollout(StartRollout { rollout, worker_id: None }).await.unwrap();
         let (rollout_id, attempt_id) = (started.rollout.rollout_id, started.attempt.attempt_id);
-        let base = format!("{}/rollout/{rollout_id}/attempt/{attempt_id}/v1", self.root);
-        Booked { rollout_id, attempt_id, base }
+        let booked = Booked { rollout_id, attempt_id, base: String::new() };
+        Booked { base: self.at(&booked), ..booked }
+    }
+
+    /// Where 0.3's agents call for an attempt.
+    pub(crate) fn at(&self, booked: &Booked) -> String {
+        format!("{}/rollout/{}/attempt/{}/v1", self.root, booked.rollout_id, booked.attempt_id)
     }
 
     pub(crate) async fn spans(&self, booked: &Booked) -> Vec<Span> {
@@ -63,22 +69,28 @@ impl Served {
         self.store.query_spans(query).await.unwrap().items
     }
 
-    /// The spans of an attempt once there are as many.
+    /// The spans of an attempt once there are as many, within a minute.
     pub(crate) async fn until(&self, booked: &Booked, count: usize) -> Vec<Span> {
-        loop {
-            let spans = self.spans(booked).await;
-            if spans.len() >= count {
-                return spans;
+        let there = async {
+            loop {
+                let spans = self.spans(booked).await;
+                if spans.len() >= count {
+                    return spans;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(60), there).await.unwrap()
     }
 }
 
 pub(crate) fn client() -> reqwest::Client {
     // It wants one even for plain HTTP; this fails where there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+    // What is never answered fails a test instead of keeping it.
+    let patience = Duration::from_secs(60);
+    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(patience);
+    builder.build().unwrap()
 }
 
 pub(crate) async fn post(url: &str, body: &Value) -> Response {

@@ -61,6 +61,112 @@ async fn messages_are_answered_by_a_server_of_chat_completions_with_token_ids() 
 }
 
 #[tokio::test]
+async fn hosted_tools_are_left_out_where_the_list_says_so() {
+    let engine = Engine::start().await;
+    let dropping = |name: &str| ModelEntry { drop_hosted_tools: true, ..ModelEntry::new(name, &engine.url) };
+    let entries = vec![
+        dropping("m"),
+        dropping("shared"),
+        ModelEntry::new("shared", &engine.url),
+        ModelEntry::new("strict", &engine.url),
+    ];
+    let served = Served::with(ModelList::new(entries), GatewayOptions::default()).await;
+    let response = |model: &str, tools: &[&Value], choice: Value| {
+        json!({
+            "model": model, "input": "a b", "tools": tools, "tool_choice": choice, "parallel_tool_calls": false,
+        })
+    };
+    let own = json!({"type": "function", "name": "shell", "parameters": {"type": "object"}});
+    // As the Codex CLI sends it.
+    let search = json!({"type": "web_search", "external_web_access": true});
+    let dated = json!({"type": "web_search_preview_2025_03_11"});
+    let chat_tools =
+        json!([{"type": "function", "function": {"name": "shell", "parameters": {"type": "object"}}}]);
+    let of_anthropic = |choice: Value| {
+        let mut request = message("a b");
+        request["tools"] = json!([
+            {"type": "web_search_20250305", "name": "web_search"},
+            {"name": "shell", "input_schema": {"type": "object"}},
+        ]);
+        request["tool_choice"] = choice;
+        request
+    };
+    for (path, request, tools, choice, dropped) in [
+        (
+            "responses",
+            response("m", &[&own, &search], json!("auto")),
+            &chat_tools,
+            json!("auto"),
+            json!(["web_search"]),
+        ),
+        (
+            "responses",
+            response("m", &[&dated, &own, &search], json!({"type": "web_search"})),
+            &chat_tools,
+            Value::Null,
+            json!(["web_search_preview_2025_03_11", "web_search"]),
+        ),
+        (
+            "responses",
+            response("m", &[&search], json!("auto")),
+            &Value::Null,
+            Value::Null,
+            json!(["web_search"]),
+        ),
+        ("responses", response("m", &[&own], json!("auto")), &chat_tools, json!("auto"), Value::Null),
+        (
+            "messages",
+            of_anthropic(json!({"type": "any"})),
+            &chat_tools,
+            json!("required"),
+            json!(["web_search_20250305"]),
+        ),
+        (
+            "messages",
+            of_anthropic(json!({"type": "tool", "name": "web_search"})),
+            &chat_tools,
+            Value::Null,
+            json!(["web_search_20250305"]),
+        ),
+    ] {
+        let booked = served.book(None).await;
+        let (status, answer) = read(post(&format!("{}/{path}", booked.base), &request).await).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let sent = engine.last().body;
+        assert_eq!((&sent["tools"], &sent["tool_choice"]), (tools, &choice), "{request}");
+        assert_eq!(sent["parallel_tool_calls"].is_null(), tools.is_null() || path == "messages");
+        let span = served.spans(&booked).await.remove(0);
+        assert_eq!(of(&span, "dropped_tools"), &dropped, "{request}");
+        assert_eq!(of(&span, "untrainable"), &Value::Null);
+    }
+    let counted = engine.seen().len();
+    let counting = of_anthropic(Value::Null);
+    let booked = served.book(None).await;
+    assert_eq!(
+        post(&format!("{}/messages/count_tokens", booked.base), &counting).await.status(),
+        StatusCode::OK
+    );
+    assert_eq!(engine.seen().len(), counted + 1);
+
+    // Refused where one of those who may answer is not said to do without, and where the agent would miss it.
+    let shell = json!({"type": "local_shell"});
+    for (request, told) in [
+        (
+            response("strict", &[&own, &search], json!("auto")),
+            vec!["\"web_search\"", "drop_hosted_tools = true"],
+        ),
+        (response("shared", &[&search], json!("auto")), vec!["\"web_search\"", "drop_hosted_tools = true"]),
+        (response("m", &[&shell, &search], json!("auto")), vec!["a tool of the type \"local_shell\""]),
+    ] {
+        let (status, answer) = read(post(&format!("{}/responses", booked.base), &request).await).await;
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert_eq!((status, &answer["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("tools")));
+        assert!(told.iter().all(|part| message.contains(part)), "{message}");
+    }
+    assert!(served.spans(&booked).await.is_empty() && engine.seen().len() == counted + 1);
+}
+
+#[tokio::test]
 async fn tools_come_and_go_in_messages() {
     let engine = Engine::start().await;
     let served = Served::start(&engine.url, &["m"]).await;

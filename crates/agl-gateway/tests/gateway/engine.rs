@@ -134,6 +134,10 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
         let body = json!({"error": {"message": message, "type": "x", "code": status.as_u16()}}).to_string();
         (status, [("content-type", "application/json"), ("x-engine", "yes")], body).into_response()
     };
+    if let Some(answer) = body["answer_503"].as_str() {
+        let facts = [("content-type", "text/plain"), ("retry-after", "0")];
+        return (StatusCode::SERVICE_UNAVAILABLE, facts, answer.to_owned()).into_response();
+    }
     match model.as_str() {
         "flaky" if tried <= 2 => return error(StatusCode::SERVICE_UNAVAILABLE, "busy"),
         "down" => return error(StatusCode::INTERNAL_SERVER_ERROR, "down"),

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use agl_gateway::{Gateway, GatewayOptions, ModelEntry, ModelList};
+use agl_gateway::{Capture, Gateway, GatewayOptions, ModelEntry, ModelList};
 use agl_types::ApiKey;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::common::{Served, client, json as read, list, of, post};
+use crate::common::{Booked, Served, at, client, json as read, list, of, post};
 use crate::engine::Engine;
 
 fn chat(model: &str) -> Value {
@@ -84,6 +84,45 @@ async fn one_try_takes_no_longer_than_it_may() {
     let asked = json!({"model": "waits", "messages": [{"role": "user", "content": "a"}]});
     let (status, answer) = read(post(&format!("{}/messages/count_tokens", booked.base), &asked).await).await;
     assert_eq!((status, &answer["type"]), (StatusCode::GATEWAY_TIMEOUT, &json!("error")), "{answer}");
+    let told = format!("the model server {} did not count within 0.05 s (tried once)", engine.url);
+    assert_eq!(answer["error"]["message"], told);
+}
+
+#[tokio::test]
+async fn whatever_form_an_error_has_it_says_whose_it_is_and_how_often_it_was_tried() {
+    let engine = Engine::start().await;
+    let bodies = [
+        r#"{"error": {"message": "gone", "code": 7}}"#,
+        r#"{"error": "gone"}"#,
+        r#"{"object":"error","message":"gone"}"#,
+        r#"{"detail": "gone", "x": 1}"#,
+        "gone",
+        r#"{"x": "gone"}"#,
+        "",
+    ];
+    for body in bodies {
+        let mut models = list(&engine.url, &["says"]);
+        models.models[0].retries = 1;
+        models.models[0].set.insert("answer_503".to_owned(), body.into());
+        let served = Served::with(models, GatewayOptions::default()).await;
+        let booked = served.book(None).await;
+        let message =
+            json!({"model": "says", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]});
+        for (path, asked) in
+            [("chat/completions", &chat("says")), ("messages", &message), ("messages/count_tokens", &message)]
+        {
+            let (status, answer) = read(post(&format!("{}/{path}", booked.base), asked).await).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            let told = [&answer["error"]["message"], &answer["error"], &answer["message"], &answer["detail"]];
+            let told = told.into_iter().find_map(Value::as_str).unwrap();
+            let tries = if path.ends_with("tokens") { "tried once" } else { "tried 2 times" };
+            let who = format!("(the model server {}, {tries})", engine.url);
+            assert!(
+                told.ends_with(&who) && (body.is_empty() || told.contains("gone")),
+                "{path} {body}: {answer}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
@@ -100,10 +139,11 @@ async fn a_call_does_not_wait_for_room_for_ever() {
     let (status, answer) = read(post(&url, &chat("m")).await).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "one a minute: {answer}");
     let message = answer["error"]["message"].as_str().unwrap();
-    assert!(
-        message.contains(&engine.url) && message.contains("no room for the call within 0.05 s"),
-        "{message}"
+    let told = format!(
+        "the model server {} had no room for the call within 0.05 s (model \"m\", not tried)",
+        engine.url
     );
+    assert_eq!(message, told);
     assert_eq!(engine.seen().len(), 1);
     let both = [chat("waits"), chat("waits")].map(|body| {
         let url = url.clone();
@@ -298,6 +338,60 @@ async fn no_call_is_parked_for_ever() {
     }
     assert_eq!(served.gateway.state().parked, 0);
     assert!(engine.seen().is_empty() && served.spans(&booked).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_before_it_is_sent_is_recorded_as_aborted() {
+    for capture in [Capture::Durable, Capture::Async] {
+        let engine = Engine::start().await;
+        let mut models = list(&engine.url, &["m", "waits"]);
+        models.models[1].max_concurrency = Some(1);
+        let served = Served::with(models, GatewayOptions { capture, ..GatewayOptions::default() }).await;
+        let call = async |path: &'static str, body: Value| {
+            let booked = served.book(None).await;
+            let url = format!("{}/{path}", booked.base);
+            (booked, tokio::spawn(async move { post(&url, &body).await.status() }))
+        };
+        let assert_aborted = async |booked: &Booked| {
+            let span = served.until(booked, 1).await.remove(0);
+            assert_eq!((of(&span, "outcome"), of(&span, "tries")), (&json!("aborted"), &json!(0)));
+            assert_eq!(at(&span, "gen_ai.prompt.0.role"), "user");
+            assert_eq!(
+                agl_trace::read_calls(std::slice::from_ref(&span))[0].gap,
+                None,
+                "the agent was given nothing"
+            );
+            assert_eq!(span.status.status_code, agl_types::StatusCode::Error);
+        };
+        served.gateway.pause(agl_gateway::Pause::default());
+        let message = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]});
+        for (path, body) in [("chat/completions", chat("m")), ("messages", message)] {
+            let (booked, parked) = call(path, body).await;
+            while served.gateway.state().parked == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            parked.abort();
+            assert_aborted(&booked).await;
+            assert_eq!(served.gateway.state().parked, 0);
+        }
+        served.gateway.resume();
+        assert!(engine.seen().is_empty(), "nobody waits for these any more");
+
+        // Likewise while there is no room at the model server.
+        let (_, under_way) = call("chat/completions", chat("waits")).await;
+        while engine.seen().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let (booked, waiting) = call("chat/completions", chat("waits")).await;
+        while served.gateway.state().inflight < 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        waiting.abort();
+        assert_aborted(&booked).await;
+        engine.go();
+        assert_eq!(under_way.await.unwrap(), StatusCode::OK);
+        assert_eq!(engine.seen().len(), 1);
+    }
 }
 
 #[tokio::test]

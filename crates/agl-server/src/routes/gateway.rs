@@ -2,16 +2,27 @@
 #![expect(dead_code, reason = "describes what the gateway's router answers")]
 
 use agl_gateway::{PauseRequest, PauseState};
+use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::openapi::OpenApi;
 use utoipa::{OpenApi as _, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-
-use super::App;
+use utoipa_axum::routes;
 
 /// The gateway's operations, without handlers.
-pub(super) fn documented() -> OpenApiRouter<App> {
+pub(super) fn documented<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S> {
     OpenApiRouter::with_openapi(document())
+}
+
+/// Told to everybody by a gateway that is served without a store beside it.
+pub(super) fn probe() -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(health))
+}
+
+/// Says that the gateway is there.
+#[utoipa::path(get, path = "/health", operation_id = "gateway_health", responses((status = 200, description = "It is.")))]
+async fn health() -> StatusCode {
+    StatusCode::OK
 }
 
 fn document() -> OpenApi {

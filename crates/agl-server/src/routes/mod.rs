@@ -24,10 +24,8 @@ use std::sync::Arc;
 use agl_gateway::Gateway;
 use agl_store::{Statistics, Store};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
 use axum::{Json, Router};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -92,7 +90,7 @@ pub(crate) fn application(
         .merge(tagged("server", maintenance::routes()));
     // Its routes come on their own, below.
     let of_gateway = options.gateway.as_ref().map(|_| keyed(tagged("gateway", gateway::documented())));
-    let (routes, mut document) = OpenApiRouter::with_openapi(openapi::blank())
+    let (routes, mut document) = OpenApiRouter::with_openapi(openapi::blank(openapi::STORE))
         .nest("/v1/agl", keyed(with_problems(api)))
         .nest("/api", keyed(with_problems(tagged("1.0", v1::routes()))))
         .merge(keyed(tagged("otlp", otlp::routes())))
@@ -128,10 +126,14 @@ pub(crate) fn application(
 
 /// The application of a gateway that is served without a store beside it.
 pub(crate) fn gateway_application(gateway: &Gateway, options: &ServerOptions) -> Router {
+    let (probe, document) = OpenApiRouter::with_openapi(openapi::blank(openapi::GATEWAY))
+        .merge(keyed(tagged("gateway", gateway::documented())))
+        .merge(tagged("server", gateway::probe()))
+        .split_for_parts();
     let app = gateway
         .router()
         .layer(RequestBodyTimeoutLayer::new(options.body_timeout))
-        .route("/health", get(async || StatusCode::OK))
+        .merge(probe.merge(openapi::pages(document)).method_not_allowed_fallback(no_such_method))
         .fallback(async || ApiError::no_such_path())
         .layer(CatchPanicLayer::custom(on_panic));
     observed(app)

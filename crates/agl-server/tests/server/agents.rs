@@ -37,12 +37,14 @@ const BODY: usize = 100_000;
 const SPANS: usize = 50;
 const CALL: &str = "chat/completions";
 
-/// A server that asks for a key, an agent with a token, and somebody else's attempt.
+/// A server that asks for a key, an agent with a token, an attempt at the same rollout that is not the agent's, and
+/// somebody else's.
 struct Setting {
     server: Server,
     store: Arc<dyn Store>,
     tokens: AttemptTokens,
     own: Attempt,
+    earlier: Attempt,
     other: Attempt,
     engine: Engine,
 }
@@ -98,7 +100,8 @@ async fn setting() -> Setting {
         ..ServerOptions::default()
     };
     let server = Server::over(Arc::clone(&store), options).await;
-    let own = store.start_rollout(StartRollout::default()).await.unwrap().attempt;
+    let earlier = store.start_rollout(StartRollout::default()).await.unwrap().attempt;
+    let own = store.start_attempt(&earlier.rollout_id, None).await.unwrap().attempt;
     let other = store.start_rollout(StartRollout::default()).await.unwrap().attempt;
     let template = json!({"resource_type": "prompt_template", "template": "t", "engine": "f-string"});
     store.add_resources(serde_json::from_value(json!({"main": template})).unwrap()).await.unwrap();
@@ -107,7 +110,7 @@ async fn setting() -> Setting {
     store.register_models(vec![model]).await.unwrap();
     let rollout = agl_types::EnqueueRolloutRequest::new("waiting in the queue");
     store.enqueue_rollout(rollout).await.unwrap();
-    Setting { server, store, tokens: gateway.tokens().clone(), own, other, engine }
+    Setting { server, store, tokens: gateway.tokens().clone(), own, earlier, other, engine }
 }
 
 impl Setting {
@@ -338,6 +341,7 @@ async fn a_token_calls_no_models_for_others() {
     let token = setting.token();
     let Attempt { rollout_id: own, attempt_id: own_attempt, .. } = &setting.own;
     let Attempt { rollout_id: other, attempt_id: other_attempt, .. } = &setting.other;
+    let earlier = &setting.earlier.attempt_id;
     let before = setting.holds().await;
     let theirs = format!("rollout/{other}/attempt/{other_attempt}/v1/{CALL}");
     let targets = [
@@ -349,6 +353,8 @@ async fn a_token_calls_no_models_for_others() {
         format!("http://h/{theirs}"),
         format!("/rollout/{other}/attempt/{own_attempt}/v1/{CALL}"),
         format!("/rollout/{own}/attempt/{other_attempt}/v1/{CALL}"),
+        format!("/rollout/{own}/attempt/{earlier}/v1/{CALL}"),
+        format!("/proxy/rollout/{own}/attempt/{earlier}/mode/train/openai/v1/{CALL}"),
         format!("/rollout/{}/attempt/{}/v1/{CALL}", encoded(other), encoded(other_attempt)),
         format!("/proxy/rollout/{other}/attempt/{other_attempt}/mode/train/openai/v1/{CALL}"),
         format!("/proxy/rollout/{other}/attempt/0/mode/train/openai/v1/{CALL}"),
@@ -401,6 +407,14 @@ async fn a_token_calls_no_models_for_others() {
     let headers = [&named[..], &[("authorization", &authorization)]].concat();
     let (status, answer) = setting.raw("POST", &format!("/v1/{CALL}"), &headers, &chat()).await;
     assert_eq!((status, &answer["error"]["type"]), (StatusCode::FORBIDDEN, &json!("permission_error")));
+    let named = [("x-rollout-id", own.as_str()), ("x-attempt-id", earlier.as_str())];
+    assert_eq!(answer_to(format!("/v1/{CALL}"), &named).await.0, StatusCode::FORBIDDEN);
+    // The latest attempt is not that of the bearer of an earlier one's token.
+    let grant = AttemptGrant { attempt_id: earlier.clone(), ..setting.grant() };
+    let old = bearer(&setting.tokens.issue(&grant));
+    let latest = format!("/proxy/rollout/{own}/attempt/0/mode/train/openai/v1/{CALL}");
+    let (status, answer) = setting.raw("POST", &latest, &[("authorization", &old)], &chat()).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
     // Anthropic's SDK is told in its own form.
     let (status, answer) = setting
         .raw("POST", &format!("/rollout/{other}/attempt/{other_attempt}/v1/messages"), &headers, &chat())
@@ -523,6 +537,7 @@ async fn a_token_records_events_of_its_own_attempt() {
     for target in [
         path(other, other_attempt),
         path(own, other_attempt),
+        path(own, &setting.earlier.attempt_id),
         path(other, own_attempt),
         path(own, "0"),
         path(other, "0"),
@@ -536,6 +551,12 @@ async fn a_token_records_events_of_its_own_attempt() {
     let target = path(own, own_attempt);
     for kind in ["reward", "model_request"] {
         assert_eq!(send(&token, &target, kind).await, StatusCode::FORBIDDEN, "{kind}");
+    }
+    for method in ["GET", "PUT", "PATCH", "DELETE"] {
+        for target in [target.as_str(), "/v1/traces"] {
+            let (status, _) = setting.raw(method, target, &[("authorization", &bearer(&token))], "").await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{method} {target}");
+        }
     }
     let long = json!({"event_type": "note", "data": {"text": "x".repeat(BODY)}}).to_string();
     let (status, _) = setting.raw("POST", &target, &[("authorization", &bearer(&token))], &long).await;
@@ -599,13 +620,15 @@ async fn a_token_records_spans_of_its_own_attempt() {
     let (own, other) = (&setting.own, &setting.other);
     let token = setting.token();
     let before = setting.holds().await;
-    let superseded = Attempt { attempt_id: other.attempt_id.clone(), ..own.clone() };
+    let crossed = Attempt { attempt_id: other.attempt_id.clone(), ..own.clone() };
     for request in [
         spans(other, None, "s", &[]),
         spans(own, Some(other), "s", &[]),
         spans(other, Some(other), "s", &[]),
-        spans(&superseded, None, "s", &[]),
-        spans(own, Some(&superseded), "s", &[]),
+        spans(&crossed, None, "s", &[]),
+        spans(own, Some(&crossed), "s", &[]),
+        spans(&setting.earlier, None, "s", &[]),
+        spans(own, Some(&setting.earlier), "s", &[]),
         // Rewards, in every way that there is of writing one.
         spans(own, None, "agentlightning.annotation", &[("agentlightning.reward.0.value", "1")]),
         spans(own, None, "agentlightning.annotation", &[("reward", "1")]),

@@ -113,21 +113,66 @@ async fn every_route_is_documented() {
     assert_eq!(registered, documented, "register routes with `routes!`, see CONTRIBUTING.md");
 }
 
+/// A gateway that is served alone describes itself as it does beside a store, whoever asks.
+#[tokio::test]
+async fn a_gateway_alone_describes_its_part() {
+    let key = agl_types::ApiKey::new("k3y").unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let options = GatewayOptions { key: Some(key.clone()), ..GatewayOptions::default() };
+    let gateway = Gateway::new(store, ModelList::default(), options).unwrap();
+    let options = ServerOptions { key: Some(key), ..ServerOptions::default() };
+    let whole = served().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let root = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        agl_server::serve_gateway(listener, &gateway, &options, std::future::pending()).await
+    });
+    let get = async |path: &str| reqwest::get(format!("{root}{path}")).await.unwrap();
+    let document: Value = get("/openapi.json").await.json().await.unwrap();
+    references_lead_somewhere(&document, &document);
+    assert_eq!(document["info"]["title"], "Agent Lightning gateway");
+    let is_of_gateway = |item: &Value| {
+        let operations = item.as_object().unwrap().values();
+        operations.map(|operation| &operation["tags"][0]).all(|tag| tag == "gateway")
+    };
+    let mut expected = whole["paths"].as_object().unwrap().clone();
+    expected.retain(|_, item| is_of_gateway(item));
+    assert!(expected.contains_key("/v1/chat/completions") && expected.contains_key("/proxy/pause"));
+    let mut paths = document["paths"].as_object().unwrap().clone();
+    let health = paths.shift_remove("/health").unwrap();
+    assert_eq!(health["get"]["responses"].as_object().unwrap().keys().collect::<Vec<_>>(), ["200"]);
+    assert_eq!(paths, expected, "there is one source");
+    for schema in document["components"]["schemas"].as_object().unwrap() {
+        assert_eq!(&whole["components"]["schemas"][schema.0], schema.1);
+    }
+    for path in ["/docs", "/redoc"] {
+        assert!(get(path).await.text().await.unwrap().contains("openapi.json"));
+    }
+    assert_eq!(get("/health").await.status(), StatusCode::OK);
+    assert_eq!(get("/v1/models").await.status(), StatusCode::UNAUTHORIZED, "the rest asks for the key");
+    assert_eq!(get("/nothing").await.status(), StatusCode::NOT_FOUND);
+}
+
 #[tokio::test]
 async fn every_reference_leads_somewhere() {
-    fn check(document: &Value, value: &Value) {
-        if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
-            assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
-        }
-        match value {
-            Value::Object(fields) => fields.values().for_each(|value| check(document, value)),
-            Value::Array(items) => items.iter().for_each(|value| check(document, value)),
-            _ => {}
-        }
-    }
     let document = served().await;
     assert_eq!(document["openapi"], "3.1.0");
-    check(&document, &document);
+    references_lead_somewhere(&document, &document);
+}
+
+fn references_lead_somewhere(document: &Value, value: &Value) {
+    if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
+        assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+    }
+    match value {
+        Value::Object(fields) => {
+            fields.values().for_each(|value| references_lead_somewhere(document, value));
+        }
+        Value::Array(items) => {
+            items.iter().for_each(|value| references_lead_somewhere(document, value));
+        }
+        _ => {}
+    }
 }
 
 #[tokio::test]

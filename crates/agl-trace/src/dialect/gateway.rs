@@ -27,8 +27,8 @@ pub(super) fn read(span: &Span, children: &[&Span]) -> Option<LlmCall> {
             choice.logprobs = told.get("logprobs").map(crate::call::logprobs).unwrap_or_default();
         }
     }
-    // A call that failed gave the agent nothing: it is no gap.
-    if text(attributes, &own("outcome")) != Some("failed") {
+    // A call that failed or was never sent gave the agent nothing: it is no gap.
+    if !matches!(text(attributes, &own("outcome")), Some("failed" | "aborted")) {
         call.gap = text(attributes, semconv::UNTRAINABLE).map(str::to_owned);
     }
     Some(call)

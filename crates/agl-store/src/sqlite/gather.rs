@@ -229,16 +229,26 @@ unsafe extern "C" fn write(file: *mut File, data: *const c_void, amount: c_int, 
     }
 }
 
+/// Writes what is held back, and then has SQLite's own VFS do what is asked; `missing` is the error if it cannot.
+///
+/// # Safety
+/// As for [`Called::by`].
+#[expect(unsafe_code, reason = "SQLite hands over addresses")]
+unsafe fn then(file: *mut File, missing: c_int, ask: impl FnOnce(&mut Called<'_>) -> Option<c_int>) -> c_int {
+    // SAFETY: so the caller says.
+    let mut called = unsafe { Called::by(file) };
+    match called.write_gathered() {
+        ffi::SQLITE_OK => ask(&mut called).unwrap_or(missing),
+        code => code,
+    }
+}
+
 #[expect(unsafe_code, reason = "SQLite hands over addresses")]
 unsafe extern "C" fn read(file: *mut File, data: *mut c_void, amount: c_int, offset: i64) -> c_int {
     // SAFETY: so SQLite calls it, and what it hands over is handed on.
     unsafe {
-        let mut called = Called::by(file);
-        match (called.write_gathered(), called.original.xRead) {
-            (ffi::SQLITE_OK, Some(reads)) => reads(file, data, amount, offset),
-            (ffi::SQLITE_OK, None) => ffi::SQLITE_IOERR_READ,
-            (code, _) => code,
-        }
+        let ask = |called: &mut Called<'_>| Some(called.original.xRead?(file, data, amount, offset));
+        then(file, ffi::SQLITE_IOERR_READ, ask)
     }
 }
 
@@ -246,15 +256,12 @@ unsafe extern "C" fn read(file: *mut File, data: *mut c_void, amount: c_int, off
 unsafe extern "C" fn truncate(file: *mut File, size: i64) -> c_int {
     // SAFETY: so SQLite calls it, and what it hands over is handed on.
     unsafe {
-        let mut called = Called::by(file);
-        match (called.write_gathered(), called.original.xTruncate) {
-            (ffi::SQLITE_OK, Some(truncates)) => {
-                called.gathered.end = called.gathered.end.min(size);
-                truncates(file, size)
-            }
-            (ffi::SQLITE_OK, None) => ffi::SQLITE_IOERR_TRUNCATE,
-            (code, _) => code,
-        }
+        let ask = |called: &mut Called<'_>| {
+            let truncates = called.original.xTruncate?;
+            called.gathered.end = called.gathered.end.min(size);
+            Some(truncates(file, size))
+        };
+        then(file, ffi::SQLITE_IOERR_TRUNCATE, ask)
     }
 }
 
@@ -262,12 +269,8 @@ unsafe extern "C" fn truncate(file: *mut File, size: i64) -> c_int {
 unsafe extern "C" fn sync(file: *mut File, flags: c_int) -> c_int {
     // SAFETY: so SQLite calls it, and what it hands over is handed on.
     unsafe {
-        let mut called = Called::by(file);
-        match (called.write_gathered(), called.original.xSync) {
-            (ffi::SQLITE_OK, Some(syncs)) => syncs(file, flags),
-            (ffi::SQLITE_OK, None) => ffi::SQLITE_IOERR_FSYNC,
-            (code, _) => code,
-        }
+        let ask = |called: &mut Called<'_>| Some(called.original.xSync?(file, flags));
+        then(file, ffi::SQLITE_IOERR_FSYNC, ask)
     }
 }
 
@@ -275,12 +278,8 @@ unsafe extern "C" fn sync(file: *mut File, flags: c_int) -> c_int {
 unsafe extern "C" fn file_size(file: *mut File, size: *mut i64) -> c_int {
     // SAFETY: so SQLite calls it, and what it hands over is handed on.
     unsafe {
-        let mut called = Called::by(file);
-        match (called.write_gathered(), called.original.xFileSize) {
-            (ffi::SQLITE_OK, Some(measures)) => measures(file, size),
-            (ffi::SQLITE_OK, None) => ffi::SQLITE_IOERR_FSTAT,
-            (code, _) => code,
-        }
+        let ask = |called: &mut Called<'_>| Some(called.original.xFileSize?(file, size));
+        then(file, ffi::SQLITE_IOERR_FSTAT, ask)
     }
 }
 
